@@ -66,14 +66,22 @@ MANIFEST = """# Files
 
 ## Manifest of a run
 
-JSON, written by `simulate` or `spreadflow manifest`.
+JSON, written by `simulate` or `spreadflow manifest`. It describes the images, and the files that they lead to, as they were
+when it was written: write it again where they have changed, and what was made from them is made again. A file of another size costs its shots;
+`spreadflow manifest --check` compares checksums. Files that are named as `geometry` (with the masks that a .geom names), `mask` or
+`calibration` are compared whenever they are read, and the workflow notices by itself that they have changed. What a locator of XTC
+names is not described.
 
 """
 
 IMAGES = f"""## Image files
 
 Image files are {", ".join(formats.FORMATS)}; formats are told by content, not by name, and what was tested of each stands in [images.md](images.md). A file of NXmx (NeXus/HDF5) holds one
-frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on. What is read is the
+frame of every stack for each shot. What is written is what nxmx, DIALS and our reader agree on: several panels lie one above the
+other in a frame, each a module with `data_origin` and `data_size`. DIALS of Debian reads such files; for those compressed with bitshuffle or
+LZ4, as ours and those of Dectris detectors are, it needs a plugin of HDF5, which the package hdf5plugin brings:
+`export HDF5_PLUGIN_PATH=$(python -c "import hdf5plugin; print(hdf5plugin.PLUGIN_PATH)")`. `spreadflow validate` prints that
+line with the path; `simulate.compression: gzip` needs none. What is read is the
 `NXentry` of definition `NXmx` (the file's `default` where there are several), with the items below; the
 other formats have tables of their own. What was assumed of a file of any format, or is missing in it, is kept in `remarks` of the
 manifest, which `spreadflow manifest` prints.

@@ -100,6 +100,17 @@ def two_modules(f: h5py.File) -> dict[str, Any]:
     }
 
 
+def panels_along_an_axis(f: h5py.File) -> dict[str, Any]:
+    """The same halves, one behind the other along an axis of panels."""
+    content = two_modules(f)
+    put(f, DATA, halves(f[DATA][()][:, None]))
+    put(f, f"{SENSOR}/pixel_mask", halves(f[f"{SENSOR}/pixel_mask"][()][None, None])[0])
+    for number, name in enumerate(("module", "module_b")):
+        put(f, f"{SENSOR}/{name}/data_origin", [number, 0, 0])
+        put(f, f"{SENSOR}/{name}/data_size", [1, 16, 10])
+    return content
+
+
 def halves(frames: np.ndarray) -> np.ndarray:
     """Return the left and the right half of frames (n, 1, slow, fast) as two panels."""
     return np.concatenate([frames[..., :10], frames[..., 10:]], axis=1)
@@ -481,6 +492,7 @@ DIALECTS: dict[str, Callable[[h5py.File], Any]] = {
         panel_axis,
         part_of_a_frame,
         two_modules,
+        panels_along_an_axis,
         one_frame,
         dectris_master,
         dectris_signal,

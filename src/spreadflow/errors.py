@@ -68,7 +68,7 @@ def warning_sentence(warning: dict[str, Any]) -> str:
         f"{figure:.4g}" if isinstance(figure, float) else str(figure)
         for figure in (warning["value"], warning["limit"])
     )
-    return f"{warning['what']}: {value} (should be {limit}). {warning['todo']}"
+    return f"{warning['what']}: {value} (should be {limit}). {warning['todo']}".rstrip()
 
 
 class Outcome(IntEnum):

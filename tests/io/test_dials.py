@@ -277,6 +277,39 @@ def test_experiments_are_read(tmp_path):
     assert np.allclose(two.detector.origin_mm[1], [8, 21, -97])
 
 
+def _as_sequence(tree, template, *ranges) -> None:
+    """Make the stills a sequence, with a scan for each, as dials.ssx_index does."""
+    tree["imageset"] = [{"__id__": "ImageSequence", "template": template}]
+    tree["scan"] = [{"image_range": list(one)} for one in ranges]
+    for n, experiment in enumerate(tree["experiment"]):
+        experiment.update(imageset=0, scan=n)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("a.nxs", [("a.nxs", 2), ("a.nxs", 11)]),
+        ("/raw/still_####.cbf", [("/raw/still_0003.cbf", 0), ("/raw/still_0012.cbf", 0)]),
+    ],
+)
+def test_stills_of_a_sequence_are_images_by_the_number_of_their_scan(tmp_path, template, expected):
+    tree = stills(tmp_path)
+    _as_sequence(tree, template, (3, 3), (12, 12))
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    experiments = ExperimentList(tmp_path / "a.expt")
+    images = [(experiments[n].image, experiments[n].frame) for n in range(2)]
+    assert images == [(tmp_path / name, frame) for name, frame in expected]
+
+
+def _several_in_a_scan(tree):
+    _as_sequence(tree, "a.nxs", (1, 3), (4, 4))
+
+
+def _no_scan(tree):
+    _as_sequence(tree, "a.nxs", (1, 1), (4, 4))
+    del tree["experiment"][0]["scan"]
+
+
 def _no_crystal(tree):
     del tree["experiment"][0]["crystal"]
 
@@ -318,6 +351,8 @@ SPOILERS = [
     _flat,
     _no_group,
     _tilted,
+    _several_in_a_scan,
+    _no_scan,
 ]
 
 

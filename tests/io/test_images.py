@@ -199,7 +199,7 @@ def test_pixels_that_are_not_numbers(run, tmp_path):
 
     def spoil(f):
         data = f["entry/data/data"][()].astype(np.float32)
-        data[0, 1, 2, 3] = np.nan
+        data[0, SHAPE[1] + 2, 3] = np.nan  # of the second panel
         data[1] = np.nan
         del f["entry/data/data"]
         f["entry/data/data"] = data
@@ -341,7 +341,7 @@ def test_no_wavelength_at_all(run, tmp_path):
         ({"version": 2}, "version"),
         ({"colour": "red"}, "colour"),
         ({"adu_per_photon": 0}, "adu_per_photon"),
-        ({"files": [{"path": "0.nxs"}]}, "n_frames"),
+        ({"files": [{"path": "0.nxs"}]}, "size"),
     ],
 )
 def test_manifest_that_is_not_one(run, change, named):

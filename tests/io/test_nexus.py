@@ -3,9 +3,12 @@ truth says.
 """
 
 import json
+import shutil
+import subprocess
 from contextlib import closing
 
 import h5py
+import hdf5plugin
 import numpy as np
 import nxmx
 import pytest
@@ -185,8 +188,8 @@ def test_nxmx_reads_the_same(tmp_path, detector):
         assert entry.samples[0].depends_on is None
         assert len(sensor.modules) == detector.n_panels
         for panel, module in enumerate(sensor.modules):
-            size = list(detector.shape) if detector.n_panels == 1 else [1, *detector.shape]
-            assert list(module.data_size) == size
+            assert list(module.data_size) == list(detector.shape)
+            assert list(module.data_origin) == [panel * detector.shape[0], 0]
 
             fast = module.fast_pixel_direction
             slow = module.slow_pixel_direction
@@ -197,6 +200,47 @@ def test_nxmx_reads_the_same(tmp_path, detector):
             assert np.allclose(to_lab @ fast.vector, detector.fast[panel], atol=1e-12)
             assert np.allclose(to_lab @ slow.vector, detector.slow[panel], atol=1e-12)
             assert np.isclose(fast[()].to("mm").magnitude[0], detector.pixel_mm)
+
+
+BY_DIALS = """
+import json, sys
+from dxtbx.model.experiment_list import ExperimentListFactory
+experiments = ExperimentListFactory.from_filenames([sys.argv[1]])
+first = experiments[0]
+vectors = [[p.get_origin(), p.get_fast_axis(), p.get_slow_axis()] for p in first.detector]
+images = [[list(p.as_1d()) for p in one.imageset.get_raw_data(0)] for one in experiments]
+masks = [list(p.as_1d()) for p in first.imageset.get_mask(0)]
+wavelengths = [one.beam.get_wavelength() for one in experiments]
+print(json.dumps([vectors, images, masks, wavelengths]))
+"""
+"""What DIALS reads of a file: panels, pixels, mask and wavelengths."""
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("compression", ["gzip", "bitshuffle-lz4"])
+@pytest.mark.parametrize("detector", [one_panel(), tilted_panels()], ids=["one", "tilted"])
+def test_dials_reads_the_same(tmp_path, detector, compression, monkeypatch):
+    """Pixels compressed with bitshuffle by the plugin that `spreadflow validate` names."""
+    program = shutil.which("dxtbx.python")
+    if program is None:
+        pytest.skip("no dxtbx.python on PATH, as DIALS has it")
+    monkeypatch.setenv("HDF5_PLUGIN_PATH", hdf5plugin.PLUGIN_PATH)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    path = tmp_path / "a.nxs"
+    stills, instrument = stills_of(detector), instrument_of(detector)
+    nexus_writer.write(path, stills, instrument, compression=compression)
+    call = [program, "-c", BY_DIALS, str(path)]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    vectors, images, masks, wavelengths = json.loads(done.stdout.splitlines()[-1])
+    for number, name in enumerate(("origin_mm", "fast", "slow")):
+        own = getattr(detector, name)
+        assert np.allclose(np.array(vectors)[:, number], own, atol=1e-9), name
+    shape = (detector.n_panels, *detector.shape)
+    assert np.array_equal(np.array(images).reshape(-1, *shape), stills.images)
+    assert np.array_equal(np.array(masks).reshape(shape), instrument.mask)
+    means = stills.photons @ ENERGIES / stills.photons.sum(axis=1)
+    assert np.allclose(wavelengths, wavelength(means), rtol=1e-9)
 
 
 def test_nanobragg_file_has_the_geometry_of_its_truth(shared_data):

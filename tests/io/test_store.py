@@ -2,10 +2,14 @@
 together.
 """
 
+import ast
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
+import spreadflow
 from spreadflow.errors import FileError
 from spreadflow.io import schema, store
 from spreadflow.parallel import World
@@ -429,3 +433,16 @@ def test_identity_is_key_or_checksum(tmp_path, block):
     assert store.identity(tmp_path / "a.txt") == "ba7816bf8f01cfea"
     with pytest.raises(FileError, match="an existing file"):
         store.identity(tmp_path / "missing")
+
+
+def test_no_file_is_opened_with_locks():
+    """Shared file systems may refuse them; products are renamed into place when they are whole."""
+    with_locks = []
+    for module in Path(spreadflow.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) != "h5py.File":
+                continue
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if keywords.get("locking") != "False":
+                with_locks.append(f"{module.name}:{node.lineno}")
+    assert with_locks == []

@@ -11,16 +11,16 @@ from spreadflow.recipes.advice import SpotCounts
 @pytest.mark.parametrize(
     ("counts", "prevailing"),
     [
-        ({Outcome.INDEXED: 50, Outcome.NO_LATTICE: 50}, []),
-        ({Outcome.INDEXED: 40, Outcome.NO_LATTICE: 60}, [Outcome.NO_LATTICE]),
-        ({Outcome.INDEXED: 5, Outcome.BLANK: 95}, []),
-        ({Outcome.BLANK: 100}, [Outcome.BLANK]),
-        ({Outcome.OVERFLOW: 4}, [Outcome.OVERFLOW]),
+        ({"indexed": 50, "no_lattice": 50}, []),
+        ({"indexed": 40, "no_lattice": 60}, [Outcome.NO_LATTICE]),
+        ({"indexed": 5, "blank": 95}, []),
+        ({"blank": 100}, [Outcome.BLANK]),
+        ({"overflow": 4}, [Outcome.OVERFLOW]),
         (
-            {Outcome.NO_LATTICE: 30, Outcome.OVERFLOW: 60, Outcome.SATURATED: 10},
+            {"no_lattice": 30, "overflow": 60, "saturated": 10},
             [Outcome.OVERFLOW, Outcome.NO_LATTICE],
         ),
-        ({Outcome.INDEXED: 1, Outcome.NOT_SUPPLIED: 9}, []),
+        ({"indexed": 1, "not_supplied": 9}, []),
         ({}, []),
     ],
 )

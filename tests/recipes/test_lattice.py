@@ -58,8 +58,7 @@ def packed(packed_run) -> tuple[PackedLattice, RunModel, Stage1Section]:
     """The first lattice of the packed run, the model of the run, and how it is refined."""
     tree = packed_run.tree | {"stage1": {"oversample": 1}}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
-    key = store.part_keys(packed_run.annulus, "annulus")[0]
-    columns = store.read_part(packed_run.annulus, "annulus", 0, key)
+    columns = store.parts_of(packed_run.annulus, "annulus")[0].read()
     models = read_models(config, packed_run.annulus, "annulus", "stage1")
     return lattice.unpack(columns, 0), models[0], config.stage1
 

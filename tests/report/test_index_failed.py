@@ -13,6 +13,7 @@ from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.report import index, index_course, index_picture, style, summary
 from spreadflow.report.indexed_run import IndexedRun
+from spreadflow.stages.shots import _outcome_warnings
 from spreadflow.units import HC_EV_ANGSTROM
 
 DETECTOR = Detector(
@@ -145,6 +146,24 @@ def test_a_failed_run_is_written(product, tmp_path):
     figures = json.loads((tmp_path / "index.json").read_text())
     assert figures["energy_mean_ev"] is None and figures["by_resolution"] == []
     assert mpl_image.imread(tmp_path / "index.png").std() > 0.02
+
+
+def test_what_the_picture_advises_is_not_said_above_it_too(product, tmp_path, monkeypatch):
+    """A warning whose remedy is no advice of the picture keeps it."""
+    counts = {"overflow": 2}
+    warnings = _outcome_warnings(counts, 2, IndexSection(), "index")
+    warnings.append(StageWarning("another", 1.0, 0.1, "Look elsewhere."))
+    kept = [warning._asdict() for warning in warnings]
+    monkeypatch.setattr(summary, "warnings_of", lambda _: kept)
+    pages = []
+    monkeypatch.setattr(summary, "write", lambda figures, page, _: pages.append((figures, page)))
+    path = product([Outcome.OVERFLOW] * 2, [4000, 3000])
+    summary.run("index", products=[path], images=[], out=tmp_path / "index.json")
+    ((figures, page),) = pages
+    above = " ".join(text.get_text() for text in page.texts)
+    assert "ended as overflow: 2 of 2" in above and "one-photon peak" not in above
+    assert "Look elsewhere." in above
+    assert "one-photon peak" in figures["warnings"][0]["todo"]
 
 
 def test_warnings_stand_between_head_and_plots():

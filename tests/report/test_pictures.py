@@ -5,6 +5,8 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from spreadflow.io import store
 from spreadflow.report import ladder, level0, merge, spread, spread_picture, spread_product, style
@@ -73,6 +75,29 @@ def test_table_of_shells(trial):
     assert list(figures["bins"][0]) == list(merge.SHELL_KEYS)
 
 
+@pytest.mark.parametrize(
+    "limits", [(50, 400), (35, 560), (1e4, 3e4), (0.99, 1.01), (30, 2000), (0.02, 5e4)]
+)
+def test_labels_of_logarithmic_axes_do_not_collide(limits):
+    """On axes two inches wide, as in the pictures, whatever is on them."""
+    page = Figure(figsize=(2.5, 2.5))
+    axes = page.subplots()
+    axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    style.log_ticks(axes.xaxis, axes.yaxis)
+    renderer = FigureCanvasAgg(page).get_renderer()
+    page.draw(renderer)
+    for axis in (axes.xaxis, axes.yaxis):
+        labels = [*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)]
+        place = int(axis is axes.yaxis)
+        boxes = {
+            label.get_text(): label.get_window_extent(renderer)
+            for label in labels
+            if label.get_text() and limits[0] <= label.get_position()[place] <= limits[1]
+        }
+        assert len(boxes) >= 2
+        assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
+
+
 def test_a_merge_without_reflections_is_drawn(trial, filled):
     columns = filled("merge", {"bins": 3, "lattices": 2}, {"bins/d_min": [3.0, 2.3, 2.0]})
     columns["bins/d_max"] = np.array([np.inf, 3.0, 2.3])
@@ -90,8 +115,11 @@ def test_spread_that_has_not_converged_is_loud(trial):
     figures, page = spread.make("spread", [trial.spread], [])
     assert not any("not converged" in text for text in texts_of(page))
     texts = texts_of(page)
-    assert texts["✗ half sets: 2.5 (0.7-1.4)"] == style.RED
-    assert texts["✓ start swapped: 0.001 (small)"] == style.GREEN
+    of_controls = " ".join(text.strip() for text in texts if "✓" not in text)
+    figure = "standard deviation of their difference over its σ = 2.5, should be 0.6 to 1.4"
+    assert f"✗ half sets: {figure}" in of_controls
+    colors = {text[:13]: color for text, color in texts.items()}
+    assert colors["✗ half sets: "] == style.RED and colors["✓ start swapp"] == style.GREEN
 
     moving = figures | {"converged": False, "changes": [3.0, 1.8]}
     page = spread_picture.draw("spread", product, moving, spread._sentences(moving))

@@ -381,7 +381,12 @@ def test_spread(figures_of):
     assert kinds == ["sandwich", "scaled", "fisher"]
     assert figures["sigma_kind"] == "sandwich" and figures["n_undetermined"] == 3
     assert figures["controls"] == {"start swapped": True, "half sets": False}
-    assert figures["verdicts"]["half sets"] == {"passed": False, "figure": 2.5, "bar": "0.7-1.4"}
+    assert figures["verdicts"]["half sets"] == {
+        "passed": False,
+        "figure": 2.5,
+        "what": "standard deviation of their difference over its σ",
+        "bar": "0.6 to 1.4",
+    }
     assert figures["lattices_for_goal"] == {"fp": 1235, "fdp": None}
     assert figures["loss_fall_per_lattice"] == pytest.approx(np.mean(10 + 0.5 * np.arange(12)))
     words = "\n".join(spread.headline(figures))

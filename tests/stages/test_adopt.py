@@ -13,6 +13,7 @@ another detector, nothing to adopt, no line      | FileError
 """
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source, open_indexed
-from spreadflow.io.spec import ShotFinder
+from spreadflow.io.spec import ShotFinder, SpecLine
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
@@ -543,6 +544,29 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
 
     with pytest.raises(FileError, match="1 no_shot"):
         adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+
+
+@pytest.mark.parametrize(
+    ("gain", "adu_per_photon", "words"),
+    [
+        (2.5, 1.0, "states a gain of 2.5; that of the manifest, adu_per_photon 1, is used"),
+        (2.5, 2.51, ""),
+        (1.0, 9.0, ""),  # as where nobody has set it
+        (0.0, 9.0, ""),
+        (None, 9.0, ""),
+    ],
+)
+def test_a_gain_of_the_experiments_that_is_not_the_manifests_is_said(
+    tmp_path, caplog, gain, adu_per_photon, words
+):
+    panel = {} if gain is None else {"gain": gain}
+    tree = {"__id__": "ExperimentList", "experiment": [], "detector": [{"panels": [panel]}]}
+    (tmp_path / "none.expt").write_text("{}")
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    paths = [tmp_path / "none.expt", tmp_path / "a.expt"]
+    named = [SpecLine(n, path, tmp_path / "a.refl", None, None) for n, path in enumerate(paths)]
+    adopt._warn_of_gain(logging.getLogger("adopt"), named, adu_per_photon)
+    assert words in caplog.text and bool(words) == bool(caplog.text)
 
 
 def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):

@@ -308,3 +308,32 @@ def test_files_without_spectra_show_their_bandwidth(tiny_run, product, tmp_path)
     with_spectra = store.attributes(product, "index")
     assert with_spectra["bandwidth"] is None
     assert with_spectra["warnings"] == []
+
+
+def test_hot_pixels_do_not_hide_lattices(tiny_run, product, tmp_path):
+    """Forty pairs of them, in the same places in all images and in no mask."""
+    stills = tmp_path / "tiny.h5"
+    shutil.copyfile(tiny_run["manifest"].parent / "tiny.h5", stills)
+    indexed = [row for row, end in enumerate(OUTCOMES) if end == Outcome.INDEXED]
+    with h5py.File(stills, "r+") as f:
+        frames = f["entry/data/data"]
+        hot = f["entry/instrument/detector/saturation_value"][()] - 1
+        rng = np.random.default_rng(5)
+        n_slow, n_fast = frames.shape[1:]
+        places = np.column_stack([rng.integers(5, n_slow - 5, 40), rng.integers(5, n_fast - 5, 40)])
+        for row in indexed:
+            frame = frames[row]
+            for slow, fast in places:
+                frame[slow, fast : fast + 2] = hot
+            frames[row] = frame
+    images.write_manifest(tmp_path / "manifest.json", "tiny", [stills])
+    run(tiny_run | {"manifest": tmp_path / "manifest.json"}, tmp_path / "index.h5")
+    names = ["shots/", "lattices/"]
+    spoilt = store.read(tmp_path / "index.h5", "index", names)
+    sound = store.read(product, "index", names)
+    n_more = spoilt["shots/n_spots"][indexed] - sound["shots/n_spots"][indexed]
+    assert (n_more > 20).all()
+    assert spoilt["lattices/shot"].tolist() == sound["lattices/shot"].tolist()
+    for spoilt_A, sound_A in zip(spoilt["lattices/A"], sound["lattices/A"], strict=True):
+        turn = symmetry.misorientation(spoilt_A, sound_A, tiny_run["space_group"])
+        assert np.rad2deg(turn) < 0.02

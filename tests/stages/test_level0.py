@@ -12,7 +12,7 @@ import pytest
 
 from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section, NoiseSection
 from spreadflow.errors import FileError
-from spreadflow.io import dials, store
+from spreadflow.io import dials, images, store
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
@@ -28,7 +28,9 @@ LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 
 @pytest.fixture(scope="module")
 def product(tiny_run, tmp_path_factory) -> Path:
-    """index.h5 of the tiny run with a shifted detector; one lattice a block at most."""
+    """index.h5 of the tiny run, beside a manifest that has a shifted detector; one lattice a block
+    at most.
+    """
     folder = tmp_path_factory.mktemp("level0")
     wrong = geometry.shifted(Source(tiny_run["manifest"]).detector, *(-x for x in PLANTED))
     dials.write_expt(folder / "wrong.expt", wrong, wavelength=1.74)
@@ -42,9 +44,9 @@ def product(tiny_run, tmp_path_factory) -> Path:
         index=IndexSection(**how, block_shots=2, n_directions=4096), recording=NoiseSection()
     )
     out = folder / "index.h5"
-    index.run(
-        config, images=tiny_run["manifest"], geometry=folder / "wrong.expt", out=out, world=World(1)
-    )
+    files = [tiny_run["manifest"].parent / "tiny.h5"]
+    images.write_manifest(folder / "manifest.json", "tiny", files, geometry=folder / "wrong.expt")
+    index.run(config, images=folder / "manifest.json", geometry=None, out=out, world=World(1))
     return out
 
 

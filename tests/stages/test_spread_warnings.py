@@ -9,8 +9,12 @@ from spreadflow.config import SpreadSection
 from spreadflow.stages import curve_cycles
 from spreadflow.stages import spread as stage
 
-BARS = {"scale": "at most 0.05", "model": "at most 0.5", "at rest": "steps"}
-"""Controls of X."""
+BARS = {
+    "scale": ("|ln Σ|F|²/Σ(|M|² + S)|", "at most 0.05"),
+    "model": ("√S of a shell over the model's r.m.s. |X|", "below 0.5"),
+    "at rest": ("steps of curves and X", "as many as bring them to rest"),
+}
+"""Controls of X: what their figures are, and have to be."""
 
 
 def warnings(
@@ -22,8 +26,14 @@ def warnings(
     """The warnings of a product that is right but for the controls that failed, name → figure."""
     failed = failed or {}
     controls = [
-        {"name": name, "passed": name not in failed, "figure": failed.get(name, 0.0), "bar": bar}
-        for name, bar in BARS.items()
+        {
+            "name": name,
+            "passed": name not in failed,
+            "figure": failed.get(name, 0.0),
+            "what": what,
+            "bar": bar,
+        }
+        for name, (what, bar) in BARS.items()
     ]
     attributes = {
         "converged": True,
@@ -49,7 +59,7 @@ def test_nothing_to_say_of_x_at_rest_on_the_scale_of_the_model():
 @pytest.mark.parametrize("name", ["scale", "model", "at rest"])
 def test_a_control_of_x_that_fails_is_one_warning_with_what_to_do(name):
     (warning,) = warnings([0.0, 0.3 if name == "scale" else 0.0], failed={name: 0.3})
-    assert warning.what == f"control failed ({name})"
+    assert warning.what == f"control failed ({name}), {BARS[name][0]}"
     assert warning.todo == stage.TODO_OF_CONTROL[name] != stage.LOOK
 
 
@@ -57,7 +67,10 @@ def test_a_scale_that_was_lost_on_the_way():
     (warning,) = warnings([0.0, 0.02, -0.08, 0.01])
     assert "cycle 3" in warning.what and warning.value == -0.08
     of_both = warnings([0.0, -0.08, -0.07], failed={"scale": 0.07})
-    assert [warning.what for warning in of_both] == ["control failed (scale)"], "said once"
+    (warning,) = of_both  # said once
+    assert warning.sentence().startswith(
+        "control failed (scale), |ln Σ|F|²/Σ(|M|² + S)|: 0.07 (should be at most 0.05). f′"
+    )
 
 
 def test_too_few_reflections_are_called_so():

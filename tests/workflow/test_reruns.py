@@ -5,6 +5,7 @@ one at a leaf, and everything.
 """
 
 import copy
+import json
 
 import pytest
 
@@ -36,6 +37,22 @@ def test_the_jobs_are_those_of_the_table(finished):
 def test_a_forced_stage_reruns_what_the_table_says(finished):
     config = parse(finished.config)
     assert finished.pending("--forcerun", "merge") == rerun(config, config, forced=["merge"])
+
+
+def test_a_changed_mask_of_a_manifest_reruns_its_run(new_trial):
+    target = {"space_group": "C 1 2 1", "cell": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]}
+    runs = {run: {"images": f"{run}.json"} for run in ("r1", "r2")}
+    tree = {"trial": "t", "runs": runs, "index": target}
+    trial = new_trial(tree)
+    for run in runs:
+        (trial.folder / f"{run}.h5").write_text("a mask")
+        (trial.folder / f"{run}.json").write_text(json.dumps({"mask": f"{run}.h5"}))
+    trial.finish()
+    assert trial.pending() == set()
+
+    (trial.folder / "r2.h5").write_text("another mask")
+    below = rerun(parse(tree), parse(tree), forced=["index"]) - {"index r1"}
+    assert trial.pending() == below
 
 
 def test_a_changed_spec_file_reruns_its_run(new_trial):

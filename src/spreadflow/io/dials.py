@@ -6,6 +6,7 @@ laboratory numbers, digit by digit.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ SURFACE = "SimplePxMmStrategy"
 
 PARALLAX = "ParallaxCorrectedPxMmStrategy"
 """What DIALS calls spots that lie at the depth at which the sensor absorbs."""
+
+SEQUENCE = "ImageSequence"
+"""What DIALS calls an imageset whose images are numbered by scans; others list theirs."""
 
 LENGTH_SIGMA = "spreadflow_length_sigma"
 """Key of a file for the relative standard deviation of the detector's distance."""
@@ -309,6 +313,15 @@ class ExperimentList:
     def __len__(self) -> int:
         return self._n
 
+    @property
+    def gain(self) -> float | None:
+        """The gain of the first panel, ADU per photon; None where it is 1, as where nobody has set
+        it. Raises FileError.
+        """
+        with _explained(self.path, "a detector"):
+            gain = float(self._tree["detector"][0]["panels"][0].get("gain", 1.0))
+        return gain if gain > 0 and gain != 1.0 else None
+
     def __getitem__(self, n: int) -> Experiment:
         """Return an experiment. Raises FileError for one without crystal, beam, detector or a
         single image.
@@ -321,15 +334,15 @@ class ExperimentList:
             imageset = self._tree["imageset"][experiment["imageset"]]
             _check_direction(where, beam)
 
-            images = imageset["images"]
-            if len(images) != 1:
-                raise FileError(where, "one image", f"{len(images)} in its imageset", TODO)
-
-            frames = imageset.get("single_file_indices") or [0]
+            if imageset.get("__id__") == SEQUENCE:
+                scan = self._tree["scan"][experiment["scan"]]
+                image, frame = _image_of_sequence(where, imageset["template"], scan)
+            else:
+                image, frame = _image_of_set(where, imageset)
             return Experiment(
                 identifier=str(experiment.get("identifier", "")),
-                image=self.path.parent / images[0],
-                frame=int(frames[0]),
+                image=self.path.parent / image,
+                frame=frame,
                 A=_reciprocal(where, crystal),
                 hall=_hall(where, crystal),
                 wavelength=float(beam["wavelength"]),
@@ -342,6 +355,28 @@ class ExperimentList:
             tree = self._tree["detector"][number]
             self._detectors[number] = _detector(self.path, tree)
         return self._detectors[number]
+
+
+def _image_of_set(where: str, imageset: dict[str, Any]) -> tuple[str, int]:
+    """Return the file and the frame of an imageset. Raises FileError for several images."""
+    images = imageset["images"]
+    if len(images) != 1:
+        raise FileError(where, "one image", f"{len(images)} in its imageset", TODO)
+    frames = imageset.get("single_file_indices") or [0]
+    return str(images[0]), int(frames[0])
+
+
+def _image_of_sequence(where: str, template: str, scan: dict[str, Any]) -> tuple[str, int]:
+    """Return the file and the frame of the one image of a scan, as dials.ssx_index writes stills.
+    Raises FileError for several images.
+
+    template: the file of all images, or names of files with number signs for the number of each.
+    """
+    first, last = map(int, scan["image_range"])
+    if first != last:
+        raise FileError(where, "one image", f"{first} to {last} in its scan", TODO)
+    numbered = re.sub("#+", lambda signs: f"{first:0{len(signs[0])}}", template)
+    return numbered, 0 if numbered != template else first - 1
 
 
 @contextmanager

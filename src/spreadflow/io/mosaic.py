@@ -114,7 +114,7 @@ def read_rotations(path: Path) -> np.ndarray:
 def _read_matrices(path: Path) -> np.ndarray:
     """Return the dataset `rotations` of a file, (domain, 3, 3). Raises FileError."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             matrices = np.asarray(file["rotations"][()], dtype=np.float64)
     except (OSError, KeyError, TypeError, ValueError) as error:
         expected = "an HDF5 file with a dataset `rotations`"

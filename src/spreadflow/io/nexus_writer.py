@@ -102,7 +102,7 @@ def write(
     energies_ev = np.asarray(stills.energies_ev, float)
     photons = np.asarray(stills.photons, float)
     shot_ids = np.asarray(stills.shot_ids, np.uint64)
-    with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w") as f:
+    with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w", locking=False) as f:
         f.attrs.update(NX_class="NXroot", default="entry", software=f"spreadflow {__version__}")
         store.put_attributes(f, attributes or {})
         entry = _write_entry(f)
@@ -210,15 +210,22 @@ def _write_sensor(group: h5py.Group, detector: Detector) -> None:
         thickness.attrs[CAPTURE_PARALLAX] = True
 
 
+def _frame_shape(detector: Detector) -> tuple[int, int]:
+    """Return the shape of a frame as it is written: panels one above the other, as DIALS has known
+    them for longer than an axis of panels.
+    """
+    slow, fast = detector.shape
+    return (detector.n_panels * slow, fast)
+
+
 def _write_mask(group: h5py.Group, detector: Detector, mask: np.ndarray | None) -> None:
     """Write the mask, non-zero where a pixel is not to be used, shaped like a frame."""
+    shape = _frame_shape(detector)
     if mask is None:
-        is_bad = np.zeros((detector.n_panels, *detector.shape), np.uint32)
+        is_bad = np.zeros(shape, np.uint32)
     else:
-        is_bad = (~mask).astype(np.uint32)
+        is_bad = (~mask).astype(np.uint32).reshape(shape)
 
-    if detector.n_panels == 1:
-        is_bad = is_bad[0]
     group.create_dataset("pixel_mask", data=is_bad, **COMPRESSIONS["gzip"])
 
 
@@ -239,11 +246,10 @@ def _write_module(
     group: h5py.Group, detector: Detector, panel: int, head: str, offset_mm: np.ndarray
 ) -> None:
     """Write one panel. head: path of the step that it hangs on; offset_mm: from there, McStas."""
-    is_one = detector.n_panels == 1  # frames have no panel axis then
-    name = "module" if is_one else f"module_{panel:03d}"
+    name = "module" if detector.n_panels == 1 else f"module_{panel:03d}"
     module = _group(group, name, "NXdetector_module")
-    _put(module, "data_origin", np.array([0, 0] if is_one else [panel, 0, 0]))
-    _put(module, "data_size", np.array(detector.shape if is_one else (1, *detector.shape)))
+    _put(module, "data_origin", np.array([panel * detector.shape[0], 0]))
+    _put(module, "data_size", np.array(detector.shape))
 
     place = _write_step(module, "module_offset", "translation", (1, 0, 0), head, offset=offset_mm)
     pixel_mm = float(detector.pixel_mm)
@@ -280,7 +286,7 @@ def _write_frames(
 ) -> None:
     """Write the images, one chunk each. Raises ValueError unless there are as many as spectra."""
     n_frames = len(stills.photons)
-    shape = detector.shape if detector.n_panels == 1 else (detector.n_panels, *detector.shape)
+    shape = _frame_shape(detector)
     stack = data.create_dataset(
         "data", (n_frames, *shape), np.int32, chunks=(1, *shape), **compression
     )

@@ -87,7 +87,7 @@ def identity(path: Path | str) -> str:
         found = "a folder" if path.is_dir() else "nothing"
         raise FileError(path, "an existing file", found, "Run the stage that makes it.")
     if h5py.is_hdf5(path):
-        with checksums.refusing_damage(path), h5py.File(path, "r") as f:
+        with checksums.refusing_damage(path), h5py.File(path, "r", locking=False) as f:
             if "key" in f.attrs:
                 return str(f.attrs["key"])
     return checksum(path)[:N_DIGITS]
@@ -115,7 +115,7 @@ def write_part(path: Path, kind: str, columns: Columns, key: str) -> None:
 
 def _new(path: Path) -> h5py.File:
     """Return a new file, open for writing."""
-    return h5py.File(path, "w", libver=checksums.FORMAT)
+    return h5py.File(path, "w", libver=checksums.FORMAT, locking=False)
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
@@ -172,7 +172,7 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
     another version of the schema, or can't be read to the end of the block.
     """
     try:
-        f = h5py.File(path, "r")
+        f = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise FileError(path, f"a '{kind}' HDF5 file", error, RERUN) from None
 
@@ -199,7 +199,7 @@ def warnings_of(products: Iterable[Path]) -> list[dict]:
     warnings: list[dict] = []
     for path in products:
         if h5py.is_hdf5(path):
-            with checksums.refusing_damage(path), h5py.File(path, "r") as f:
+            with checksums.refusing_damage(path), h5py.File(path, "r", locking=False) as f:
                 warnings += json.loads(f.attrs.get("warnings", "[]"))
     return warnings
 

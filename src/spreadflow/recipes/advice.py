@@ -52,19 +52,23 @@ class SpotCounts(NamedTuple):
     """resolution of the middle of the pixels, Å"""
 
 
-def prevailing(counts: Mapping[Outcome, int]) -> list[Outcome]:
+def prevailing(counts: Mapping[str, int]) -> list[Outcome]:
     """Return the outcomes other than INDEXED that ended more shots than it did, and
     `LEAST_SHARE` of all, the most frequent first. Blank shots are usual: they count only where no
     shot has enough spots.
+
+    counts: shots by the name of their outcome in lower case, as products have them.
     """
+    of_outcomes = {Outcome[name.upper()]: n for name, n in counts.items()}
+    n_indexed = of_outcomes.get(Outcome.INDEXED, 0)
     usual = {Outcome.INDEXED, Outcome.NOT_SUPPLIED}
-    if any(counts.get(hit, 0) for hit in HITS):
+    if any(of_outcomes.get(hit, 0) for hit in HITS):
         usual.add(Outcome.BLANK)
-    unusual = {end: n for end, n in counts.items() if end not in usual}
-    n_shots = counts.get(Outcome.INDEXED, 0) + sum(unusual.values())
-    least = max(LEAST_SHARE * n_shots, counts.get(Outcome.INDEXED, 0) + 1)
+    unusual = {end: n for end, n in of_outcomes.items() if end not in usual}
+    n_shots = n_indexed + sum(unusual.values())
+    least = max(LEAST_SHARE * n_shots, n_indexed + 1)
     failures = [end for end, n in unusual.items() if n >= least]
-    return sorted(failures, key=lambda end: -counts[end])
+    return sorted(failures, key=lambda end: -unusual[end])
 
 
 def todo(outcome: Outcome, section: IndexSection, word: str) -> str:

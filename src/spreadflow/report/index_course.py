@@ -97,8 +97,7 @@ def figures_by_resolution(runs: list[IndexedRun]) -> list[dict[str, Any]]:
 def advice_in_words(stage: str, runs: list[IndexedRun]) -> list[str]:
     """Return what would help, a sentence each, where shots fail rather than are indexed."""
     section = runs[0].section
-    names = outcome_counts(concatenated(runs, "shots/outcome"), Outcome)
-    counts = {end: names[end.name.lower()] for end in Outcome}
+    counts = outcome_counts(concatenated(runs, "shots/outcome"), Outcome)
     sentences = []
     for outcome in advice.prevailing(counts):
         name = outcome.name.lower().replace("_", " ")

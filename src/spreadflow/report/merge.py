@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from spreadflow.analysis.merging.statistics import correlation, r_split
 from spreadflow.io import store
@@ -256,6 +255,7 @@ def _halves(axes: Any, table: dict) -> None:
     limits = np.percentile(np.concatenate([x, y]), [0.5, 99.9]) * [0.7, 1.4]
     axes.plot(limits, limits, color=style.INK, lw=0.8)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
+    style.log_ticks(axes.xaxis, axes.yaxis)
     axes.set(xlabel="I of half set 0, on the merge's scale", ylabel="I of half set 1, the same")
 
 
@@ -298,8 +298,5 @@ def _scales(axes: Any, table: dict) -> None:
         return
     look = {"ms": style.point_size(len(scale)), "alpha": style.opacity(len(scale)), "mew": 0}
     axes.semilogy(table["lattices/b"][is_used], scale, ".", **look)
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    if scale.max() < 10 * scale.min():
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    style.log_ticks(axes.yaxis)
     axes.set(xlabel="B, Å²", ylabel="G, relative to the mean lattice")

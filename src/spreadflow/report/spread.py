@@ -380,12 +380,12 @@ def _site_unknowns(product: SpreadProduct) -> dict[str, dict[str, list[float]]]:
 
 
 def _controls(product: SpreadProduct) -> dict[str, Any]:
-    """Return which controls passed, with their figures and bars."""
+    """Return which controls passed, with their figures, what these are, and bars."""
     controls = product.attributes["controls"]
     return {
         "controls": {control["name"]: control["passed"] for control in controls},
         "verdicts": {
-            control["name"]: {key: control[key] for key in ("passed", "figure", "bar")}
+            control["name"]: {key: control[key] for key in ("passed", "figure", "what", "bar")}
             for control in controls
         },
     }

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from spreadflow.physics import anomalous
 from spreadflow.report import style
@@ -225,7 +224,7 @@ def _sizes_of_x(axes: Any, product: SpreadProduct) -> None:
     for name, line, color, label in lines:
         axes.semilogy(s2, shells[name], line, ms=4, lw=1, color=color, label=label)
     axes.set(title="X in shells, r.m.s., e: assumed, and found")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    style.log_ticks(axes.yaxis)
     _label_resolution(axes, shells)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -264,7 +263,7 @@ def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
 
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
-    """Write the sentences and what the controls say: their figure, and what it has to be."""
+    """Write the sentences and what the controls say: what their figure is, and has to be."""
     axes.set_axis_off()
     lines = []
     if not figures["converged"]:
@@ -274,7 +273,8 @@ def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     lines += [(style.INK, line) for line in ("", "controls" if figures["controls"] else "")]
     for name, verdict in figures["verdicts"].items():
         mark, color = ("✓", style.GREEN) if verdict["passed"] else ("✗", style.RED)
-        sentence = f"{mark} {name}: {say(verdict['figure'])} ({verdict['bar']})"
+        figure = f"{verdict['what']} = {say(verdict['figure'])}, should be {verdict['bar']}"
+        sentence = f"{mark} {name}: {figure}"
         lines += [(color, line) for line in _wrapped(sentence)]
     n_lines = max(len(lines), MIN_LINES)
     for row, (color, text) in enumerate(lines):

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from spreadflow.report import style
 from spreadflow.report.style import say
@@ -93,7 +92,7 @@ def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
     limits = np.percentile(np.concatenate([x[is_shown], y[is_shown]]), [0.5, 99.9])
     axes.plot(limits, limits, color=style.INK, lw=0.8)
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="merge, scaled", ylabel="stage 2")
-    axes.xaxis.set_minor_formatter(NullFormatter())  # they would lie upon each other
+    style.log_ticks(axes.xaxis, axes.yaxis)
 
 
 def _cycles(axes: Any, table: dict[str, np.ndarray]) -> None:

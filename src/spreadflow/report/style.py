@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from cycler import cycler
 from matplotlib import colormaps
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Affine2D
 from scipy.ndimage import median_filter, uniform_filter
 
@@ -218,6 +219,19 @@ def few_ticks(axes: Any, n: int = 4) -> None:
     """Set few enough ticks to read, with whole numbers on the axis of counts."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=n))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def log_ticks(*log_axes: Axis) -> None:
+    """Label logarithmic axes, whose limits are final, so that no two labels lie upon each other: at
+    whole decades; where there are less than two, also at their middle; or at a few even numbers.
+    """
+    for axis in log_axes:
+        axis.set_minor_formatter(NullFormatter())
+        low, high = sorted(axis.get_view_interval())
+        if high >= 100 * low:
+            continue
+        axis.set_major_locator(MaxNLocator(3) if high < 5 * low else LogLocator(subs=(1.0, 3.0)))
+        axis.set_major_formatter(ScalarFormatter())
 
 
 def n_bins(n: int) -> int:

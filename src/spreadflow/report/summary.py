@@ -23,9 +23,26 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
         figures, picture = module_of(stage).make(stage, list(products), list(images))
         identities = {str(path): identity(path) for path in products}
         warnings = figures.get("warnings") or warnings_of(products)
-        style.warn(picture, [warning_sentence(warning) for warning in warnings])
+        style.warn(picture, _sentences(warnings, picture))
         summary = {"stage": stage} | figures | {"warnings": warnings, "products": identities}
         write(summary, picture, out)
+
+
+def _sentences(warnings: list[dict[str, Any]], picture: Figure) -> list[str]:
+    """Return warnings in words, without what to do where the picture itself says it."""
+    texts = [text.get_text() for axes in picture.axes for text in axes.texts]
+    words = _without_blanks(" ".join(texts))
+    return [
+        warning_sentence(
+            warning | {"todo": ""} if _without_blanks(warning["todo"]) in words else warning
+        )
+        for warning in warnings
+    ]
+
+
+def _without_blanks(text: str) -> str:
+    """Return a text without blanks and ends of lines, so that its lines may be others."""
+    return "".join(text.split())
 
 
 def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:

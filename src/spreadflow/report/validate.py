@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from spreadflow.analysis.recording.estimates import Estimates
 from spreadflow.models import Detector, Shot
@@ -112,7 +111,7 @@ def _draw_gain(axes: Any, found: Estimates) -> None:
         axes.plot(levels.mean, line, color=style.ORANGE, label="fit: slope = ADU per photon")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    style.log_ticks(axes.xaxis, axes.yaxis)
     axes.set_xlabel("background, ADU")
     axes.set_ylabel("variance, ADU²")
     axes.legend()

@@ -41,6 +41,9 @@ WAVELENGTH_TOLERANCE = 0.03
 a tenth of this, and other units or another beam time are farther off.
 """
 
+GAIN_TOLERANCE = 0.01
+"""Relative difference of the manifest's gain from that of experiments that needs no word."""
+
 MAX_WARNINGS = 20
 """Largest number of lines that are not adopted which the log names one by one."""
 
@@ -66,6 +69,7 @@ def run(
     lines = _read(section, source, named, world, word)
     _check_detectors(spec, named, lines)
     world.once(lambda: _warn(log, named, lines))
+    world.once(lambda: _warn_of_gain(log, named, source.manifest.adu_per_photon))
     if not any(line.A is not None for line in lines):
         todo = "Do the experiments belong to these images and to reindex.cell?"
         raise FileError(spec, "lattices that can be adopted", _in_words(lines), todo)
@@ -196,6 +200,19 @@ def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
         log.warning("line %d: %s %s", spec_line.line, line.outcome.name.lower(), line.why)
     if len(left_out) > MAX_WARNINGS:
         log.warning("%d more lines are not adopted: see adopt.h5", len(left_out) - MAX_WARNINGS)
+
+
+def _warn_of_gain(log: Logger, named: list[SpecLine], adu_per_photon: float) -> None:
+    """Log the gain that the first list that can be read states, where it is not the manifest's."""
+    for line in named:
+        try:
+            gain = dials.ExperimentList(line.expt).gain
+        except FileError:
+            continue
+        if gain is not None and not np.isclose(gain, adu_per_photon, rtol=GAIN_TOLERANCE):
+            words = "%s states a gain of %g; that of the manifest, adu_per_photon %g, is used"
+            log.warning(words, line.expt, gain, adu_per_photon)
+        return
 
 
 def _with_spectra(

@@ -18,7 +18,7 @@ from spreadflow.analysis import geometry_fit
 from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity, LeftOut
 from spreadflow.analysis.still import prediction
 from spreadflow.config import IndexSection, Level0Config, Level0Section
-from spreadflow.errors import FileError, Level0Outcome, Outcome
+from spreadflow.errors import FileError, Level0Outcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger, warn
@@ -99,11 +99,10 @@ def run(
 
 def _no_lattice(index: list[Path], attributes: list[dict], section: Level0Section) -> FileError:
     """Return the error where no lattice may take part: how the shots ended, and what would help."""
-    counts = Counter[Outcome]()
+    counts = Counter[str]()
     for of_run in attributes:
-        for name, n in of_run.get("outcomes", {}).items():
-            counts[Outcome[name.upper()]] += n
-    shots = in_words({end.name.lower(): n for end, n in counts.items()})
+        counts.update(of_run.get("outcomes", {}))
+    shots = in_words(counts)
     todo = "Look at index.png. "
     failures = advice.prevailing(counts)
     if failures:

@@ -169,15 +169,14 @@ def _outcome_warnings(
 
     counts: by name of the outcome in lower case. word: name of the section.
     """
-    of_outcomes = {Outcome[name.upper()]: n for name, n in counts.items()}
     return [
         StageWarning(
             f"shots that ended as {outcome.name.lower().replace('_', ' ')}",
-            f"{of_outcomes[outcome]} of {n_shots}",
-            f"at most as many as are indexed, {of_outcomes.get(Outcome.INDEXED, 0)}",
+            f"{counts[outcome.name.lower()]} of {n_shots}",
+            f"at most as many as are indexed, {counts.get('indexed', 0)}",
             advice.todo(outcome, section, word),
         )
-        for outcome in advice.prevailing(of_outcomes)
+        for outcome in advice.prevailing(counts)
     ]
 
 

@@ -147,7 +147,7 @@ def _inputs(config: SimulateConfig) -> list[str]:
 def _is_done(path: Path, key: str) -> bool:
     """Whether the file is there with this key; it is renamed into place once it is complete."""
     try:
-        with h5py.File(path, "r") as f:
+        with h5py.File(path, "r", locking=False) as f:
             return f.attrs.get("key") == key
     except OSError:
         return False

@@ -145,7 +145,7 @@ def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageW
         )
     warnings += [
         StageWarning(
-            f"control failed ({control['name']})",
+            f"control failed ({control['name']}), {control['what']}",
             float(control["figure"]),
             control["bar"],
             TODO_OF_CONTROL.get(control["name"], LOOK),
@@ -266,7 +266,8 @@ def _log_verdicts(log: Logger, verdicts: list[Verdict]) -> None:
     """Log which controls the curves pass."""
     for verdict in verdicts:
         judged = "passed" if verdict.passed else "FAILED"
-        log.info("control %s: %s (%.3g; %s)", verdict.name, judged, verdict.figure, verdict.bar)
+        figure = f"{verdict.what}: {verdict.figure:.3g}, should be {verdict.bar}"
+        log.info("control %s: %s (%s)", verdict.name, judged, figure)
 
 
 def _lattice_columns(result: Result) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ workflow ask this module.
 
 from spreadflow.config import Config, files
 from spreadflow.trial import facts
+from spreadflow.trial.recorded import files_beside
 from spreadflow.trial.stages import BY_WORD, wanted
 
 Files = dict[str, str | list[str]]
@@ -11,7 +12,7 @@ Files = dict[str, str | list[str]]
 
 TRIGGERS = "triggers"
 """Name of the input files that rerun a stage and are no argument of its command: those that its
-sections name.
+sections name, and those that the manifests of its images name.
 """
 
 MATCHES_NOTHING = "$^"
@@ -60,6 +61,14 @@ def named_by_sections(config: Config, *sections: str) -> list[str]:
     return paths
 
 
+def beside_images(config: Config, *runs: str) -> list[str]:
+    """Return the files that recorded runs are read from beside their images: masks, geometry,
+    maps of pixels.
+    """
+    recorded = [path for path in (config.runs[run].images for run in runs) if path is not None]
+    return list(dict.fromkeys(file for path in recorded for file in files_beside(path)))
+
+
 def _learned_mosaicity(config: Config) -> Files:
     """Return the product of `mosaic` as an argument, where mosaicity is learned."""
     if facts.learns_mosaicity(config):
@@ -77,20 +86,22 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
         case "simulate":
             return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
         case "index":
-            images = manifest(config, str(run))
-            return {TRIGGERS: named_by_sections(config, "index"), "images": images}
+            return {
+                TRIGGERS: named_by_sections(config, "index") + beside_images(config, str(run)),
+                "images": manifest(config, str(run)),
+            }
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
             return {"index": products(config, "index", runs)}
         case "adopt":
             return {
-                TRIGGERS: named_by_sections(config, "reindex"),
+                TRIGGERS: named_by_sections(config, "reindex") + beside_images(config, str(run)),
                 "images": manifest(config, str(run)),
                 "spec": str(config.runs[str(run)].spec),
             }
         case "reindex":
             return {
-                TRIGGERS: named_by_sections(config, "reindex"),
+                TRIGGERS: named_by_sections(config, "reindex") + beside_images(config, str(run)),
                 "images": manifest(config, str(run)),
                 "geometry": str(config.level0.from_file or product(config, "level0.expt")),
             }
@@ -103,7 +114,12 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "cells": cells,
             }
         case "annulus" | "wide":
-            return {"images": manifests(config), "reindex": reindexed, "cells": cells}
+            return {
+                TRIGGERS: beside_images(config, *config.runs),
+                "images": manifests(config),
+                "reindex": reindexed,
+                "cells": cells,
+            }
         case "ladder":
             return {
                 TRIGGERS: named_by_sections(config, "ladder"),
@@ -121,13 +137,14 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
             }
         case "predict":
             return {
-                TRIGGERS: named_by_sections(config, "stage1"),
+                TRIGGERS: named_by_sections(config, "stage1") + beside_images(config, *config.runs),
                 "images": manifests(config),
                 "reindex": reindexed,
                 "stage1": product(config, "stage1.h5"),
             }
         case "pack":
             return {
+                TRIGGERS: beside_images(config, *config.runs),
                 "images": manifests(config),
                 "reindex": reindexed,
                 "predict": product(config, "predict.h5"),

@@ -81,7 +81,7 @@ def test_a_signal_of_the_metals_passes_all(drawn, judged):
     assert list(verdicts) == names
     failed = {name: verdict.figure for name, verdict in verdicts.items() if not verdict.passed}
     assert failed == {}
-    assert all(verdict.bar for verdict in verdicts.values())
+    assert all(verdict.what and verdict.bar for verdict in verdicts.values())
 
 
 @pytest.mark.stage

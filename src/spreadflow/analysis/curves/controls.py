@@ -51,14 +51,20 @@ WRONG_CYCLES = 12
 """Cycles of refinements from wrong input, at most: where they would end is of no interest."""
 
 
+RISE_PER_LATTICE = "rise of −ln L per lattice"
+"""What the figure of a control is that makes curves unlikely."""
+
+
 class Verdict(NamedTuple):
     """What became of one control."""
 
     name: str
     passed: bool
     figure: float
+    what: str
+    """what the figure is, with its unit"""
     bar: str
-    """what the figure is and has to be"""
+    """what the figure has to be: at most 0.05"""
 
 
 class Tampered(NamedTuple):
@@ -186,8 +192,13 @@ def _start(
     again = refine(Trial(nearest(p, curves), needs_sigma=False))
     pulls = nodes @ (again.theta - best.theta) / sigma
     figure = float(np.abs(pulls).max())
-    bar = f"ends within {SAME_START_SIGMA} σ of the others"
-    return Verdict(f"start {name}", figure <= SAME_START_SIGMA, figure, bar)
+    return Verdict(
+        name=f"start {name}",
+        passed=figure <= SAME_START_SIGMA,
+        figure=figure,
+        what="largest distance from the quoted curves, σ",
+        bar=f"at most {SAME_START_SIGMA}",
+    )
 
 
 def _halves(
@@ -199,27 +210,31 @@ def _halves(
     half: (lattice,) 0 or 1; nodes: (value, theta) what is compared.
     """
     low, high = HALVES_SPREAD
-    bar = f"difference of half sets over its σ, {low}-{high}"
+    bar = f"{low} to {high}"
     if not is_x_known:
         low = 0.0
-        bar = f"difference of half sets over its σ, at most {high}"
+        bar = f"at most {high}"
     if len(np.unique(half)) < 2:
-        return Verdict("half sets", False, 0.0, bar)
+        return Verdict("half sets", False, 0.0, "of which one has no lattices", bar)
     zero = np.zeros(len(p.names))
     first = refine(Trial(zero, is_chosen=lambda numbers: half[numbers] == 0))
     second = refine(Trial(zero, is_chosen=lambda numbers: half[numbers] == 1))
     difference = nodes @ (first.theta - second.theta)
     covariance = first.fisher + second.fisher
     variance = np.einsum("ni,ij,nj->n", nodes, covariance, nodes)
-    pulls = difference / np.sqrt(variance)
-    figure = float(np.std(pulls))
-    return Verdict("half sets", low <= figure <= high, figure, bar)
+    figure = float(np.std(difference / np.sqrt(variance)))
+    return Verdict(
+        name="half sets",
+        passed=low <= figure <= high,
+        figure=figure,
+        what="standard deviation of their difference over its σ",
+        bar=bar,
+    )
 
 
 def _labels(refine: Refine, p: Parametrisation, best: RefinedCurves) -> list[Verdict]:
     """Judge every pair of sites with each other's curves."""
     curves = p.curves(best.theta)
-    bar = f"−ln L worse by {WORSE_LABELS:g} per lattice"
     out = []
     for a, b in combinations(range(len(curves)), 2):
         swapped = curves.copy()
@@ -227,7 +242,15 @@ def _labels(refine: Refine, p: Parametrisation, best: RefinedCurves) -> list[Ver
         start = nearest(p, swapped, best.theta)
         of_swapped = refine(Trial(start, moves_curves=False, needs_sigma=False))
         worse = (of_swapped.value - best.value) / len(best.losses)
-        out.append(Verdict(f"sites {a + 1}, {b + 1} swapped", worse >= WORSE_LABELS, worse, bar))
+        out.append(
+            Verdict(
+                name=f"sites {a + 1}, {b + 1} swapped",
+                passed=worse >= WORSE_LABELS,
+                figure=worse,
+                what=RISE_PER_LATTICE,
+                bar=f"at least {WORSE_LABELS:g}",
+            )
+        )
     return out
 
 
@@ -238,10 +261,14 @@ def _index(
     zero = np.zeros(len(p.names))
     wrong = refine(Trial(zero, index, max_steps=WRONG_CYCLES, needs_sigma=False))
     worse = (wrong.value - best.value) / len(best.losses)
-    is_unlike = _correlation(p, wrong, best, band) < ALIKE_CORRELATION
-    unlike = f"curves that are not alike (correlation < {ALIKE_CORRELATION})"
-    bar = f"−ln L worse by {WORSE_INDEX:g} per lattice, and {unlike}"
-    return Verdict("h, k, l + 1", worse > WORSE_INDEX and is_unlike, worse, bar)
+    correlation = _correlation(p, wrong, best, band)
+    return Verdict(
+        name="h, k, l + 1",
+        passed=worse > WORSE_INDEX and correlation < ALIKE_CORRELATION,
+        figure=worse,
+        what=f"{RISE_PER_LATTICE}, with curves that correlate by {correlation:.2f}",
+        bar=f"above {WORSE_INDEX:g}, with less than {ALIKE_CORRELATION}",
+    )
 
 
 def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum: Change) -> Verdict:
@@ -253,8 +280,13 @@ def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum:
     if len(drop) > 1:
         standard_error = drop.std(ddof=1) / np.sqrt(len(drop))
         figure = float(drop.mean() / max(standard_error, 1e-300))
-    bar = f"−ln L worse by {SIGNIFICANT_SIGMA:g} standard errors"
-    return Verdict("spectra shuffled", figure > SIGNIFICANT_SIGMA, figure, bar)
+    return Verdict(
+        name="spectra shuffled",
+        passed=figure > SIGNIFICANT_SIGMA,
+        figure=figure,
+        what="rise of −ln L, standard errors",
+        bar=f"above {SIGNIFICANT_SIGMA:g}",
+    )
 
 
 def of_rest(best: RefinedCurves) -> list[Verdict]:
@@ -266,14 +298,27 @@ def of_rest(best: RefinedCurves) -> list[Verdict]:
     away = abs(best.rest.log_scale)
     share = best.rest.largest_share
     return [
-        Verdict("scale", away <= SAME_SCALE, away, f"|ln Σ|F|²/Σ(|M|² + S)|, at most {SAME_SCALE}"),
         Verdict(
-            "model",
-            share < 0.99 * LARGEST_SHARE,
-            share,
-            f"√S of a shell over the model's r.m.s. |X|, below {LARGEST_SHARE}",
+            name="scale",
+            passed=away <= SAME_SCALE,
+            figure=away,
+            what="|ln Σ|F|²/Σ(|M|² + S)|",
+            bar=f"at most {SAME_SCALE}",
         ),
-        Verdict("at rest", best.rest.has_converged, float(len(best.steps)), "steps, until it is"),
+        Verdict(
+            name="model",
+            passed=share < 0.99 * LARGEST_SHARE,
+            figure=share,
+            what="√S of a shell over the model's r.m.s. |X|",
+            bar=f"below {LARGEST_SHARE}",
+        ),
+        Verdict(
+            name="at rest",
+            passed=best.rest.has_converged,
+            figure=float(len(best.steps)),
+            what="steps of curves and X",
+            bar="as many as bring them to rest",
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.io.images.conversion import read_maps
+from spreadflow.io.images.data_files import data_files
 from spreadflow.io.images.formats import named_geometry, open_image
 from spreadflow.io.images.geometry import Geometry, read_geometry
 from spreadflow.models import Detector
@@ -47,18 +48,27 @@ HOW_TO_WRITE = "Write it with `spreadflow manifest`."
 """What to do about a manifest that is none."""
 
 
-class ManifestFile(BaseModel):
-    """One image file."""
+class DataFile(BaseModel):
+    """A file that an image file leads to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     path: str
     """relative to the manifest, or absolute"""
-    n_frames: PositiveInt
-    """shots in the file"""
     size: int
     """bytes"""
     sha256: str
     """checksum, verified by `spreadflow manifest --check`"""
+
+
+class ManifestFile(DataFile):
+    """One image file."""
+
+    n_frames: PositiveInt
+    """shots in the file"""
+    data_files: list[DataFile] = []
+    """the files that it leads to, by external links or as sources of virtual datasets, with
+    `path`, `size` and `sha256` each
+    """
 
 
 class StatedSensor(BaseModel):
@@ -192,8 +202,9 @@ def write_manifest(
     used = stated | {name: own for name, own in supplied.items() if own is not None}
     remarks = _differences(used, stated)
     remarks += [remark for header in headers for remark in header.remarks]
+    known = {path: checksums[path.name] for path in paths if checksums and path.name in checksums}
     files = [
-        _describe(path, header.n_frames, out.parent, checksums or {})
+        _describe(path, header.n_frames, out.parent, known)
         for path, header in zip(paths, headers, strict=True)
     ]
     try:
@@ -308,16 +319,23 @@ def _same_geometry(a: Detector, b: Detector) -> bool:
     )
 
 
-def _describe(
-    path: Path, n_frames: int, folder: Path, checksums: Mapping[str, str]
-) -> ManifestFile:
-    """Return the entry of an image file in a manifest in `folder`."""
-    return ManifestFile(
-        path=_relative(path, folder),
-        n_frames=n_frames,
-        size=path.stat().st_size,
-        sha256=checksums.get(path.name) or store.checksum(path),
-    )
+def _describe(path: Path, n_frames: int, folder: Path, checksums: dict[Path, str]) -> ManifestFile:
+    """Return the entry of an image file in a manifest in `folder`. checksums: those that are known;
+    others join them.
+    """
+    described = [
+        _describe_data(data_file, folder, checksums) for data_file in [path, *data_files(path)]
+    ]
+    own = described[0].model_dump()
+    return ManifestFile(**own, n_frames=n_frames, data_files=described[1:])
+
+
+def _describe_data(path: Path, folder: Path, checksums: dict[Path, str]) -> DataFile:
+    """Return the entry of a file, as `_describe`: that of several image files is read once."""
+    if path not in checksums:
+        checksums[path] = store.checksum(path)
+    size = path.stat().st_size
+    return DataFile(path=_relative(path, folder), size=size, sha256=checksums[path])
 
 
 def _relative_or_none(path: Path | str | None, folder: Path) -> str | None:
@@ -379,12 +397,15 @@ def _explain(error: ValidationError, path: Path) -> FileError:
 
 
 def check_manifest(path: Path | str) -> None:
-    """Raise FileError that names every file of a manifest that is missing, of another size, or
-    changed.
+    """Raise FileError that names every file of a manifest, or that these lead to, that is missing,
+    of another size, or changed.
     """
     path = Path(path)
     wrong = []
-    for file in read_manifest(path).files:
+    described: dict[str, DataFile] = {}
+    for entry in read_manifest(path).files:
+        described |= {file.path: file for file in (entry, *entry.data_files)}
+    for file in described.values():
         image = path.parent / file.path
         if not image.exists():
             wrong.append(f"{image} is missing")

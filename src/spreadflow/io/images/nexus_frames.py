@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images.data_files import ANY_NUMBER, ITSELF, source_file
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     BROKEN,
@@ -22,10 +23,6 @@ from spreadflow.io.images.nexus_items import (
     place,
     text,
 )
-
-ANY_NUMBER = "%b"
-"""What stands for the number of a block in the names of sources that may grow; they can't be known.
-"""
 
 UNLIMITED = 2**62
 """Frames from which on a source is one that may grow: any number that it has is right."""
@@ -248,15 +245,14 @@ def _parts(item: h5py.Dataset) -> Iterator[_Part]:
 
 def _length(item: h5py.Dataset, part: _Part) -> int | str:
     """Return how many frames the source of a part has, or why it can't be read."""
-    if part.source == ".":
+    if part.source == ITSELF:
         source = dataset(item.file, part.name)
         return f"its source {part.name} is missing" if source is None else _n_frames(source, item)
-    folder = Path(item.file.filename).parent
-    paths = [path for path in (folder / part.source, Path(part.source)) if path.is_file()]
-    if not paths:
+    path = source_file(Path(item.file.filename).parent, part.source)
+    if path is None:
         return f"its source {part.source} is missing"
     try:
-        with h5py.File(paths[0], "r", locking=False) as file:
+        with h5py.File(path, "r", locking=False) as file:
             source = item_of(file, part.name)
             if isinstance(source, h5py.Dataset):
                 return _n_frames(source, item)

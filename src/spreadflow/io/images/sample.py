@@ -119,6 +119,6 @@ def write_mask(path: Path, kinds: np.ndarray, names: Sequence[str]) -> None:
     what is wrong with a pixel; names: of all kinds, in order, which the dataset's attribute `kinds`
     keeps.
     """
-    with store.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with store.replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         dataset = file.create_dataset("mask", data=kinds.astype(np.uint8), compression="gzip")
         dataset.attrs["kinds"] = list(names)

@@ -17,6 +17,7 @@ from spreadflow.io.images.conversion import Conversion, read_maps
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.geometry import files_of_geometry
 from spreadflow.io.images.manifest import (
+    DataFile,
     Manifest,
     ManifestFile,
     geometry_of,
@@ -42,7 +43,7 @@ def read_mask(path: Path | str) -> np.ndarray:
     The dataset `mask` is zero where a pixel may be used; NaN is not zero. Raises FileError.
     """
     try:
-        with h5py.File(path, "r") as f:
+        with h5py.File(path, "r", locking=False) as f:
             good = np.asarray(f["mask"][()]) == 0
     except (OSError, KeyError, TypeError, AttributeError) as error:
         expected = "an HDF5 file with a dataset `mask`"
@@ -246,7 +247,8 @@ class Source:
         entry = self.manifest.files[number]
         file = None
         try:
-            _check_size(path, entry)
+            for described in (entry, *entry.data_files):
+                _check_size(self.path.parent / described.path, described)
             file = open_image(path, self._geometry)
             _check_content(path, entry, file, self._detector)
         except FileError as error:
@@ -313,7 +315,7 @@ class Source:
         described_elsewhere = {"files", "mask", "calibration", "geometry", "remarks"}
         return store.digest(
             self.manifest.model_dump(exclude=described_elsewhere),
-            [(Path(file.path).name, file.n_frames, file.sha256) for file in self.manifest.files],
+            [_content_of(file) for file in self.manifest.files],
             [store.checksum(mask) for mask in masks],
             *([] if maps is None else [store.checksum(self.path.parent / maps)]),
             *([list(map(store.checksum, geometry_files))] if geometry_files else []),
@@ -362,7 +364,15 @@ def _shots(manifest: Manifest) -> dict[str, np.ndarray]:
     }
 
 
-def _check_size(path: Path, entry: ManifestFile) -> None:
+def _content_of(file: ManifestFile) -> tuple[str | int, ...]:
+    """Return what tells the content of an image file, and of those that it leads to, from other
+    content.
+    """
+    of_others = sorted(data_file.sha256 for data_file in file.data_files)
+    return (Path(file.path).name, file.n_frames, file.sha256, *of_others)
+
+
+def _check_size(path: Path, entry: DataFile) -> None:
     """Raise FileError where a file is there, and not of the size that the manifest says."""
     if not path.exists():
         return
