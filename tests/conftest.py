@@ -466,7 +466,7 @@ def refined_run(tiny_run, filled) -> SimpleNamespace:
 
 
 def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
-    from spreadflow.config import IndexSection, ReindexConfig
+    from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
     from spreadflow.errors import RefinedOutcome
     from spreadflow.io import dials, images, store
     from spreadflow.parallel import World
@@ -477,7 +477,7 @@ def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
     how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
     section = IndexSection(**TINY, **how)
     index.run(
-        ReindexConfig(reindex=section),
+        ReindexConfig(reindex=section, recording=NoiseSection()),
         images=tiny_run["manifest"],
         geometry=geometry,
         out=folder / "reindex.h5",

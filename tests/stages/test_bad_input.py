@@ -192,7 +192,7 @@ REFUSED = {
         {"spots": {"gian": 1}},
         "all.json",
         3,
-        ["index.spots.gian", "gain, sigma_background", "unknown"],
+        ["index.spots.gian", "sigma_background, sigma_strong", "unknown"],
     ),
     "impossible value": ({"d_min": -1}, "all.json", 3, ["index.d_min", "greater than 0", "-1"]),
     "no such space group": (
