@@ -16,6 +16,9 @@ AVOGADRO = 6.02214076e23
 DEG = math.pi / 180.0
 """Multiply degrees by this to get radians."""
 
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 
 def wavelength(energy_ev):
     """Return wavelength in Å of photons of `energy_ev` eV (scalar or array)."""

@@ -89,11 +89,12 @@ def test_a_manifest_describes_data_files(run, tmp_path):
         images.check_manifest(run)
 
 
-def test_a_changed_data_file_makes_another_run(run, tmp_path):
+def test_a_changed_data_file_makes_another_run(run, tmp_path, tmp_path_factory):
     """As a changed master does, once the manifest is written again; where it lies does not."""
     identity = images.Source(run).identity
-    shutil.copytree(tmp_path, tmp_path.parent / "moved")
-    assert images.Source(tmp_path.parent / "moved" / "m.json").identity == identity
+    moved = tmp_path_factory.mktemp("moved") / "run"
+    shutil.copytree(tmp_path, moved)
+    assert images.Source(moved / "m.json").identity == identity
 
     change(tmp_path / "a_data_000002.h5", nexus_file.images()[0])
     images.write_manifest(run, "r", [tmp_path / "a.nxs"])

@@ -113,10 +113,11 @@ def test_shot_ids_are_unique_and_do_not_change_when_files_are_added_or_moved(run
     }
 
 
-def test_identity_follows_content_not_place(run, tmp_path):
+def test_identity_follows_content_not_place(run, tmp_path, tmp_path_factory):
     identity = images.Source(run).identity
-    shutil.copytree(tmp_path, tmp_path.parent / "moved")
-    assert images.Source(tmp_path.parent / "moved" / "manifest.json").identity == identity
+    moved = tmp_path_factory.mktemp("moved") / "run"
+    shutil.copytree(tmp_path, moved)
+    assert images.Source(moved / "manifest.json").identity == identity
     images.write_manifest(run, RUN, sorted(tmp_path.glob("*.nxs")), offset_adu=11)
     assert images.Source(run).identity != identity
 

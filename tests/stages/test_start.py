@@ -143,6 +143,7 @@ def test_small_stills_are_indexed_and_blanks_are_not(tiny_run, tmp_path):
     _, columns = indexed(config)
     n_lattices = np.bincount(columns["lattices/shot"], minlength=8)
     assert n_lattices.tolist() == [1, 0, 0, 0, 0, 0, 2, 1]
+    assert load(config).cells.min_samples == 2, "the run has few shots"
 
 
 GEOM = """photon_energy = 7120 eV

@@ -13,6 +13,7 @@ from scipy.special import chdtri
 from sklearn.covariance import MinCovDet
 
 from spreadflow.models import Array
+from spreadflow.units import MAD_TO_SIGMA
 
 MOST_BEYOND = 0.5
 """Share of its spots beyond the ellipse above which a lattice is false: of a true one a few in a
@@ -130,7 +131,7 @@ def _largest_size(size: np.ndarray) -> float:
     """
     logarithms = np.log(size)
     centre = np.median(logarithms)
-    deviation = 1.4826 * np.median(np.abs(logarithms - centre))
+    deviation = MAD_TO_SIGMA * np.median(np.abs(logarithms - centre))
     return float(np.exp(centre + max(N_DEVIATIONS * deviation, np.log(LEAST_RATIO))))
 
 

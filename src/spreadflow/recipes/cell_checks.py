@@ -13,7 +13,7 @@ from spreadflow.analysis.merging.metric_symmetry import CommonStrain
 from spreadflow.errors import StageWarning
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry
-from spreadflow.units import HC_EV_ANGSTROM
+from spreadflow.units import HC_EV_ANGSTROM, MAD_TO_SIGMA
 
 COLUMNS = (
     "shots/mean_energy_ev",
@@ -133,7 +133,7 @@ def forbidden_strain(
     if not len(bases.forbidden):
         return None
     deviation = np.median(np.abs(cells - np.median(cells, axis=0)), axis=0)
-    scatter = max(float((1.4826 * deviation[:3] / cell[:3]).max()), LEAST_SCATTER)
+    scatter = max(float((MAD_TO_SIGMA * deviation[:3] / cell[:3]).max()), LEAST_SCATTER)
     found = []
     for lattice in lattices:
         strain = metric_symmetry.strains_of_lattice(

@@ -12,7 +12,6 @@ from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging.merging import N_SHELLS, Unique
 from spreadflow.analysis.pixels import lattice_fit, solve
-from spreadflow.analysis.still.tails import MAD_TO_SIGMA
 from spreadflow.config import Stage1Section
 from spreadflow.errors import SpreadOutcome
 from spreadflow.models import Mosaic
@@ -25,6 +24,7 @@ from spreadflow.recipes.lattice import (
     Start,
     refine_lattice,
 )
+from spreadflow.units import MAD_TO_SIGMA
 
 DIMMEST = 1e-3
 """Intensity, relative to the mean at its resolution, that lattices are modelled with at least: a

@@ -20,12 +20,6 @@ from spreadflow.io import images, store
 from spreadflow.io.images import Source
 from spreadflow.models import Detector
 
-HELD = 10
-"""Shots that are held in memory, from which noise and gaps are estimated."""
-
-HELD_PIXELS = 40_000_000
-"""Pixels of all of them together, at most."""
-
 
 class Request(NamedTuple):
     """What the user says."""
@@ -55,8 +49,7 @@ def run(request: Request, at: Callable[[int], None]) -> Masked:
     """
     source = Source(request.manifest)
     shots = _shots(source, request.n_shots, at)
-    n_held = max(1, min(HELD, HELD_PIXELS // (source.detector.n_panels * _size(source))))
-    held = list(islice(shots, n_held))
+    held = list(islice(shots, images.most_shots(source.detector)))
     if not held:
         todo = "Check where the images are."
         raise FileError(request.manifest, "a shot that can be read", "none", todo)
@@ -72,18 +65,11 @@ def run(request: Request, at: Callable[[int], None]) -> Masked:
     return Masked(figures, unusable, _mean(held), source.detector)
 
 
-def _size(source: Source) -> int:
-    """Return the number of pixels of a panel."""
-    n_slow, n_fast = source.detector.shape
-    return n_slow * n_fast
-
-
 def _shots(source: Source, n_most: int, at: Callable[[int], None]) -> Iterator[np.ndarray]:
     """Yield the photons (panel, slow, fast) of evenly chosen shots that can be read, NaN where a
     pixel is not to be used.
     """
-    chosen = np.linspace(0, source.n_shots - 1, min(source.n_shots, n_most))
-    for number, shot in enumerate(chosen.round().astype(int).tolist(), 1):
+    for number, shot in enumerate(images.evenly(source.n_shots, n_most), 1):
         image = source.recorded(shot)
         at(number)
         if image is not None:

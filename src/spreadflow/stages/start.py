@@ -16,6 +16,16 @@ from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
 from spreadflow.io.images import Manifest, Sample
 
+FEW_SHOTS = 10
+"""Shots of a run, fewer than which two lattices have to be enough for a population of cells."""
+
+FOR_FEW = (
+    "cells:",
+    "  # these shots are few: two lattices that are alike are a population",
+    "  min_samples: 2",
+)
+"""Lines of their configuration."""
+
 
 class Request(NamedTuple):
     """What the user says."""
@@ -80,7 +90,8 @@ def run(request: Request) -> Started:
         mask=mask,
     )
     remarks = _remarks(sample, found, settled, manifest)
-    text = _config_text(request, crystal, spots, remarks)
+    n_shots = sum(file.n_frames for file in manifest.files)
+    text = _config_text(request, crystal, spots, n_shots, remarks)
     with store.replacing(request.config) as temporary:
         temporary.write_text(text)
     missing = [key for key, value in crystal.items() if value is None]
@@ -144,9 +155,10 @@ def _config_text(
     request: Request,
     crystal: dict[str, list[float] | str | None],
     spots: SpotSettings,
+    n_shots: int,
     remarks: list[str],
 ) -> str:
-    """Return the configuration as commented YAML."""
+    """Return the configuration as commented YAML. n_shots: of the run."""
     path = (request.data / request.run / "manifest.json").as_posix()
     lines = [
         "# Written by `spreadflow start` from the images alone. What is left out has its default",
@@ -169,6 +181,7 @@ def _config_text(
         "  spots:",
         "    # of a spot; where photons are shared between neighbours, noise makes pairs",
         f"    min_pixels: {spots.min_pixels}",
+        *(FOR_FEW if n_shots < FEW_SHOTS else ()),
         "recording:",
         "  # six standard deviations of the dispersion test are those of these images' windows",
         f"  gain: {spots.gain:.3g}",

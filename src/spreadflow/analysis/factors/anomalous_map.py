@@ -16,7 +16,7 @@ import gemmi
 import numpy as np
 
 from spreadflow.analysis.merging.merging import Unique
-from spreadflow.analysis.still.tails import MAD_TO_SIGMA
+from spreadflow.units import MAD_TO_SIGMA
 
 LARGEST = 4.0
 """A difference may be so many times the r.m.s. difference at its resolution: one of 16 000 normal

@@ -17,6 +17,7 @@ from sklearn.covariance import MinCovDet
 
 from spreadflow.errors import LatticeOutcome
 from spreadflow.physics import symmetry, unit_cell
+from spreadflow.units import MAD_TO_SIGMA
 
 NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
 """Cell parameters, of which some are the features of a population."""
@@ -52,9 +53,6 @@ _SMALL = 8.0
 """The determinant of few points is too small (Pison et al. 2002): it is widened by 1 + 8 p/n
 (measured).
 """
-
-_MAD_SIGMA = 1.4826
-"""Standard deviation of a Gaussian over its median absolute deviation."""
 
 _MAX_REWEIGHTINGS = 50
 """Rounds of reweighting; some ten are enough."""
@@ -228,7 +226,7 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if n < 10 * p:
         location = np.median(x, axis=0)
         deviation = np.median(np.abs(x - location), axis=0)
-        sigma = _MAD_SIGMA * deviation
+        sigma = MAD_TO_SIGMA * deviation
         return location, widening * np.diag(sigma**2) + least
 
     location, covariance = _minimum_determinant(x)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from spreadflow.units import MAD_TO_SIGMA
+
 EDGE = 16
 """Pixels along an edge of a block."""
-
-MAD = 1.4826
-"""Standard deviation of a Gaussian over the median distance from its middle."""
 
 N_SAMPLED = 20_000
 """Pixels of which it is seen whether they hold whole numbers that were scaled."""
@@ -24,7 +23,7 @@ def levels(image: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """
     blocks = _blocks(image, usable)
     level = _median(blocks)
-    scatter = MAD * _median(np.abs(blocks - level[..., None]))
+    scatter = MAD_TO_SIGMA * _median(np.abs(blocks - level[..., None]))
     return _of_pixels(level, usable.shape), _of_pixels(scatter, usable.shape)
 
 

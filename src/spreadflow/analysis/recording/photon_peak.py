@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from spreadflow.units import MAD_TO_SIGMA
+
 EDGE = 32
 """Pixels along an edge of a region, in which the pedestal is taken to be the same."""
 
@@ -51,9 +53,6 @@ N_STEPS = 3
 
 COUNTED = 0.5
 """ADU of noise of pixels that are whole numbers, below which photons were counted beforehand."""
-
-MAD = 1.4826
-"""Standard deviation of a Gaussian over the median distance from its middle."""
 
 
 class PhotonPeak(NamedTuple):
@@ -106,7 +105,9 @@ def find(images: Sequence[np.ndarray], usable: Sequence[np.ndarray]) -> PhotonPe
         adu_per_photon=place[0],
         sigma=place[1],
         pedestal_adu=float(np.median(level[quiet])),
-        pedestal_sigma=float(MAD * np.median(np.abs(level[quiet] - np.median(level[quiet])))),
+        pedestal_sigma=float(
+            MAD_TO_SIGMA * np.median(np.abs(level[quiet] - np.median(level[quiet])))
+        ),
         readout_adu=readout,
         centres=centres,
         counts=above,
@@ -180,7 +181,7 @@ def _width_below(ordered: np.ndarray, level: float) -> float:
     """Return the standard deviation of a Gaussian with the pixels (pixel,), sorted, up to a level:
     those above it may hold photons.
     """
-    return float(MAD * np.median(level - ordered[ordered <= level]))
+    return float(MAD_TO_SIGMA * np.median(level - ordered[ordered <= level]))
 
 
 def _narrowest(ordered: np.ndarray, n_inside: int) -> tuple[int, float]:

@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.still import pixel_noise
 from spreadflow.models import Noise
+from spreadflow.units import MAD_TO_SIGMA
 
 START_PX = 0.3
 """Width from which the search starts, px."""
@@ -51,9 +52,6 @@ way.
 
 DERIVATIVE = 0.02
 """Step of finite differences relative to the width."""
-
-MAD_TO_SIGMA = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 LEAST_VARIANCE = 1e-3
 """Photons², of a pixel; so that nothing is divided by zero."""

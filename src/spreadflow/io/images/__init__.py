@@ -15,7 +15,7 @@ from spreadflow.io.images.manifest import (
     shot_id,
     write_manifest,
 )
-from spreadflow.io.images.sample import Sample, read_sample, write_mask
+from spreadflow.io.images.sample import Sample, evenly, most_shots, read_sample, write_mask
 from spreadflow.io.images.source import Source, open_indexed, open_source, read_again, read_mask
 
 __all__ = [
@@ -28,10 +28,12 @@ __all__ = [
     "Source",
     "StatedSensor",
     "check_manifest",
+    "evenly",
     "expand",
     "format_of",
     "geometry_of",
     "is_manifest",
+    "most_shots",
     "open_image",
     "open_indexed",
     "open_source",

@@ -47,8 +47,9 @@ def read_sample(paths: Sequence[Path], geometry: Geometry | None = None) -> Samp
     """Return evenly chosen shots of image files, at least one of them. geometry: in place of the
     headers'. Raises FileError where no shot can be read.
     """
-    n_most = _n_most(paths[0], geometry)
-    chosen = [paths[n] for n in _even(len(paths), n_most)]
+    with closing(open_image(paths[0], geometry)) as file:
+        n_most = most_shots(file.detector)
+    chosen = [paths[n] for n in evenly(len(paths), n_most)]
     samples = []
     for path in chosen:
         with closing(open_image(path, geometry)) as file:
@@ -68,10 +69,9 @@ def read_sample(paths: Sequence[Path], geometry: Geometry | None = None) -> Samp
     )
 
 
-def _n_most(path: Path, geometry: Geometry | None) -> int:
-    """Return how many shots are read of files of which this is one."""
-    with closing(open_image(path, geometry)) as file:
-        n_pixels = file.detector.n_panels * int(np.prod(file.detector.shape))
+def most_shots(detector: Detector) -> int:
+    """Return how many shots of a detector are held in memory to judge it, at most."""
+    n_pixels = detector.n_panels * int(np.prod(detector.shape))
     return max(1, min(MOST_SHOTS, MOST_PIXELS // n_pixels))
 
 
@@ -80,7 +80,7 @@ def _of_file(path: Path, file: ImageFile, n_most: int) -> Sample | None:
     frames = []
     energies_ev = []
     n_channels = 0
-    for number in _even(file.n_frames, n_most):
+    for number in evenly(file.n_frames, n_most):
         try:
             frames.append(file.frame(number))
         except OSError:
@@ -109,7 +109,7 @@ def _of_file(path: Path, file: ImageFile, n_most: int) -> Sample | None:
     )
 
 
-def _even(n: int, n_most: int) -> list[int]:
+def evenly(n: int, n_most: int) -> list[int]:
     """Return at most so many of n numbers from 0, evenly spread."""
     return np.unique(np.linspace(0, n - 1, min(n, n_most)).round().astype(int)).tolist()
 
