@@ -151,7 +151,6 @@ def laid(case: Case, folder: Path, seed: int) -> Laid:
     model = folder / "model.pdb"
     selections = write_model(model, seed)
     true, table = write_curves(folder)
-    psf = {"psf": "gauss", "psf_fwhm_mm": case.psf_fwhm_mm}
     keys = {
         "seed": seed,
         "runs": {"gd": {"simulate": {"n_single": 1}}},
@@ -180,15 +179,14 @@ def laid(case: Case, folder: Path, seed: int) -> Laid:
             "distance_mm": 60.0,
             "water_mm": 0.002,
             "psf_radius_px": 4,
-            **psf,
         },
+        "recording": {"psf": "gauss", "psf_fwhm_mm": case.psf_fwhm_mm},
         "simulate": {"oversample": 2, "precision": "float64"},
         "stage1": {
             "structure_factors": {
                 "sites": _sites(selections, [table] * 2),
                 "perturb": case.is_wrong,
             },
-            **psf,
         },
         "spread": {
             "step_ev": case.step_ev,

@@ -102,7 +102,7 @@ def simulated(
         "results": str(results / place / "results"),
         "runs": {"bed": {"simulate": shots}},
         "structure_factors": {"phantom_seed": seed, "sites": _sites(images)},
-        "detector": {"psf_fwhm_mm": POINT_SPREADS_MM[point_spread]},
+        "recording": {"psf_fwhm_mm": POINT_SPREADS_MM[point_spread]},
     }
     return Trial(config.load(BED, changes=changes), "bed")
 

@@ -32,6 +32,9 @@ from spreadflow.recipes import shot
 from spreadflow.stages import simulate
 
 CONFIG = Path(__file__).parents[1] / "config"
+RECORDING = config.NoiseSection()
+"""How the demo's shots are recorded: as by default."""
+
 STEPS = {
     "spots": (spots, "find"),
     "indexing": (indexing, "find_lattices"),
@@ -93,7 +96,7 @@ def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.
             found = read(i)
             if isinstance(found, Outcome):
                 return found
-            return work(found, section, source.detector, source.polarization).outcome
+            return work(found, section, RECORDING, source.detector, source.polarization).outcome
 
         ends = [watch.timed("total", one)(i) for i in range(source.n_shots)]
     watch.seconds["rest"] = watch.seconds["total"] - sum(

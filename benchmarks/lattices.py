@@ -106,10 +106,12 @@ def simulator(data: Data) -> Simulator:
     """Return the simulator of the lattices."""
     base = config.load(CONFIG)
     shape, fwhm_mm = data.psf
-    detector = {"psf": shape, "psf_fwhm_mm": fwhm_mm} | (FINE if data.detector == "fine" else {})
+    detector = FINE if data.detector == "fine" else {}
+    recording = {"psf": shape, "psf_fwhm_mm": fwhm_mm}
     updates = {
         "crystal": base.crystal.model_copy(update={"mosaicity": data.mosaicity}),
         "detector": base.detector.model_copy(update=detector),
+        "recording": base.recording.model_copy(update=recording),
         "beam": base.beam.model_copy(update={"photons": data.photons * base.beam.photons}),
         "simulate": base.simulate.model_copy(update={"oversample": data.oversample}),
         "runs": {"bench": config.RunSection(simulate=config.SimulatedShots(n_single=1))},
@@ -219,10 +221,7 @@ def run_model(data: Data, kind: str = "right", with_true_curves: bool = True) ->
 
 def pixels_section(data: Data) -> Stage1Section:
     """Return how the pixels of lattices are modelled."""
-    shape, fwhm_mm = data.psf
-    return Stage1Section(
-        refine=list(FREE), oversample=data.oversample, psf=shape, psf_fwhm_mm=fwhm_mm
-    )
+    return Stage1Section(refine=list(FREE), oversample=data.oversample)
 
 
 def mosaic_of(kind: str, made: patch.Patch) -> Mosaic:

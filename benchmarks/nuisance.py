@@ -24,7 +24,7 @@ from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
-from spreadflow.models import Noise, Shot, Spectrum
+from spreadflow.models import Shot, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.recipes import shot
 from spreadflow.recipes.still import Simulator
@@ -239,7 +239,7 @@ def integrated(still: Shot, section: IndexSection, simulator: Simulator) -> np.n
         still.mask,
         predicted,
         simulator.detector,
-        noise=Noise(section.readout_photons, section.calibration_error),
+        noise=build.noise(simulator.recording),
     )
     is_clean = reflections.flags == 0
     return (reflections.intensity / reflections.sigma)[is_clean]
@@ -257,7 +257,9 @@ def measure(n_blanks: int, n_nuisances: int) -> dict:
     pulls = [np.empty(0)]
     for number, kind in enumerate(kinds):
         still = recorded(simulation, number, kind)
-        result = shot.index(still, section, detector, simulation.beam.polarization)
+        result = shot.index(
+            still, section, simulation.recording, detector, simulation.beam.polarization
+        )
         outcomes[kind][Outcome(result.outcome).name.lower()] += 1
         n_lattices[kind] += len(result.lattices)
         if kind == "blank":

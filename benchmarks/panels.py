@@ -24,6 +24,9 @@ from spreadflow.io.images import Source
 from spreadflow.models import Detector, Shot
 from spreadflow.recipes import shot
 
+RECORDING = config.NoiseSection()
+"""How the demo's shots are recorded: as by default."""
+
 EDGES = (1, 8, 16)
 """Panels along an edge of the detector."""
 BAR = 1.3
@@ -68,7 +71,8 @@ def measure(
             stack.enter_context(patch.object(module, function, timed))
         work = watch.timed("total", shot.index)
         for one in shots:
-            n_indexed += work(one, section, detector, polarization).outcome == Outcome.INDEXED
+            result = work(one, section, RECORDING, detector, polarization)
+            n_indexed += result.outcome == Outcome.INDEXED
     steps = ("total", *whole.STEPS)
     return {name: watch.seconds[name] / len(shots) for name in steps}, n_indexed
 

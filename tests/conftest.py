@@ -195,7 +195,8 @@ PACKED = TRICLINIC | {
         "envelope_ev": 6.0,
         "photons": 4e11,
     },
-    "detector": TRICLINIC["detector"] | {"gain_calibration": 0.0},
+    "detector": TRICLINIC["detector"],
+    "recording": {"calibration_error": 0.0},
     "simulate": {"precision": "float64", "oversample": 1},
 }
 """a triclinic crystal on two panels"""
@@ -309,7 +310,6 @@ METAL = [{"atom": "FE1", "curve": "metallic"}, {"atom": "FE2", "curve": "metalli
 WIDE = PACKED | {
     "stage1": {
         "oversample": 1,
-        "calibration_error": 0.0,
         "structure_factors": {"sites": METAL},
         "refine": ["scale", "rotation", "eta"],
     },
@@ -466,7 +466,7 @@ def refined_run(tiny_run, filled) -> SimpleNamespace:
 
 
 def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
-    from spreadflow.config import IndexSection, ReindexConfig
+    from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
     from spreadflow.errors import RefinedOutcome
     from spreadflow.io import dials, images, store
     from spreadflow.parallel import World
@@ -477,7 +477,7 @@ def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
     how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
     section = IndexSection(**TINY, **how)
     index.run(
-        ReindexConfig(reindex=section),
+        ReindexConfig(reindex=section, recording=NoiseSection()),
         images=tiny_run["manifest"],
         geometry=geometry,
         out=folder / "reindex.h5",

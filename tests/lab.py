@@ -57,7 +57,7 @@ def simulation_of(tree: dict, changes: dict[str, dict]) -> "SimulateConfig":
 
     changed = {
         name: keys | changes.get(name, {}) if isinstance(keys, dict) else keys
-        for name, keys in tree.items()
+        for name, keys in ({section: {} for section in changes} | tree).items()
     }
     return for_stage(section(parse(changed), "simulate", "r"), "simulate")
 

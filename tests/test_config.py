@@ -5,6 +5,7 @@ declared.
 import json
 
 import pytest
+import yaml
 
 from spreadflow.config import Config, check_ready, for_stage, load, overlay, parse, section
 from spreadflow.errors import ConfigError, FileError
@@ -20,7 +21,7 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         (
             {"index": {"spots": {"gian": 2}}},
             "index.spots.gian",
-            "gain, sigma_background",
+            "sigma_background, sigma_strong",
             "an unknown key",
         ),
         (
@@ -44,7 +45,7 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
         (
             {"reindex": {"spots": {"gian": 2}}},
             "reindex.spots.gian",
-            "gain, sigma_background",
+            "sigma_background, sigma_strong",
             "an unknown key",
         ),
         ({"beam": {"photons": -1}}, "beam.photons", "greater than 0", "-1"),
@@ -232,15 +233,15 @@ def test_cell_that_does_not_fit_the_group_is_refused(section_name, group, cell):
 
 
 def test_yaml_layers_lie_over_each_other(tmp_path):
-    (tmp_path / "a.yaml").write_text("seed: 3\nindex: {d_min: 2.0, spots: {gain: 2}}\n")
+    (tmp_path / "a.yaml").write_text("seed: 3\nindex: {d_min: 2.0, spots: {max_spots: 99}}\n")
     (tmp_path / "b.yaml").write_text("index: {spots: {min_spots: 5}}\n")
     config = load(tmp_path / "a.yaml", tmp_path / "b.yaml")
     assert (
         config.seed,
         config.index.d_min,
-        config.index.spots.gain,
+        config.index.spots.max_spots,
         config.index.spots.min_spots,
-    ) == (3, 2.0, 2, 5)
+    ) == (3, 2.0, 99, 5)
     assert overlay({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": {"d": 2}}) == {
         "a": [3],
         "b": {"c": 1, "d": 2},
@@ -258,13 +259,13 @@ def test_file_that_is_no_mapping_is_refused(tmp_path, text):
 def test_reindex_overlays_index():
     config = parse(
         {
-            "index": {"d_min": 2.2, "spots": {"gain": 3}},
+            "index": {"d_min": 2.2, "spots": {"min_pixels": 3}},
             "reindex": {"spots": {"min_spots": 4}, "max_lattices": 1},
             "annulus": {"d_min": 2.2},
         }
     )
     merged = config.resolved("reindex")
-    assert (merged.d_min, merged.spots.gain, merged.spots.min_spots, merged.max_lattices) == (
+    assert (merged.d_min, merged.spots.min_pixels, merged.spots.min_spots, merged.max_lattices) == (
         2.2,
         3,
         4,
@@ -312,13 +313,7 @@ def test_the_model_of_a_stage_overlays_that_of_the_simulation_and_takes_its_cell
 
 
 def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
-    pixels = {
-        "psf": "gauss",
-        "psf_fwhm_mm": 0.08,
-        "readout_photons": 3.0,
-        "calibration_error": 0.02,
-    }
-    pixels |= {"n_cells_axes": 3, "oversample": 4}
+    pixels = {"n_cells_axes": 3, "oversample": 4}
     factors = {"perturb": True, "b_sol": 40.0, "model": "x.pdb"}
     tree = {"stage1": pixels | {"structure_factors": factors}, "structure_factors": {"k_sol": 0.4}}
     config = parse(tree)
@@ -328,14 +323,89 @@ def test_what_teaches_has_the_pixels_and_the_model_of_stage1_unless_told():
     assert staged.structure_factors == model
     assert (model.perturb, model.b_sol, model.k_sol) == (True, 40.0, 0.4)
 
-    own_keys = {"oversample": 1, "psf_fwhm_mm": 0.0, "structure_factors": {"b_sol": 50.0}}
+    own_keys = {"oversample": 1, "structure_factors": {"b_sol": 50.0}}
     own = parse(tree | {"mosaic": own_keys})
     staged = for_stage(section(own, "mosaic"), "mosaic")
     mosaic = staged.mosaic
-    assert (mosaic.oversample, mosaic.psf_fwhm_mm, mosaic.readout_photons) == (1, 0.0, 3.0)
+    assert (mosaic.oversample, mosaic.n_cells_axes) == (1, 3)
     assert (staged.structure_factors.b_sol, staged.structure_factors.perturb) == (50.0, True)
     assert section(own, "stage1") == section(config, "stage1")
     assert section(own, "spread") == section(config, "spread")
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "expected"),
+    [
+        ({"index": {"spots": {"gain": 2}}}, "index.spots.gain", "recording.gain"),
+        (
+            {"reindex": {"readout_photons": 2}},
+            "reindex.readout_photons",
+            "recording.readout_photons",
+        ),
+        ({"ladder": {"readout_photons": 2}}, "ladder.readout_photons", "recording.readout_photons"),
+        ({"mosaic": {"psf": "gauss"}}, "mosaic.psf", "recording.psf"),
+        ({"stage1": {"psf_fwhm_mm": 0.1}}, "stage1.psf_fwhm_mm", "recording.psf_fwhm_mm"),
+        ({"detector": {"readout_adu": 2}}, "detector.readout_adu", "recording.readout_photons"),
+        ({"detector": {"gain_calibration": 0}}, "gain_calibration", "recording.calibration_error"),
+        ({"beam": {"size_mm": 0.1}}, "beam.size_mm", "recording.beam_size_mm"),
+    ],
+)
+def test_a_key_that_has_moved_names_the_new_one(tree, key, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse(tree)
+    assert key in str(caught.value.where)
+    assert expected in caught.value.expected and caught.value.found == "an old key"
+
+
+OF_TWO_RUNS = {
+    "recording": {"readout_photons": 2.0},
+    "runs": {
+        "psff": {"simulate": {}},
+        "psft": {"simulate": {}, "recording": {"gain": 1.5, "psf_fwhm_mm": 0.08}},
+    },
+}
+"""Runs without and with a point spread."""
+
+
+def test_a_run_may_be_recorded_in_its_own_way():
+    config = parse(OF_TWO_RUNS)
+    one, other = (for_stage(section(config, "simulate", run), "simulate") for run in config.runs)
+    assert (one.recording.psf_fwhm_mm, one.recording.readout_photons) == (0.0, 2.0)
+    assert (other.recording.psf_fwhm_mm, other.recording.readout_photons) == (0.08, 2.0)
+    for stage in ("stage1", "spread"):
+        recordings = for_stage(section(config, stage), stage).recordings
+        assert recordings == [one.recording, other.recording]
+    of_runs = [for_stage(section(config, "index", run), "index") for run in config.runs]
+    assert [of_run.recording.gain for of_run in of_runs] == [1.0, 1.5]
+
+
+def test_edits_of_the_recording_of_a_run_reach_no_other_run():
+    config = parse(OF_TWO_RUNS)
+    edited = parse(overlay(OF_TWO_RUNS, {"runs": {"psft": {"recording": {"gain": 2.0}}}}))
+    for stage in ("simulate", "index", "reindex"):
+        assert section(edited, stage, "psff") == section(config, stage, "psff")
+        assert section(edited, stage, "psft") != section(config, stage, "psft")
+
+
+def test_a_run_with_its_own_recording_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(OF_TWO_RUNS))
+    with pytest.raises(ConfigError, match="psft has its own recording"):
+        for_stage(str(path), "index")
+    assert for_stage(str(path), "index", "psft").recording.gain == 1.5
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "expected"),
+    [
+        ({"psff": 0.1}, "runs.r.recording.psff", "one of the keys gain"),
+        ({"gain": 0}, "runs.r.recording.gain", "greater than 0"),
+    ],
+)
+def test_a_recording_of_a_run_is_checked(keys, key, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse({"runs": {"r": {"simulate": {}, "recording": keys}}})
+    assert key in str(caught.value.where) and expected in caught.value.expected
 
 
 @pytest.mark.parametrize("stage", BY_WORD)
@@ -343,9 +413,11 @@ def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
     config = parse({"runs": RUNS})
     parts = json.loads(section(config, stage, "one"))
     shots = {"shots"} if stage == "simulate" else set()
-    assert set(parts) == set(BY_WORD[stage].sections) | shots
+    assert {name.replace("recordings", "recording") for name in parts} == set(
+        BY_WORD[stage].sections
+    ) | shots
     got = for_stage(section(config, stage, "one"), stage, "one")
-    for name in BY_WORD[stage].sections:
+    for name in set(parts) - {"recording", "recordings", "shots"}:
         assert getattr(got, name) == config.resolved(name)
     assert all(getattr(got, name) is None for name in type(got).model_fields if name not in parts)
 

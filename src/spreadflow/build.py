@@ -5,9 +5,15 @@ import math
 import gemmi
 import numpy as np
 
-from spreadflow.config import BeamSection, CrystalSection, DetectorSection, StructureFactorsSection
+from spreadflow.config import (
+    BeamSection,
+    CrystalSection,
+    DetectorSection,
+    NoiseSection,
+    StructureFactorsSection,
+)
 from spreadflow.errors import ConfigError
-from spreadflow.models import Detector
+from spreadflow.models import Detector, Noise
 from spreadflow.units import DEG
 
 
@@ -54,6 +60,11 @@ def eta_rad(section: CrystalSection) -> float:
 def channels(section: BeamSection) -> np.ndarray:
     """Return (channel,) energies, eV."""
     return section.first_channel_ev + section.channel_ev * np.arange(section.n_channels)
+
+
+def noise(section: NoiseSection) -> Noise:
+    """Return the noise of pixels."""
+    return Noise(section.readout_photons, section.calibration_error)
 
 
 def detector(section: DetectorSection) -> Detector:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexSection, ReindexConfig
+from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
@@ -35,7 +35,7 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
     reindex = tmp_path / "reindex.h5"
     cells = tmp_path / "cells.h5"
     dials.write_expt(geometry, Source(tiny_run["manifest"]).detector, wavelength=1.743)
-    config = ReindexConfig(reindex=section)
+    config = ReindexConfig(reindex=section, recording=NoiseSection())
     world = World()
     index.run(
         config,

@@ -48,7 +48,7 @@ def command(tiny_run):
         "d_min": 2.4,
         "domain_ang": 1500.0,
     }
-    config = json.dumps({"index": how | {"n_directions": 4096}})
+    config = json.dumps({"index": how | {"n_directions": 4096}, "recording": {}})
 
     def words(out: Path, ranks: int) -> list[str]:
         stage = [

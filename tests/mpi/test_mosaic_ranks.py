@@ -22,7 +22,7 @@ pytestmark = pytest.mark.chain
 
 def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) -> int:
     config = section(
-        parse(packed_run.tree | {"mosaic": {"oversample": 1, "calibration_error": 0.0, **keys}}),
+        parse(packed_run.tree | {"mosaic": {"oversample": 1, **keys}}),
         "mosaic",
     )
     words = [

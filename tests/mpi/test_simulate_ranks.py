@@ -26,7 +26,8 @@ SECTIONS = {
         "d_min": 3.0,
     },
     "beam": {"n_channels": 10, "first_channel_ev": 7100.5, "channel_ev": 4.0},
-    "detector": {"shape": [64, 64], "pixel_mm": 1.0, "distance_mm": 60.0, "psf_fwhm_mm": 0.5},
+    "detector": {"shape": [64, 64], "pixel_mm": 1.0, "distance_mm": 60.0},
+    "recording": {"psf_fwhm_mm": 0.5},
     "simulate": {"block_shots": 1, "oversample": 2},
 }
 

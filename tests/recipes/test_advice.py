@@ -32,7 +32,7 @@ def test_outcomes_that_prevail(counts, prevailing):
 @pytest.mark.parametrize(
     ("outcome", "keys"),
     [
-        (Outcome.OVERFLOW, ["adu_per_photon", "reindex.spots.gain", "pedestal"]),
+        (Outcome.OVERFLOW, ["adu_per_photon", "recording.gain", "pedestal"]),
         (Outcome.NO_LATTICE, ["reindex.cell", "reindex.min_fraction_indexed", "sigma_strong"]),
         (Outcome.BLANK, ["reindex.spots.sigma_strong", "adu_per_photon"]),
         (Outcome.SATURATED, ["reindex.saturation_photons"]),

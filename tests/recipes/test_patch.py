@@ -53,8 +53,8 @@ def test_the_noise_of_a_frame():
     """Deviations from what is expected have the variance of counting, readout and gains; bad pixels
     are invalid.
     """
-    quiet = {"gain_calibration": 0.05, "readout_adu": 6.0, "quantum_gain": 2.0}
-    simulator = still.Simulator(staged(detector=TREE["detector"] | quiet))
+    quiet = {"calibration_error": 0.05, "readout_photons": 3.0}
+    simulator = still.Simulator(staged(recording=quiet, detector={"quantum_gain": 2.0}))
     patch = patches.patch(simulator, 1, **RANGE)
     model = patch.bragg + patch.background
     boxes = patch.shoeboxes
@@ -80,14 +80,13 @@ def test_light_that_spreads_between_pixels(psf):
     """A patch has the expectation of frames of the same shot pixel by pixel, and the variance and
     the correlation of their noise.
     """
-    spread = {
+    recording = {
         "psf": psf,
         "psf_fwhm_mm": 0.25,
-        "psf_radius_px": 6,
-        "readout_adu": 2.0,
-        "gain_calibration": 0.02,
+        "readout_photons": 2.0,
+        "calibration_error": 0.02,
     }
-    simulator = still.Simulator(staged(detector=TREE["detector"] | spread))
+    simulator = still.Simulator(staged(recording=recording, detector={"psf_radius_px": 6}))
     image, _ = simulator.exposure(3, "single", simulator.pulse(3, 3))
     patch = patches.patch(simulator, 3, **RANGE)
     boxes = patch.shoeboxes

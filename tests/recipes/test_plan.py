@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from lab import TRICLINIC
+from spreadflow import build
 from spreadflow.analysis.curves import columns, dispersion, expand, gram, planning
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.cli import main
 from spreadflow.config import parse, setting
 from spreadflow.errors import ConfigError
-from spreadflow.models import Noise
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import plan
 from spreadflow.recipes.curves import start_curves
@@ -97,8 +97,7 @@ def test_refinement():
     group = simulator.crystal.space_group
     free = tuple(config.stage1.refine)
     true = simulator.factors
-    detector = simulator.section
-    noise = Noise(detector.readout_adu / detector.quantum_gain, detector.gain_calibration)
+    noise = build.noise(simulator.recording)
 
     planned_lattices = []
     grams = []
@@ -204,7 +203,7 @@ def test_door(tmp_path, capsys):
         ),
         ({}, {"d_min": [19.9], "d_max": [20.0]}, "no reflection from 19.9 to 20 Å"),
         ({}, {"n_cells": [2]}, "crystal.domain_ang: expected a domain of 5"),
-        ({}, {"psf_fwhm_mm": [-1.0]}, "detector.psf_fwhm_mm"),
+        ({}, {"psf_fwhm_mm": [-1.0]}, "recording.psf_fwhm_mm"),
         ({}, {"model_errors": [0.0]}, "--model-error: expected more than 0"),
     ],
 )

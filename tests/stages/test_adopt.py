@@ -62,19 +62,19 @@ TREE = {
         "envelope_ev": 6.0,
         "photons": 2e12,
     },
-    "detector": TRICLINIC["detector"] | {"bad_pixels": [], "gain_calibration": 0.0},
+    "detector": TRICLINIC["detector"] | {"bad_pixels": []},
+    "recording": {"calibration_error": 0.0},
     "index": {
         "cell": CELL,
         "space_group": GROUP,
         "d_min": 2.0,
         "domain_ang": 1200.0,
         "block_shots": 2,
-        "calibration_error": 0.0,
         "mosaic_spread_deg": 0.1,
     },
     "cells": {"eps_ang": 2.0},
     "annulus": {"d_min": 2.3, "d_max": 4.0},
-    "stage1": {"oversample": 1, "calibration_error": 0.0, "refine": ["scale", "rotation", "eta"]},
+    "stage1": {"oversample": 1, "refine": ["scale", "rotation", "eta"]},
 }
 TYPES = {
     "id": ("int", "<i4"),

@@ -75,6 +75,9 @@ def folder(tiny_run, tmp_path_factory):
     return folder
 
 
+RECORDING = {"calibration_error": 0.0}
+
+
 @pytest.fixture
 def call(tiny_run, capsys):
     """`call(stage, *argv, **keys)` runs a stage with these keys of `index`: (exit status, lines on
@@ -86,11 +89,12 @@ def call(tiny_run, capsys):
             "d_min": 2.4,
             "domain_ang": 1500.0,
             "n_directions": 4096,
-            "calibration_error": 0.0,
             "block_shots": 1,
         }
         how |= {"cell": tiny_run["cell"], "space_group": tiny_run["space_group"]}
-        text = json.dumps({"index": how | keys} if config is None else config)
+        text = json.dumps(
+            {"index": how | keys, "recording": RECORDING} if config is None else config
+        )
         logging.getLogger(word).handlers.clear()  # they write to the stderr of an earlier test
         capsys.readouterr()
         try:
@@ -188,7 +192,7 @@ REFUSED = {
         {"spots": {"gian": 1}},
         "all.json",
         3,
-        ["index.spots.gian", "gain, sigma_background", "unknown"],
+        ["index.spots.gian", "sigma_background, sigma_strong", "unknown"],
     ),
     "impossible value": ({"d_min": -1}, "all.json", 3, ["index.d_min", "greater than 0", "-1"]),
     "no such space group": (

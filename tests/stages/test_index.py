@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from spreadflow.config import STAGE_CONFIGS, IndexSection
+from spreadflow.config import STAGE_CONFIGS, IndexSection, NoiseSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import dials, images, store
 from spreadflow.io.images import Source
@@ -34,12 +34,14 @@ OUTCOMES = [
 ]
 
 
+RECORDING = NoiseSection(calibration_error=0.0)
+
+
 def section(tiny_run, **changes) -> IndexSection:
     how = {
         "d_min": 2.4,
         "domain_ang": 1500.0,
         "block_shots": 3,
-        "calibration_error": 0.0,
         "n_directions": 4096,
     }
     return IndexSection(
@@ -48,7 +50,7 @@ def section(tiny_run, **changes) -> IndexSection:
 
 
 def run(tiny_run, out, word="index", geometry=None, **changes):
-    config = STAGE_CONFIGS[word](**{word: section(tiny_run, **changes)})
+    config = STAGE_CONFIGS[word](**{word: section(tiny_run, **changes)}, recording=RECORDING)
     index.run(
         config, images=tiny_run["manifest"], geometry=geometry, out=out, world=World(1), word=word
     )
@@ -156,7 +158,7 @@ def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
     """
     source = Source(tiny_run["manifest"])
     still = source.read(0)
-    how = (section(tiny_run), source.detector, source.polarization)
+    how = (section(tiny_run), RECORDING, source.detector, source.polarization)
     true = recipe.index(still, *how)
     (lattice,) = true.lattices
     assert true.n_refused == 0 and true.evidences[0].share_signal > 0.6

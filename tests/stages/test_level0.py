@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section
+from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section, NoiseSection
 from spreadflow.errors import FileError
 from spreadflow.io import dials, images, store
 from spreadflow.io.images import Source
@@ -40,7 +40,9 @@ def product(tiny_run, tmp_path_factory) -> Path:
         "d_min": 2.4,
         "domain_ang": 1500.0,
     }
-    config = IndexConfig(index=IndexSection(**how, block_shots=2, n_directions=4096))
+    config = IndexConfig(
+        index=IndexSection(**how, block_shots=2, n_directions=4096), recording=NoiseSection()
+    )
     out = folder / "index.h5"
     files = [tiny_run["manifest"].parent / "tiny.h5"]
     images.write_manifest(folder / "manifest.json", "tiny", files, geometry=folder / "wrong.expt")
@@ -172,7 +174,7 @@ def test_shots_without_lattices_are_an_error_by_their_outcome(
 ):
     """What would help depends on how the shots ended."""
     how = {name: tiny_run[name] for name in ("cell", "space_group")}
-    config = IndexConfig(index=IndexSection(**how, spots=setting))
+    config = IndexConfig(index=IndexSection(**how, spots=setting), recording=NoiseSection())
     out = tmp_path / "index.h5"
     index.run(config, images=tiny_run["manifest"], geometry=None, out=out, world=World(1))
     (warning,) = store.attributes(out, "index")["warnings"]
@@ -189,7 +191,7 @@ def test_runs_of_different_detectors_are_refused(product, tiny_run, tmp_path):
         "n_directions": 4096,
     }
     other = tmp_path / "index.h5"
-    config = IndexConfig(index=IndexSection(**how))
+    config = IndexConfig(index=IndexSection(**how), recording=NoiseSection())
     index.run(config, images=tiny_run["manifest"], geometry=None, out=other, world=World(1))
     config = Level0Config(level0=Level0Section())
 

@@ -21,7 +21,7 @@ from spreadflow.stages import stage1
 
 pytestmark = pytest.mark.stage
 
-KEYS = {"oversample": 1, "calibration_error": 0.0}
+KEYS = {"oversample": 1}
 """as the shoeboxes were made"""
 BLANK = 5
 """id of the first lattice without photons"""

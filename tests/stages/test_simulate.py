@@ -342,7 +342,7 @@ def test_point_spread_and_curves_from_a_table(tmp_path, psf):
     config = staged(
         runs=longer_runs(1),
         structure_factors={"sites": sites},
-        detector={"psf": psf, "psf_fwhm_mm": 0.5},
+        recording={"psf": psf, "psf_fwhm_mm": 0.5},
     )
     sharp = staged(runs=longer_runs(1), structure_factors={"sites": sites})
     blurred = images.Source(simulated(tmp_path / "a", config)).read(0).image[0, 20:]
@@ -373,10 +373,13 @@ def test_whatever_the_gain_a_reader_gets_photons(tmp_path):
     """2.5 ADU per photon: the same photons as with 1, but for rounding; the trusted range ends 2.5
     times earlier.
     """
-    exact = {"readout_adu": 0.0, "gain_calibration": 0.0, "saturation_adu": 50_000}
+    exact = {"readout_photons": 0.0, "calibration_error": 0.0}
     plain, amplified = (
         images.Source(
-            simulated(tmp_path / str(gain), staged(detector=exact | {"quantum_gain": gain}))
+            simulated(
+                tmp_path / str(gain),
+                staged(recording=exact, detector={"quantum_gain": gain, "saturation_adu": 50_000}),
+            )
         )
         for gain in (1.0, 2.5)
     )

@@ -27,7 +27,7 @@ from spreadflow.units import DEG
 
 pytestmark = pytest.mark.stage
 
-KEYS = {"oversample": 1, "calibration_error": 0.0}
+KEYS = {"oversample": 1}
 """as the shoeboxes were made"""
 BLANK = 5
 """id of a lattice without photons, which can't be refined"""
@@ -580,8 +580,10 @@ def test_a_point_spread_is_undone(perturbed_run):
     before = lattice.problem_of(
         counted, mosaic.continuous(), run_model, configured(perturbed_run).stage1
     )
-    how = configured(perturbed_run, psf="gauss", psf_fwhm_mm=0.4).stage1
-    after = lattice.problem_of(blurred, mosaic.continuous(), run_model, how)
+    how = configured(perturbed_run).stage1
+    keys = {"psf": "gauss", "psf_fwhm_mm": 0.4}
+    blurring = run_model._replace(recording=run_model.recording.model_copy(update=keys))
+    after = lattice.problem_of(blurred, mosaic.continuous(), blurring, how)
 
     assert not boxes.valid.all()
     assert np.abs(blurred.boxes.photons - boxes.photons).max() > 30

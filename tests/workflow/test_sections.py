@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from spreadflow.config import Config, PixelsSection, parse, section
+from spreadflow.config import Config, NoiseSection, PixelsSection, parse, section
 from spreadflow.errors import ConfigError
 from spreadflow.trial import BY_WORD, STAGES
 
@@ -20,6 +20,8 @@ READERS = {
 READERS["index"] |= {"adopt", "reindex"}  # reindex is index overlaid
 READERS["annulus"] |= {"wide"}  # and wide is annulus overlaid
 READERS["runs"] = {"simulate"}
+NOISE_ALONE = {"index", "adopt", "reindex", "predict"}
+"""stages that read of `recording` no more than the noise of pixels"""
 MODEL = (
     ("crystal", "cell"),
     ("crystal", "space_group"),
@@ -121,6 +123,8 @@ def test_a_key_reaches_the_stages_that_declare_it(path):
                 else set()
             )
             readers |= {"predict"} if path == ("stage1", "structure_factors") else set()
+            if path[0] == "recording" and path[1] not in NoiseSection.model_fields:
+                readers -= NOISE_ALONE
             readers -= {"wide"} if path == ("annulus", "d_max") else set()  # wide has its own
             assert {stage for stage in BY_WORD if after[stage] != before[stage]} == readers
             return

@@ -24,8 +24,13 @@ def add_to(words: argparse._SubParsersAction) -> None:
         )
         p.add_argument("--ranks", type=int, default=1, help="ranks the launcher was asked for")
         p.add_argument("--out", type=Path, required=True, help="the product")
+        if stage.runs is not None:
+            p.add_argument(
+                "--run",
+                required=stage.word == "simulate",
+                help="name of the run; needed where it has keys of its own in a YAML file",
+            )
         if stage.word == "simulate":
-            p.add_argument("--run", required=True, help="name of the run")
             shots_help = "only the image files that hold these shots of the run"
             p.add_argument("--shots", metavar="FIRST:END", help=shots_help)
         for field in fields(stage.inputs):

@@ -27,6 +27,7 @@ from spreadflow.config.load import (
     setting,
 )
 from spreadflow.config.predict import PackSection, PredictSection
+from spreadflow.config.recording import NoiseSection, RecordingSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -81,12 +82,14 @@ __all__ = [
     "MergeSection",
     "MosaicConfig",
     "MosaicSection",
+    "NoiseSection",
     "PackConfig",
     "PackSection",
     "PanelSection",
     "PixelsSection",
     "PredictConfig",
     "PredictSection",
+    "RecordingSection",
     "ReindexConfig",
     "RunSection",
     "SimulateConfig",

@@ -26,8 +26,6 @@ from spreadflow.config.base import (
 class SpotsSection(Section):
     """Spot finding by dispersion (Winter et al. 2018)."""
 
-    gain: PositiveFloat = 1.0
-    """variance over mean of the photons"""
     sigma_background: PositiveFloat = 6.0
     """threshold of the variance test, in its σ"""
     sigma_strong: PositiveFloat = 3.0
@@ -89,10 +87,6 @@ class IndexSection(Section):
     """edge of a mosaic domain that prediction assumes, unless the spots of a lattice contradict it
     by more than a factor of 2.5
     """
-    calibration_error: NonNegativeFloat = 0.01
-    """relative pixel-to-pixel gain error, for σ"""
-    readout_photons: NonNegativeFloat = 1.0
-    """standard deviation of the readout noise, for σ"""
     block_shots: PositiveInt = 256
     """shots in a part file; ranks share smaller pieces of it"""
 
@@ -219,16 +213,10 @@ class LadderSection(Section):
     """
     n_domains: PositiveInt = 25
     """mosaic domains of the model, drawn once from the distribution of a lattice's mosaic spread"""
-    readout_photons: NonNegativeFloat = 1.0
-    """standard deviation of the readout noise"""
-    calibration_error: NonNegativeFloat = 0.01
-    """relative pixel-to-pixel gain error"""
 
 
 class PixelsSection(Section):
-    """What is known of the pixels and their model, whatever is learned from them: `mosaic` has
-    `stage1`'s.
-    """
+    """How pixels are modelled, whatever is learned from them: `mosaic` has `stage1`'s."""
 
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
@@ -238,14 +226,6 @@ class PixelsSection(Section):
     """sub-pixels along each edge, each averaged over its square: spots are no wider than a pixel or
     two
     """
-    psf: Literal["fiber", "gauss"] = "fiber"
-    """shape of the detector's point spread: of a fibre-optic taper, or a Gaussian"""
-    psf_fwhm_mm: NonNegativeFloat = 0.0
-    """width of the detector's point spread, which is undone first; 0 = none"""
-    readout_photons: NonNegativeFloat = 1.0
-    """standard deviation of the readout noise"""
-    calibration_error: NonNegativeFloat = 0.01
-    """relative pixel-to-pixel gain error"""
 
 
 class RestraintSection(Section):
@@ -382,14 +362,6 @@ class MosaicSection(Section):
     """1 = as many cells along a, b and c; 3 = each axis its own"""
     oversample: PositiveInt | None = None
     """sub-pixels along each edge, each averaged over its square"""
-    psf: Literal["fiber", "gauss"] | None = None
-    """shape of the detector's point spread"""
-    psf_fwhm_mm: NonNegativeFloat | None = None
-    """its width; 0 = none"""
-    readout_photons: NonNegativeFloat | None = None
-    """standard deviation of the readout noise"""
-    calibration_error: NonNegativeFloat | None = None
-    """relative pixel-to-pixel gain error"""
     scope: Literal["shared", "per_lattice"] = "shared"
     """one distribution in the lab frame for all lattices, or for each its own"""
     range: Literal["annulus", "wide"] | None = None

@@ -119,6 +119,19 @@ def _angles_agree(angles: Sequence[float], expected: Sequence[float]) -> bool:
     return all(abs(angle - other) <= ANGLE_TOLERANCE_DEG for angle, other in pairs)
 
 
+MOVED = {
+    "gain": "gain",
+    "readout_photons": "readout_photons",
+    "readout_adu": "readout_photons (in photons)",
+    "calibration_error": "calibration_error",
+    "gain_calibration": "calibration_error",
+    "psf": "psf",
+    "psf_fwhm_mm": "psf_fwhm_mm",
+    "size_mm": "beam_size_mm",
+}
+"""Keys that other sections once had → the key of `recording` that has replaced them."""
+
+
 def explain(error: ValidationError, where: object, model: type[BaseModel]) -> ConfigError:
     """Return the first validation error as one sentence naming the key, what was found and what is
     allowed.
@@ -145,6 +158,8 @@ def first_error(
         full_key = ".".join(filter(None, (key, cause.key)))
         return full_key, cause.expected, str(cause.found)
     if top["type"] == "extra_forbidden":
+        if place[-1] in MOVED:
+            return key, f"recording.{MOVED[place[-1]]}, once for all stages", "an old key"
         keys = _keys(model, place[:-1])
         return key, f"one of the keys {', '.join(keys)}", "an unknown key"
     if top["type"] == "missing":

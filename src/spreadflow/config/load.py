@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gemmi
 import yaml
 from pydantic import ValidationError
 
 from spreadflow.config.base import Section, explain
+from spreadflow.config.recording import RecordingSection
 from spreadflow.config.simulation import NAMED_CURVES, StructureFactorsSection
 from spreadflow.config.stages import STAGE_CONFIGS
 from spreadflow.config.trial import MODELS, OVERLAYS, OVERLAYS_OF, Config, overlay
@@ -141,15 +142,44 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
     """Return the sections that a stage reads as JSON: the `params` of its rule and the argument of
     its command.
 
-    `simulate` also gets the shots of the one run it makes, and no other run's.
+    A stage that works on one run gets the recording of that one, and `simulate` also its shots, and
+    no other run's.
     """
     parts: dict[str, Any] = {}
-    for name in STAGE_CONFIGS[stage].model_fields:
-        part = _simulated_shots(config, run) if name == "shots" else _part(config, stage, name)
+    part: Any
+    for name, field in STAGE_CONFIGS[stage].model_fields.items():
+        match name:
+            case "shots":
+                part = _simulated_shots(config, run)
+            case "recording":
+                part = _cut(_recording(config, run), field.annotation)
+            case "recordings":
+                (model,) = get_args(field.annotation)
+                part = [_cut(config.recording_of(one), model) for one in config.runs]
+            case _:
+                part = _part(config, stage, name)
         if isinstance(part, Section):
             part = part.model_dump(mode="json", by_alias=True)
         parts[name] = part
     return json.dumps(parts, sort_keys=True)
+
+
+def _cut(recording: RecordingSection, model: Any) -> dict[str, Any]:
+    """Return the keys of a recording that a stage reads. model: class of these."""
+    return recording.model_dump(mode="json", include=set(model.model_fields))
+
+
+def _recording(config: Config, run: str | None) -> RecordingSection:
+    """Return how a run was recorded: as all runs where none is named. Raises ConfigError where none
+    is named and they differ.
+    """
+    if run in config.runs:
+        return config.recording_of(run)
+    own = [name for name, section in config.runs.items() if section.recording]
+    if run is None and own:
+        expected = f"the name of the run, with --run: {', '.join(own)} has its own recording"
+        raise ConfigError("runs", expected, "none", "See config/README.md.")
+    return config.recording
 
 
 def _part(config: Config, stage: str, name: str) -> Any:

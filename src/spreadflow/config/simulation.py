@@ -1,7 +1,7 @@
 """Sections of what is simulated: crystals and what they scatter, pulses, detector, images, runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
     Field,
@@ -155,10 +155,8 @@ class BeamSection(Section):
     """
     photons: PositiveFloat | None = 1e12
     """mean photons in a pulse, over all recorded spectra; null = as these were recorded"""
-    size_mm: PositiveFloat = 0.003
-    """edge of the square beam: the fluence is photons / size²"""
     polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
-    """Kahn's K, along the lab x axis"""
+    """Kahn's K, along the lab x axis; the manifest states it"""
     envelope_ev: PositiveFloat = 11.0
     """standard deviation of the mean spectrum of a pulse"""
     jitter_ev: NonNegativeFloat = 6.0
@@ -192,7 +190,9 @@ class PanelSection(Section):
 
 
 class DetectorSection(Section):
-    """The detector that is simulated. Without `panels`: one panel, normal to the beam."""
+    """The detector that is simulated, beside its noise and point spread (`recording`). Without
+    `panels`: one panel, normal to the beam.
+    """
 
     shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [1920, 1920]
     """(slow, fast) pixels of a panel"""
@@ -218,20 +218,12 @@ class DetectorSection(Section):
     """spots lie at the mean depth at which the sensor absorbs, farther out at oblique incidence;
     false (as published): where rays meet its surface
     """
-    psf: Literal["fiber", "gauss"] = "fiber"
-    """shape of the point spread: of a fibre-optic taper, or a Gaussian"""
-    psf_fwhm_mm: NonNegativeFloat = 0.0
-    """width of the point spread; 0 = none (`psff`), 0.08 = as published (`psft`)"""
     psf_radius_px: PositiveInt = 10
     """half size of the point spread's kernel"""
     flicker: NonNegativeFloat = 0.0
     """relative standard deviation of each pixel's expected photons, anew in each shot"""
     quantum_gain: PositiveFloat = 1.0
     """ADU per photon; the files state it"""
-    gain_calibration: NonNegativeFloat = 0.01
-    """relative standard deviation of the fixed gain map"""
-    readout_adu: NonNegativeFloat = 1.0
-    """standard deviation of the readout noise"""
     offset_adu: int = 10
     """pedestal added to every pixel"""
     saturation_adu: Annotated[int, Field(gt=0, lt=2**31 - 1)] = 2_000_000_000
@@ -281,6 +273,8 @@ class RunSection(Section):
     """manifest of existing images"""
     spec: Path | None = None
     """file of `.expt .refl` pairs: the lattices, which are then not looked for"""
+    recording: dict[str, Any] = {}
+    """keys of `recording` that differ in this run"""
 
     @model_validator(mode="after")
     def _has_one_origin(self):

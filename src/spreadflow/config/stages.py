@@ -2,6 +2,9 @@
 
 The fields of a class are the sections that Snakemake tracks for the stage: an edited key reruns the
 stages whose class holds its section, and what depends on them.
+
+`recording` is that of the one run that a stage works on, `recordings` are those of all runs, in
+their order; a stage gets no other keys of them than its class names.
 """
 
 from spreadflow.config.analysis import (
@@ -16,6 +19,7 @@ from spreadflow.config.analysis import (
 )
 from spreadflow.config.base import Section
 from spreadflow.config.predict import PackSection, PredictSection
+from spreadflow.config.recording import NoiseSection, RecordingSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -36,6 +40,7 @@ class SimulateConfig(Section):
     structure_factors: StructureFactorsSection
     beam: BeamSection
     detector: DetectorSection
+    recording: RecordingSection
     simulate: SimulateSection
     shots: SimulatedShots
     """the shots of the one run that is simulated, from `runs.<run>.simulate`"""
@@ -45,6 +50,7 @@ class IndexConfig(Section):
     """What `index` reads."""
 
     index: IndexSection
+    recording: NoiseSection
 
 
 class Level0Config(Section):
@@ -57,6 +63,7 @@ class ReindexConfig(Section):
     """What `reindex` and `adopt` read."""
 
     reindex: IndexSection
+    recording: NoiseSection
 
 
 class CellsConfig(Section):
@@ -88,7 +95,7 @@ class LadderConfig(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
-    beam: BeamSection
+    recordings: list[RecordingSection]
     ladder: LadderSection
 
 
@@ -97,7 +104,7 @@ class MosaicConfig(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
-    beam: BeamSection
+    recordings: list[RecordingSection]
     mosaic: MosaicSection
 
 
@@ -106,7 +113,7 @@ class Stage1Config(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
-    beam: BeamSection
+    recordings: list[RecordingSection]
     stage1: Stage1Section
 
 
@@ -115,6 +122,7 @@ class PredictConfig(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
+    recordings: list[NoiseSection]
     predict: PredictSection
 
 
@@ -129,7 +137,7 @@ class Stage2Config(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
-    beam: BeamSection
+    recordings: list[RecordingSection]
     stage1: Stage1Section
     stage2: Stage2Section
 
@@ -139,7 +147,7 @@ class SpreadConfig(Section):
 
     seed: int
     structure_factors: StructureFactorsSection
-    beam: BeamSection
+    recordings: list[RecordingSection]
     stage1: Stage1Section
     spread: SpreadSection
 

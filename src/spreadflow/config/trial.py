@@ -24,6 +24,7 @@ from spreadflow.config.base import (
     rotations_and_centring,
 )
 from spreadflow.config.predict import PackSection, PredictSection
+from spreadflow.config.recording import RecordingSection
 from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
@@ -100,6 +101,8 @@ class Config(Section):
     """the pulses that are simulated"""
     detector: DetectorSection = DetectorSection()
     """the detector that is simulated"""
+    recording: RecordingSection = RecordingSection()
+    """how shots were recorded; `runs.RUN.recording` overlays it for one run"""
     simulate: SimulateSection = SimulateSection()
     """how images are computed and stored"""
     index: IndexSection = IndexSection()
@@ -194,6 +197,13 @@ class Config(Section):
                 below, expected, found = first_error(error, model)
                 raise Inconsistent(f"{key}.{below}", expected, found) from None
 
+        for run in self.runs:
+            try:
+                self.recording_of(run)
+            except ValidationError as error:
+                below, expected, found = first_error(error, RecordingSection)
+                raise Inconsistent(f"runs.{run}.recording.{below}", expected, found) from None
+
     def _check_own_products(self) -> None:
         """Raise Inconsistent where a trial would read what it writes."""
         expected = "a copy of the file that this trial itself writes"
@@ -253,6 +263,11 @@ class Config(Section):
         if isinstance(section, StructureFactorsSection):
             return section.of_crystal(self._laid("reindex") if self.is_recorded else self.crystal)
         return section.of_stage1(self.stage1) if isinstance(section, MosaicSection) else section
+
+    def recording_of(self, run: str) -> RecordingSection:
+        """Return how the shots of a run were recorded: its own keys laid over `recording`."""
+        keys = overlay(self.recording.model_dump(), self.runs[run].recording)
+        return RecordingSection.model_validate(keys)
 
     def _laid(self, key: str) -> Any:
         """Return a section or overlay as `resolved` does, with null where nothing is configured."""

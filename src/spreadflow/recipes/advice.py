@@ -73,13 +73,11 @@ def prevailing(counts: Mapping[str, int]) -> list[Outcome]:
 
 def todo(outcome: Outcome, section: IndexSection, word: str) -> str:
     """Return what would help against an outcome. word: name of the section."""
-    spots = section.spots
     if outcome == Outcome.OVERFLOW:
         return (
             "adu_per_photon is likely too small, or the pedestal wrong: take it from the "
             "one-photon peak (`spreadflow manifest --adu-per-photon`). On detectors without "
-            f"such a peak raise {word}.spots.gain, the variance over the mean of the "
-            f"photons, now {spots.gain:g}."
+            "such a peak raise recording.gain, the variance over the mean of the photons."
         )
     if outcome == Outcome.NO_LATTICE:
         return (
@@ -90,8 +88,8 @@ def todo(outcome: Outcome, section: IndexSection, word: str) -> str:
         )
     if outcome == Outcome.BLANK:
         return (
-            f"If crystals were hit: lower {word}.spots.sigma_strong, global_threshold or gain. Is "
-            "adu_per_photon too large?"
+            f"If crystals were hit: lower {word}.spots.sigma_strong, global_threshold or "
+            "recording.gain. Is adu_per_photon too large?"
         )
     if outcome == Outcome.SATURATED:
         return f"Is the trusted range of the files right? {word}.saturation_photons replaces it."

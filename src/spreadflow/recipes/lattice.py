@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow import build
 from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.restraints import Unknown
-from spreadflow.config import Stage1Section
+from spreadflow.config import RecordingSection, Stage1Section
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import (
     Crystal,
     Detector,
     Mosaic,
-    Noise,
     Overlap,
     Parameters,
     Shoeboxes,
@@ -74,8 +74,8 @@ class RunModel(NamedTuple):
     detector: Detector
     polarization: float
     """Kahn's K along the lab x axis"""
-    beam_mm: float
-    """edge of the square that the beam lights"""
+    recording: RecordingSection
+    """how its shots were recorded"""
 
 
 class Start(NamedTuple):
@@ -168,7 +168,7 @@ def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Paramet
         crystal=Crystal(lattice.A, n_cells, np.float64(eta_rad)),
         mosaic=mosaic,
         scale=np.float64(1.0),
-        beam_mm=model.beam_mm,
+        beam_mm=model.recording.beam_size_mm,
         spectrum=lattice.spectrum,
         polarization=model.polarization,
         detector=model.detector,
@@ -191,12 +191,14 @@ def problem_of(
     start: where an earlier refinement ended; without it the lattice starts where prediction has it.
     """
     boxes = lattice.boxes
-    readout_photons = section.readout_photons
-    if section.psf_fwhm_mm:
-        make_kernel = noise.POINT_SPREADS[section.psf]
-        kernel = make_kernel(section.psf_fwhm_mm, float(model.detector.pixel_mm), KERNEL_PX)
+    recording = model.recording
+    own_noise = build.noise(recording)
+    if recording.psf_fwhm_mm:
+        make_kernel = noise.POINT_SPREADS[recording.psf]
+        kernel = make_kernel(recording.psf_fwhm_mm, float(model.detector.pixel_mm), KERNEL_PX)
         boxes = point_spread.undone(boxes, lattice.recorded, kernel)
-        readout_photons = readout_photons * point_spread.growth(kernel)
+        readout_photons = own_noise.readout_photons * point_spread.growth(kernel)
+        own_noise = own_noise._replace(readout_photons=readout_photons)
     if start is None:
         parameters = start_of(lattice, mosaic, model)
     else:
@@ -209,7 +211,7 @@ def problem_of(
         with_eta_axes(parameters, section),
         model.space_group,
         boxes,
-        Noise(readout_photons, section.calibration_error),
+        own_noise,
         section.oversample,
     )
     return problem._replace(restraints=restraints_of(section, indexed, model.space_group))

@@ -151,7 +151,7 @@ def run_model(simulator: Simulator, factors: StructureFactors) -> RunModel:
         space_group=simulator.crystal.space_group,
         detector=simulator.detector,
         polarization=simulator.beam.polarization,
-        beam_mm=simulator.beam.size_mm,
+        recording=simulator.recording,
     )
 
 
@@ -264,6 +264,6 @@ def _read_out(simulator: Simulator, rng: np.random.Generator, photons: np.ndarra
     They are read out with noise, and divided by the nominal gain.
     """
     section = simulator.section
-    noise = section.readout_adu * rng.standard_normal(len(photons))
+    noise = simulator.readout_adu * rng.standard_normal(len(photons))
     adu = photons * section.quantum_gain + noise
     return (np.rint(adu) / section.quantum_gain).astype(np.float32)

@@ -189,11 +189,11 @@ def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float])
     edge = unit_cell.volume(build.cell(crystal)) ** (1 / 3)
     own = int(build.n_cells(crystal)[0])
     for n, fwhm in itertools.product(
-        n_cells or [own], psf_fwhm_mm or [config.detector.psf_fwhm_mm]
+        n_cells or [own], psf_fwhm_mm or [config.recording.psf_fwhm_mm]
     ):
         changes: dict[str, Any] = {
             "runs": {"plan": {"simulate": {}}},
-            "detector": {"psf_fwhm_mm": fwhm},
+            "recording": {"psf_fwhm_mm": fwhm},
         }
         changes["simulate"] = {"oversample": config.stage1.oversample}
         if n != own:
@@ -364,7 +364,7 @@ def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
     the noise of pixels, after any point spread is undone.
     """
     predicted = place.predicted
-    section = simulator.section
+    recording = simulator.recording
     box_of_pixel, address = shoeboxes.addresses(place.panel, place.bbox)
     of_lattice = shoeboxes.Boxes(
         lattice=np.zeros(len(predicted.d), dtype=int),
@@ -384,11 +384,12 @@ def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
     )
     photons = background_photons(simulator, place.parameters, lattice_fit.points(boxes))
     boxes = boxes._replace(photons=photons)
-    readout_photons = section.readout_adu / section.quantum_gain
+    readout_photons = recording.readout_photons
     if simulator.kernel is not None:
         boxes = point_spread.undone(boxes, recorded, simulator.kernel)
         readout_photons *= point_spread.growth(simulator.kernel)
-    return boxes, Noise(readout_photons, math.hypot(section.gain_calibration, section.flicker))
+    error = math.hypot(recording.calibration_error, simulator.section.flicker)
+    return boxes, Noise(readout_photons, error)
 
 
 def _figures(row: planning.Row) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.config import IndexSection, PredictConfig, PredictSection
 from spreadflow.errors import ConfigError, PredictedOutcome
 from spreadflow.io.factor_files import FactorFiles
-from spreadflow.models import Choice, Detector, Reflections, Shot, Spots
+from spreadflow.models import Choice, Detector, Noise, Reflections, Shot, Spots
 from spreadflow.physics import geometry, unit_cell
 from spreadflow.recipes.factors import factors
-from spreadflow.recipes.shot import joined, noise_of, numbers
+from spreadflow.recipes.shot import joined, numbers
 from spreadflow.recipes.still import PERTURBATION
 
 
@@ -47,6 +47,7 @@ class Recording(NamedTuple):
     section: IndexSection
     detector: Detector
     polarization: float
+    noise: Noise
 
 
 class PredictedShot(NamedTuple):
@@ -110,13 +111,13 @@ def predict_shot(
         shot.mask,
         joined(of_lattices),
         recording.detector,
-        noise=noise_of(recording.section),
+        noise=recording.noise,
         saturation_photons=shot.saturation_photons,
     )
     n = len(lattice_of)
     expected = np.full(n, np.nan)
     choice = np.full(n, Choice.NEIGHBOUR, np.uint8)
-    noise = choosing.noise(reflections, recording.section.readout_photons)
+    noise = choosing.noise(reflections, recording.noise.readout_photons)
     scales = [np.nan] * len(lattices)
     outcomes = [known.outcome for known in lattices]
     for number, known in enumerate(lattices):

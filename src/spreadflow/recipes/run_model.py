@@ -2,12 +2,15 @@
 beam.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spreadflow import build
 from spreadflow.config import (
     LadderConfig,
     MosaicConfig,
+    NoiseSection,
     SpreadConfig,
     Stage1Config,
     Stage2Config,
@@ -43,6 +46,7 @@ def run_models(
     _check_crystal(section, recording, f"{word}.structure_factors")
     rng = np.random.default_rng([config.seed, 0, PERTURBATION])
     shared = factors(section, recording.energies_ev, recording.energy_ev, rng, files)
+    check_runs(config.recordings, len(attributes["runs"]))
     return [
         RunModel(
             factors=shared,
@@ -50,12 +54,19 @@ def run_models(
             space_group=attributes["space_group"],
             detector=Detector.from_json(detector),
             polarization=polarization,
-            beam_mm=config.beam.size_mm,
+            recording=of_run,
         )
-        for detector, polarization in zip(
-            attributes["detectors"], attributes["polarizations"], strict=True
+        for detector, polarization, of_run in zip(
+            attributes["detectors"], attributes["polarizations"], config.recordings, strict=True
         )
     ]
+
+
+def check_runs(recordings: Sequence[NoiseSection], n_runs: int) -> None:
+    """Raise ConfigError where the configuration has other runs than there are."""
+    if len(recordings) != n_runs:
+        todo = "Give the configuration that the trial was made with."
+        raise ConfigError("runs", f"the {n_runs} runs of the trial", len(recordings), todo)
 
 
 def _check_crystal(section: StructureFactorsSection, recording: Recording, where: str) -> None:

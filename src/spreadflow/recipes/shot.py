@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow import build
 from spreadflow.analysis.still import (
     evidence,
     indexing,
@@ -21,7 +22,7 @@ from spreadflow.analysis.still.evidence import Evidence
 from spreadflow.analysis.still.prediction import MosaicLattice, Predicted
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.analysis.still.tails import Tails
-from spreadflow.config import IndexSection
+from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome
 from spreadflow.io.rows import columns_of
 from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
@@ -86,6 +87,7 @@ class _Integrated(NamedTuple):
 def index(
     shot: Shot,
     section: IndexSection,
+    recording: NoiseSection,
     detector: Detector,
     polarization: float,
     supplied: Sequence[np.ndarray] | None = None,
@@ -103,7 +105,7 @@ def index(
     if shot.saturated_fraction > section.saturated_fraction_max:
         reason = f"more than {section.saturated_fraction_max:.2%} of the pixels are overloads"
         return Result(Outcome.SATURATED, reason, energy, photons)
-    all_spots = _find_spots(shot, section, detector, energy)
+    all_spots = _find_spots(shot, section, recording, detector)
     lost = Result(Outcome.NO_LATTICE, "", energy, photons, all_spots)
     if supplied is None:
         outcome, reason = _too_few_or_many(len(all_spots.fast), section)
@@ -115,7 +117,8 @@ def index(
         lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
     if not lattices:
         return lost._replace(reason="no lattice near the target explains enough spots")
-    integrated = _integrate(shot, section, detector, polarization, lattices)
+    noise = build.noise(recording)
+    integrated = _integrate(shot, section, noise, detector, polarization, lattices)
     n_refused = 0
     if supplied is None:
         enough = [of_lattice.is_enough for of_lattice in integrated.evidences]
@@ -127,7 +130,7 @@ def index(
             lattices = [
                 lattice for lattice, is_enough in zip(lattices, enough, strict=True) if is_enough
             ]
-            integrated = _integrate(shot, section, detector, polarization, lattices)
+            integrated = _integrate(shot, section, noise, detector, polarization, lattices)
     return Result(
         outcome=Outcome.INDEXED,
         mean_energy_ev=energy,
@@ -154,12 +157,14 @@ def _too_few_or_many(n_spots: int, section: IndexSection) -> tuple[Outcome, str]
     return Outcome.INDEXED, ""
 
 
-def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: float) -> Spots:
+def _find_spots(
+    shot: Shot, section: IndexSection, recording: NoiseSection, detector: Detector
+) -> Spots:
     """Return the spots within the resolution range."""
     settings = section.spots
     threshold = DispersionThreshold(
-        gain=settings.gain,
-        readout_photons=section.readout_photons,
+        gain=recording.gain,
+        readout_photons=recording.readout_photons,
         kernel=(settings.kernel[0], settings.kernel[1]),
         sigma_background=settings.sigma_background,
         sigma_strong=settings.sigma_strong,
@@ -173,7 +178,7 @@ def _find_spots(shot: Shot, section: IndexSection, detector: Detector, energy: f
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
     )
-    d = spots.resolution(detector, energy, found)
+    d = spots.resolution(detector, float(shot.spectrum.mean_energy_ev), found)
     d_min = settings.d_min or 0.0
     d_max = settings.d_max or np.inf
     return spots.select(found, (d >= d_min) & (d <= d_max))
@@ -314,6 +319,7 @@ def _over_all_spots(refined: Lattice, is_free: np.ndarray) -> Lattice:
 def _integrate(
     shot: Shot,
     section: IndexSection,
+    noise: Noise,
     detector: Detector,
     polarization: float,
     lattices: list[Lattice],
@@ -339,12 +345,12 @@ def _integrate(
         shot.mask,
         joined(of_lattices),
         there,
-        noise=noise_of(section),
+        noise=noise,
         saturation_photons=shot.saturation_photons,
     )
     lattice_of = numbers(of_lattices)
     controls = [
-        _control(shot, section, there, of_lattices, angle, point_spread)
+        _control(shot, noise, there, of_lattices, angle, point_spread)
         for angle in evidence.CONTROL_TURNS_RAD
     ]
     z = evidence.strengths(reflections)
@@ -355,11 +361,6 @@ def _integrate(
         control = np.concatenate([of_turn[number] for of_turn in controls])
         evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
     return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
-
-
-def noise_of(section: IndexSection) -> Noise:
-    """Return the noise of pixels that the configuration states."""
-    return Noise(section.readout_photons, section.calibration_error)
 
 
 def joined(of_lattices: list[Predicted]) -> Predicted:
@@ -375,7 +376,7 @@ def numbers(of_lattices: list[Predicted]) -> np.ndarray:
 
 def _control(
     shot: Shot,
-    section: IndexSection,
+    noise: Noise,
     detector: Detector,
     of_lattices: list[Predicted],
     angle_rad: float,
@@ -393,7 +394,7 @@ def _control(
         shot.mask,
         joined(elsewhere),
         detector,
-        noise=noise_of(section),
+        noise=noise,
         saturation_photons=shot.saturation_photons,
         point_spread=point_spread,
     )

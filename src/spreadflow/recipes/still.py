@@ -80,6 +80,7 @@ class Simulator:
         self.crystal = config.crystal
         self.beam = config.beam
         self.section = config.detector
+        self.recording = config.recording
         self.rendering = config.simulate
         self.files = files
         self.recorded = recorded
@@ -116,16 +117,21 @@ class Simulator:
     @cached_property
     def gain(self) -> np.ndarray:
         """(panel, slow, fast) gain of each pixel over the nominal one"""
-        return noise.gain_map(self.rng(GAIN), self.good.shape, self.section.gain_calibration)
+        return noise.gain_map(self.rng(GAIN), self.good.shape, self.recording.calibration_error)
 
     @cached_property
     def kernel(self) -> np.ndarray | None:
         """kernel of the point spread, or None without one"""
-        section = self.section
-        if not section.psf_fwhm_mm:
+        fwhm_mm = self.recording.psf_fwhm_mm
+        if not fwhm_mm:
             return None
-        make_kernel = noise.POINT_SPREADS[section.psf]
-        return make_kernel(section.psf_fwhm_mm, section.pixel_mm, section.psf_radius_px)
+        make_kernel = noise.POINT_SPREADS[self.recording.psf]
+        return make_kernel(fwhm_mm, self.section.pixel_mm, self.section.psf_radius_px)
+
+    @property
+    def readout_adu(self) -> float:
+        """standard deviation of the readout noise, ADU"""
+        return self.recording.readout_photons * self.section.quantum_gain
 
     def pulse(self, shot_id: int, number: int) -> Spectrum:
         """Return the pulse of a shot, `number` in its run. Raises ConfigError where no photon is in
@@ -186,7 +192,7 @@ class Simulator:
             crystal=crystal,
             mosaic=mosaicity,
             scale=self.crystal.domains_per_crystal,
-            beam_mm=self.beam.size_mm,
+            beam_mm=self.recording.beam_size_mm,
             spectrum=pulse,
             polarization=self.beam.polarization,
             detector=self.detector,
@@ -263,7 +269,7 @@ class Simulator:
             kernel=self.kernel,
             flicker=self.section.flicker,
             quantum_gain=self.section.quantum_gain,
-            readout_adu=self.section.readout_adu,
+            readout_adu=self.readout_adu,
             offset_adu=self.section.offset_adu,
             saturation_adu=self.section.saturation_adu,
         )

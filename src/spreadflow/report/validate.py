@@ -32,7 +32,7 @@ def text(figures: dict[str, Any]) -> list[str]:
         f"  pedestal      {say(figures['used_offset_adu'])} ADU (stated, or left open: "
         f"{say(figures['stated_offset_adu'])})",
         f"  noise         {say(figures['readout_photons'])} photons of readout; "
-        f"index.spots.gain {say(figures['spots_gain'])}, min_pixels {figures['spots_min_pixels']}",
+        f"recording.gain {say(figures['spots_gain'])}, min_pixels {figures['spots_min_pixels']}",
     ]
     lines += [f"  undecided     {sentence}" for sentence in figures["undecided"]]
     lines += [f"  remark        {remark}" for remark in figures["remarks"]]

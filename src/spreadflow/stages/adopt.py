@@ -84,7 +84,7 @@ def run(
         "lattices": store.digest(sorted(lattices.items())),
     }
     product = shots.ShotProduct(out, kind="reindex", word=word)
-    shots.index_shots(product, section, source, inputs, world, lattices)
+    shots.index_shots(product, section, config.recording, source, inputs, world, lattices)
     world.once(lambda: _write(Path(out), section, source, named, lines, log))
 
 

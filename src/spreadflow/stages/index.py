@@ -40,4 +40,6 @@ def run(
     inputs["images"] = source.identity
     product = shots.ShotProduct(out, kind=word, word=word, length_sigma=length_sigma)
     is_refined = geometry is not None
-    shots.index_shots(product, section, source, inputs, world, is_refined=is_refined)
+    shots.index_shots(
+        product, section, config.recording, source, inputs, world, is_refined=is_refined
+    )

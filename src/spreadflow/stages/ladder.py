@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow import build
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.config import LadderConfig
@@ -19,7 +20,7 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.io import datasets, schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger
-from spreadflow.models import Mosaic, Noise, ReflectionFlag
+from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
@@ -269,7 +270,7 @@ def _model(
 
     Raises Unsolvable for a lattice without a solution.
     """
-    noise = Noise(config.ladder.readout_photons, config.ladder.calibration_error)
+    noise = build.noise(model.recording)
     start = start_of(lattice, _domains(config, lattice), model)
     data, steps = ladder.run_rungs(start, model.space_group, lattice.boxes, noise)
     rungs = []

@@ -13,14 +13,15 @@ from spreadflow.recipes.run_model import PixelConfig, run_models
 
 
 def inputs_of(config: PixelConfig, paths: Iterable[Path | None]) -> list[Any]:
-    """Return what the key of a product is made of beside sections: seed, beam, and the identities
-    of files, those of structure factors last.
+    """Return what the key of a product is made of beside sections: seed, how the runs were
+    recorded, and the identities of files, those of structure factors last.
 
     paths: other files that the stage reads, None where there is none.
     """
     files = [path for path in paths if path is not None]
     files += factor_files.paths_of(config.structure_factors)
-    return [config.seed, config.beam.size_mm, *map(store.identity, files)]
+    recordings = [recording.model_dump(mode="json") for recording in config.recordings]
+    return [config.seed, recordings, *map(store.identity, files)]
 
 
 def sections_of(config: PixelConfig, section: Section) -> list[dict[str, Any]]:

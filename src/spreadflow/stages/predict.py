@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow import build
 from spreadflow.analysis.still.choosing import ShellMeans
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, PredictConfig
@@ -21,7 +22,7 @@ from spreadflow.io.images import Source, open_indexed, read_again
 from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
-from spreadflow.models import Detector, Spots
+from spreadflow.models import Detector, Noise, Spots
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.recipes.prediction import (
@@ -31,6 +32,7 @@ from spreadflow.recipes.prediction import (
     predict_shot,
     reflection_columns,
 )
+from spreadflow.recipes.run_model import check_runs
 from spreadflow.recipes.shot import LARGEST_ETA_RAD
 from spreadflow.stages import blocks as skeleton
 
@@ -99,12 +101,9 @@ def run(
     section = config.predict
     log = logger(word, world)
     attributes = [store.attributes(path, "reindex") for path in reindex]
-    runs = [
-        _open(number, manifest, path, of_run)
-        for number, (manifest, path, of_run) in enumerate(
-            zip(images, reindex, attributes, strict=True)
-        )
-    ]
+    check_runs(config.recordings, len(reindex))
+    columns = zip(images, reindex, attributes, map(build.noise, config.recordings), strict=True)
+    runs = [_open(number, *of_run) for number, of_run in enumerate(columns)]
     blocks = [block for of_run in runs for block in _blocks(of_run)]
     files = factor_files.read(config.structure_factors)
     context = Context(
@@ -160,12 +159,14 @@ def _identities(config: PredictConfig, runs: list[Run], stage1: Path) -> list[st
     return [*(of_run.source.identity for of_run in runs), *map(store.identity, paths)]
 
 
-def _open(number: int, images: Path, reindex: Path, attributes: dict[str, Any]) -> Run:
+def _open(
+    number: int, images: Path, reindex: Path, attributes: dict[str, Any], noise: Noise
+) -> Run:
     """Return a run, recorded as its reindex product says. attributes: of that."""
     section = IndexSection.model_validate(attributes["config"])
     detector = Detector.from_json(attributes["detector"])
     source = open_indexed(images, reindex, detector)
-    return Run(number, source, reindex, Recording(section, detector, source.polarization))
+    return Run(number, source, reindex, Recording(section, detector, source.polarization, noise))
 
 
 def _blocks(run: Run) -> list[Block]:

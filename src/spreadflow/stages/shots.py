@@ -11,7 +11,7 @@ import numpy as np
 from spreadflow.analysis.still import bandwidth
 from spreadflow.analysis.still.bandwidth import Bandwidth
 from spreadflow.analysis.still.prediction import MosaicLattice
-from spreadflow.config import IndexSection
+from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import datasets, schema, store
 from spreadflow.io.images import Source
@@ -69,6 +69,7 @@ class ShotProduct(NamedTuple):
 def index_shots(
     product: ShotProduct,
     section: IndexSection,
+    recording: NoiseSection,
     source: Source,
     inputs: dict[str, Any],
     world: World,
@@ -84,13 +85,17 @@ def index_shots(
     """
     log = logger(product.word, world)
     config = section.model_dump(mode="json")
-    of_blocks, parts = _blocks(product, source, section.block_shots, store.digest(config, inputs))
+    recorded = recording.model_dump(mode="json")
+    key = store.digest(config, recorded, inputs)
+    of_blocks, parts = _blocks(product, source, section.block_shots, key)
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
     def make(piece: Piece) -> datasets.Columns:
         numbers = of_blocks[piece.block][piece.first : piece.end]
-        shots = [_index_shot(section, source, int(i), supplied, is_refined) for i in numbers]
+        shots = [
+            _index_shot(section, recording, source, int(i), supplied, is_refined) for i in numbers
+        ]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
@@ -112,6 +117,7 @@ def index_shots(
     parts.finish(
         world,
         config=config,
+        recording=recorded,
         inputs=inputs,
         manifest=str(source.path),
         run=source.manifest.run,
@@ -259,6 +265,7 @@ def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:
 
 def _index_shot(
     section: IndexSection,
+    recording: NoiseSection,
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
@@ -277,6 +284,7 @@ def _index_shot(
             result = index(
                 shot,
                 section,
+                recording,
                 source.detector,
                 source.polarization,
                 lattices,

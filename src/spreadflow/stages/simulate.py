@@ -208,7 +208,7 @@ def _write(
         adu_per_photon=simulator.section.quantum_gain,
         mask=simulator.good,
         polarization=simulator.beam.polarization,
-        beam_size_mm=simulator.beam.size_mm,
+        beam_size_mm=simulator.recording.beam_size_mm,
     )
     truth = FileTruth(
         columns=lambda: _columns(ids, kinds, truths),

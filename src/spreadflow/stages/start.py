@@ -174,21 +174,19 @@ def _config_text(
             lines.append(f"  # {name}: SET THIS: of the crystals in the images")
         else:
             lines.append(f"  {_line(name, value)}")
-    readout = _line("readout_photons", round(spots.readout_photons, 3))
     lines += [
         "  # no fraction of the spots is asked for: a lattice must explain more than chance would,",
         "  # and its predictions must carry signal where no spot was found",
         "  min_fraction_indexed: 0.0",
-        "  # noise of a pixel without photons",
-        f"  {readout}",
         "  spots:",
-        "    # six standard deviations of the dispersion test are those of these images' windows",
-        f"    gain: {spots.gain:.3g}",
         "    # of a spot; where photons are shared between neighbours, noise makes pairs",
         f"    min_pixels: {spots.min_pixels}",
         *(FOR_FEW if n_shots < FEW_SHOTS else ()),
-        "stage1:",
-        f"  {readout}",
+        "recording:",
+        "  # six standard deviations of the dispersion test are those of these images' windows",
+        f"  gain: {spots.gain:.3g}",
+        "  # noise of a pixel without photons",
+        f"  {_line('readout_photons', round(spots.readout_photons, 3))}",
         "# Stages that model pixels run where the structure of the crystals is known:",
         "# structure_factors: {model: model.pdb, sites: [{atom: //A/201/FE1, curve: oxidized}]}",
     ]

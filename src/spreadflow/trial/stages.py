@@ -57,7 +57,8 @@ class Stage(NamedTuple):
     @property
     def sections(self) -> tuple[str, ...]:
         """Names of the sections that the stage reads."""
-        return tuple(name for name in self.config.model_fields if name != "shots")
+        names = (name.replace("recordings", "recording") for name in self.config.model_fields)
+        return tuple(name for name in names if name != "shots")
 
 
 STAGES = (

@@ -30,7 +30,10 @@ LATTICES = table(
             "float64", "rad", "mosaic spread by axis, as in stage1", (3,), not_finite=NOT_USED
         ),
         "scale": Column(
-            "float64", "", "mosaic domains in a beam of `beam.size_mm`", not_finite=NOT_USED
+            "float64",
+            "",
+            "mosaic domains in a beam of `recording.beam_size_mm`",
+            not_finite=NOT_USED,
         ),
         "photons": Column(
             "float64", "photon", "of the pulse, by channel", ("channel",), not_finite=NOT_USED

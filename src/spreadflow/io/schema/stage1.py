@@ -77,7 +77,7 @@ LATTICES = table(
         "scale": Column(
             "float64",
             "",
-            "mosaic domains in a beam of `beam.size_mm`",
+            "mosaic domains in a beam of `recording.beam_size_mm`",
             not_finite=NOT_FITTED,
             in_manifest=True,
         ),
