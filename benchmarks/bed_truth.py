@@ -15,6 +15,7 @@ from spreadflow.io import factor_files, store
 from spreadflow.io.images import Source
 from spreadflow.io.truth import read_truth
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Merge
 from spreadflow.recipes.still import Simulator
 from spreadflow.report import truth as report
 
@@ -52,7 +53,7 @@ def of_simulation(settings: config.Config, run: str, manifest: Path) -> Truth:
     columns = read_truth(manifest)
     crystal = section.crystal
     unique = Unique(np.array(crystal.cell), crystal.space_group, D_MIN)
-    is_hit = columns["shots/kind"] != report.BLANK
+    is_hit = columns.shots.kind != report.BLANK
     source = Source(manifest)
     photons = sum(source.spectrum(int(row)).photons for row in np.flatnonzero(is_hit))
     true = _factors(section.model_dump_json())
@@ -126,7 +127,7 @@ def indexed(product: Path, stage: str, truth: Truth) -> dict:
     run = report.MatchedRun(table, truth.columns, report.match(table, truth.columns, space_group))
     counts = report.counts(run)
     is_right = run.match.right
-    n_rmsd = table["lattices/n_rmsd"]
+    n_rmsd = table.lattices.n_rmsd
     squares = {}
     for axis in ("radial", "transverse"):
         rmsd = np.nan_to_num(table[f"lattices/rmsd_{axis}_mm"])
@@ -145,7 +146,7 @@ def indexed(product: Path, stage: str, truth: Truth) -> dict:
         "n_pulls": len(pull),
         "sum_pulls": float(pull.sum()),
         "square_pulls": float(pull @ pull),
-        "longest_s": float(table["shots/seconds"].max()),
+        "longest_s": float(table.shots.seconds.max()),
     }
 
 
@@ -174,10 +175,10 @@ class Merged(NamedTuple):
 
 def merged(product: Path, truth: Truth, d_min: float) -> Merged:
     """Return the merged intensities, d ≥ d_min (Å), of which the truth is known."""
-    table = store.read(product, "merge", ["merged/"])
-    hkl = table["merged/hkl"]
+    table = store.read(product, Merge, [Merge.merged])
+    hkl = table.merged.hkl
     unique = truth.unique
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)
+    sign = np.where(table.merged.friedel < 0, -1, 1)
     row = unique.rows(sign[:, None] * hkl)
     d = unique.spacing(hkl)
     true = truth.intensity[row]
@@ -186,9 +187,9 @@ def merged(product: Path, truth: Truth, d_min: float) -> Merged:
     columns = Merged(
         hkl,
         d,
-        table["merged/n"],
-        table["merged/intensity"],
-        table["merged/sigma"],
+        table.merged.n,
+        table.merged.intensity,
+        table.merged.sigma,
         true,
         0.5 * (true + truth.intensity[mate]),
     )
@@ -243,7 +244,7 @@ def pulls(rows: Merged) -> np.ndarray:
 
 def scaled(product: Path) -> dict:
     """Return what `merge` says of itself."""
-    attributes = store.attributes(product, "merge")
+    attributes = store.attributes(product, Merge)
     return {
         "n_cycles": int(attributes["n_cycles"]),
         "last_change": float(attributes["last_change"]),

@@ -31,6 +31,7 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.models import ReflectionFlag
+from spreadflow.products import Cells, Merge, Reindex
 from spreadflow.units import wavelength
 
 DEMO = Path(__file__).parents[1] / "config" / "demo.yaml"
@@ -195,13 +196,13 @@ def of_first_stills(trial: Trial, n: int, out: Path) -> Path:
     return its path. Raises SystemExit where there are fewer stills.
     """
     product = trial.product("reindex")
-    shot_id = store.read(product, "reindex", ["shots/shot_id"])["shots/shot_id"]
+    shot_id = store.read(product, Reindex, [Reindex.shots.shot_id]).shots.shot_id
     if len(shot_id) < n:
         raise SystemExit(f"{product}: {len(shot_id)} stills of {n}; give another --folder")
-    columns = store.read(trial.product("cells"), "cells")
-    is_among = np.isin(columns["lattices/shot_id"], shot_id[:n])
-    outcome = np.where(is_among, columns["lattices/outcome"], LatticeOutcome.OTHER_CLUSTER)
-    attributes = store.attributes(trial.product("cells"), "cells")
+    columns = store.read(trial.product("cells"), Cells)
+    is_among = np.isin(columns.lattices.shot_id, shot_id[:n])
+    outcome = np.where(is_among, columns.lattices.outcome, LatticeOutcome.OTHER_CLUSTER)
+    attributes = store.attributes(trial.product("cells"), Cells)
     for name in ("kind", "schema", "software", "time"):
         del attributes[name]
     key = store.digest(attributes.pop("key"), n)
@@ -214,9 +215,11 @@ def observed(trial: Trial, cells: Path) -> Observed:
     section = trial.config.merge
     unique = _unique(trial)
     product = trial.product("reindex")
-    table = store.read(product, "reindex", ["shots/mean_energy_ev", "lattices/", "reflections/"])
+    table = store.read(
+        product, Reindex, [Reindex.shots.mean_energy_ev, Reindex.lattices, Reindex.reflections]
+    )
     accepted = accepted_lattices(cells, product)
-    lattice = table["reflections/lattice"]
+    lattice = table.reflections.lattice
     columns = {
         name.removeprefix("reflections/"): column
         for name, column in table.items()
@@ -261,9 +264,9 @@ def _unique(trial: Trial) -> merging.Unique:
 
 def _offsets(table: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Return how far outside the Ewald sphere of the mean energy reflections are, (row,), Å⁻¹."""
-    lattice = table["reflections/lattice"][rows]
-    energy_ev = table["shots/mean_energy_ev"][table["lattices/shot"][lattice]]
-    node = np.einsum("nij,nj->ni", table["lattices/A"][lattice], table["reflections/hkl"][rows])
+    lattice = table.reflections.lattice[rows]
+    energy_ev = table.shots.mean_energy_ev[table.lattices.shot[lattice]]
+    node = np.einsum("nij,nj->ni", table.lattices.A[lattice], table.reflections.hkl[rows])
     radius = 1.0 / wavelength(energy_ev)
     scattered = node - radius[:, None] * np.array([0.0, 0.0, 1.0])
     return np.linalg.norm(scattered, axis=1) - radius
@@ -282,11 +285,11 @@ def merged_here(trial: Trial, cells: Path, out: Path, truth: Truth) -> tuple[Res
         before = _user_seconds()
         cli.main(["merge", "--config", section, *files, "--out", str(out)])
         _note(out, _user_seconds() - before)
-    table = store.read(out, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)
-    hkl = sign[:, None] * table["merged/hkl"]
+    table = store.read(out, Merge, [Merge.merged])
+    sign = np.where(table.merged.friedel < 0, -1, 1)
+    hkl = sign[:, None] * table.merged.hkl
     intensity, sigma = (table[f"merged/{name}"] for name in ("intensity", "sigma"))
-    is_centric = table["merged/friedel"] == 0
+    is_centric = table.merged.friedel == 0
     expected = expectations(intensity, sigma, truth.unique.spacing(hkl), is_centric)
     columns = (intensity, *expected)
     measured, squares, amplitude = (_by_unique(truth, hkl, column) for column in columns)

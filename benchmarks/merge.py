@@ -38,6 +38,7 @@ from spreadflow.io import schema, store
 from spreadflow.models import Spectrum
 from spreadflow.parallel import World
 from spreadflow.physics import response, rotation, unit_cell
+from spreadflow.products import Merge, Reindex
 from spreadflow.units import wavelength
 
 SPACE_GROUP = "C 1 2 1"
@@ -283,13 +284,11 @@ def write_product(folder: Path, table: Table, n_lattices: int, seed: int) -> Pro
     shot_id = rng.integers(0, 2**63, n_lattices).astype(np.uint64)
     blocks = np.split(np.arange(n_lattices), range(PART_SHOTS, n_lattices, PART_SHOTS))
     reindex = folder / "reindex.h5"
-    parts = store.Parts(
-        reindex, "reindex", "planted", [shot_id[block].tolist() for block in blocks]
-    )
+    parts = store.Parts(reindex, Reindex, "planted", [shot_id[block].tolist() for block in blocks])
     n_reflections = 0
     for number, block in enumerate(blocks):
         columns = part(table, rng, block % len(table.log_g), shot_id[block])
-        n_reflections += len(columns["reflections/lattice"])
+        n_reflections += len(columns.reflections.lattice)
         parts.write(number, columns)
     parts.finish(World(), run="planted")
 
@@ -356,7 +355,7 @@ def stage(product: Product, out: Path, source: Path) -> dict:
             raise SystemExit(f"the stage failed with status {status}")
         seconds.append((user, system))
         memory_kb.append(most_kb)
-    attributes = store.attributes(out, "merge")
+    attributes = store.attributes(out, Merge)
     return {
         "n_observations": product.n_reflections,
         "n_used": attributes["reflections"]["used"],
@@ -390,7 +389,7 @@ def run_parts(args: argparse.Namespace) -> dict[str, dict]:
 
 def differences(folder: Path) -> dict[str, float]:
     """The largest relative difference of the two products in each column of numbers."""
-    before, now = (store.read(folder / f"{name}.h5", "merge") for name in ("before", "now"))
+    before, now = (store.read(folder / f"{name}.h5", Merge) for name in ("before", "now"))
     largest = {}
     for name, column in before.items():
         scale = np.nanmax(np.abs(column), initial=0.0) if column.dtype.kind == "f" else 1.0

@@ -21,6 +21,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.parallel import World
+from spreadflow.products import Pack
 from spreadflow.recipes.lattice import unpack
 from spreadflow.stages import pack
 
@@ -61,7 +62,7 @@ def measure(images: list[Path], reindex: list[Path], predict: Path, folder: Path
         n_pixels = read_back(product)
         seconds[name] = time.perf_counter() - start
 
-    n_shots = len(store.read(product, "pack", ["spectra/shot_id"])["spectra/shot_id"])
+    n_shots = len(store.read(product, Pack, [Pack.spectra.shot_id]).spectra.shot_id)
     size = sum(path.stat().st_size for path in product.with_suffix(".parts").iterdir())
     return {
         "n_shots": n_shots,

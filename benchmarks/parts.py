@@ -28,6 +28,7 @@ from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Annulus, Reindex
 from spreadflow.stages import annulus, cells
 
 MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
@@ -67,7 +68,7 @@ def filled(kind: str, sizes: dict[str, int], planted: dict[str, Any]) -> dict[st
 def write_reindex(path: Path, blocks: list[range]) -> None:
     """Write a product of `reindex` with a lattice in each shot. blocks: shot ids of each part."""
     rng = np.random.default_rng(1)
-    parts = store.Parts(path, "reindex", "benchmark", blocks)
+    parts = store.Parts(path, Reindex, "benchmark", blocks)
     for number, block in enumerate(blocks):
         n = len(block)
         own_cells = MEAN + rng.standard_normal((n, 6)) * SIGMA
@@ -104,7 +105,7 @@ def write_annulus(path: Path, blocks: list[range]) -> None:
     """Write a product of `annulus` of the same lattices."""
     rng = np.random.default_rng(2)
     energies_ev = 7070.5 + np.arange(N_CHANNELS)
-    parts = store.Parts(path, "annulus", "benchmark", blocks)
+    parts = store.Parts(path, Annulus, "benchmark", blocks)
     for number, block in enumerate(blocks):
         n = len(block)
         planted = {

@@ -26,6 +26,7 @@ from bed_truth import Merged, Truth
 from spreadflow import config
 from spreadflow.analysis.factors.agreement import N_OF_R, agreement
 from spreadflow.io import store
+from spreadflow.products import Merge, Stage2
 
 D_MIN = 2.1
 """Resolution to which they are compared, Å: that of the figures of other programs."""
@@ -111,9 +112,9 @@ class Found(NamedTuple):
 
 def of_merge(product: Path, truth: Truth) -> Found:
     """Return the intensities of a product of `merge`."""
-    table = store.read(product, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    row = truth.unique.rows(sign * table["merged/hkl"])
+    table = store.read(product, Merge, [Merge.merged])
+    sign = np.where(table.merged.friedel < 0, -1, 1)[:, None]
+    row = truth.unique.rows(sign * table.merged.hkl)
     return Found(*(_placed(row, table[f"merged/{name}"], truth) for name in Found._fields))
 
 
@@ -177,7 +178,7 @@ def measure(trial: Trial, truth: Truth) -> dict[str, Any]:
     is_merged = np.isfinite(merge.intensity) & np.isfinite(truth.intensity)
     is_merged &= truth.unique.d >= D_MIN
     is_both = is_merged & np.all([np.isfinite(of_cycle.sigma) for of_cycle in found], axis=0)
-    table = store.read(product, "stage2", ["cycles/"])
+    table = store.read(product, Stage2, [Stage2.cycles])
     return {
         "commit": commit(),
         "n_merged": int(is_merged.sum()),

@@ -23,6 +23,7 @@ from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.physics.geometry import radial_axes
+from spreadflow.products import Annulus, Pack, Reindex, Stage1, Wide
 
 pytest_plugins = ("tiers",)
 
@@ -227,7 +228,7 @@ def _make_packed_run(folder: Path, filled) -> None:
     limits = {"d_min": 2.3, "d_max": 4.0}
     simulator = Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
     blocks = ([1, 2], [3, 4])
-    parts = store.Parts(folder / "annulus.h5", "annulus", "packed", blocks)
+    parts = store.Parts(folder / "annulus.h5", Annulus, "packed", blocks)
     for n, block in enumerate(blocks):
         pieces = [
             _packed(filled, simulator, number, patch(simulator, number, **limits))
@@ -352,15 +353,15 @@ def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     config = for_stage(section(parse(WIDE), "stage1"), "stage1")
     refined = folder / "all.h5"
     stage1.run(config, shoeboxes=packed_run.annulus, out=refined, world=World())
-    columns = store.read(refined, "stage1")
-    attributes = store.attributes(refined, "stage1")
-    columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED
-    parts = store.Parts(folder / "stage1.h5", "stage1", "wide", [[1]])
+    columns = store.read(refined, Stage1)
+    attributes = store.attributes(refined, Stage1)
+    columns.lattices.outcome[3] = RefinedOutcome.NOT_CONVERGED
+    parts = store.Parts(folder / "stage1.h5", Stage1, "wide", [[1]])
     parts.write(0, columns)
     parts.finish(World(), config=attributes["config"], unknowns=attributes["unknowns"])
-    attributes = store.attributes(packed_run.annulus, "annulus")
-    parts = store.Parts(folder / "wide.h5", "wide", "wide", [[1, 2], [3, 4]])
-    for n, part in enumerate(store.parts_of(packed_run.annulus, "annulus")):
+    attributes = store.attributes(packed_run.annulus, Annulus)
+    parts = store.Parts(folder / "wide.h5", Wide, "wide", [[1, 2], [3, 4]])
+    for n, part in enumerate(store.parts_of(packed_run.annulus, Annulus)):
         columns = part.read()
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
@@ -387,9 +388,9 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     from spreadflow.recipes.run_model import run_models
 
     folder = tmp_path_factory.mktemp("stage2")
-    attributes = store.attributes(wide_run.wide, "wide")
-    parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, part in enumerate(store.parts_of(wide_run.wide, "wide")):
+    attributes = store.attributes(wide_run.wide, Wide)
+    parts = store.Parts(folder / "pack.h5", Pack, "packed", [[1, 2], [3, 4]])
+    for n, part in enumerate(store.parts_of(wide_run.wide, Wide)):
         columns = part.read()
         parts.write(n, {name: column for name, column in columns.items() if name})
     names = ("runs", "space_group", "detectors", "polarizations", "config")
@@ -484,19 +485,19 @@ def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
         world=World(),
         word="reindex",
     )
-    lattices = store.read(folder / "reindex.h5", "reindex", ["lattices/"])
-    n = len(lattices["lattices/k"])
+    lattices = store.read(folder / "reindex.h5", Reindex, [Reindex.lattices])
+    n = len(lattices.lattices.k)
     outcomes = np.full(n, RefinedOutcome.REFINED)
     for row, end in LOST.items():
         outcomes[row] = RefinedOutcome[end]
-    volumes = [unit_cell.volume(cell) for cell in lattices["lattices/cell"]]
-    n_cells = 1.1 * lattices["lattices/domain_ang"] / np.array(volumes) ** (1 / 3)
+    volumes = [unit_cell.volume(cell) for cell in lattices.lattices.cell]
+    n_cells = 1.1 * lattices.lattices.domain_ang / np.array(volumes) ** (1 / 3)
     planted = {
         "lattices/outcome": outcomes,
         "lattices/n_cells": np.repeat(n_cells[:, None], 3, axis=1),
         **{f"lattices/{name}": lattices[f"lattices/{name}"] for name in COPIED},
     }
-    parts = store.Parts(folder / "stage1.h5", "stage1", "refined", [[1]])
+    parts = store.Parts(folder / "stage1.h5", Stage1, "refined", [[1]])
     parts.write(0, filled("stage1", {"lattices": n, "unknown": 1}, planted))
     parts.finish(World(), unknowns=["scale"], runs=["tiny"])
 

@@ -9,6 +9,7 @@ import pytest
 from spreadflow.errors import FileError
 from spreadflow.io import checksums, mapped, store
 from spreadflow.parallel import World
+from spreadflow.products import Pack
 
 N = 40_000
 """Pixels of the larger part."""
@@ -19,7 +20,7 @@ def product(tmp_path, filled):
     """A product in two parts, of which the second is small; and the columns of the first."""
     mapped._sound.clear()
     rng = np.random.default_rng(0)
-    parts = store.Parts(tmp_path / "pack.h5", "pack", "any", [[1], [2]])
+    parts = store.Parts(tmp_path / "pack.h5", Pack, "any", [[1], [2]])
     columns = []
     for block, n in enumerate((N, 5)):
         planted = {
@@ -38,7 +39,7 @@ def product(tmp_path, filled):
 
 def read(product, names=None) -> dict:
     path, _ = product
-    return store.parts_of(path, "pack")[0].read(names)
+    return store.parts_of(path, Pack)[0].read(names)
 
 
 def test_what_was_written_is_mapped(product):
@@ -46,27 +47,27 @@ def test_what_was_written_is_mapped(product):
     for name, column in product[1].items():
         np.testing.assert_array_equal(found[name], column, err_msg=name)
         assert found[name].dtype == column.dtype
-    assert isinstance(found["pixels/photons"], np.memmap)
-    assert not isinstance(found["reflections/hkl"], np.memmap), "it is smaller than a few pages"
+    assert isinstance(found.pixels.photons, np.memmap)
+    assert not isinstance(found.reflections.hkl, np.memmap), "it is smaller than a few pages"
     with pytest.raises(ValueError, match="read-only"):
-        found["pixels/photons"][0] = 1.0
+        found.pixels.photons[0] = 1.0
 
 
 def test_parts_are_joined_as_those_of_other_products(product):
-    whole = store.read(product[0], "pack")
-    assert len(whole["pixels/photons"]) == N + 5
-    np.testing.assert_array_equal(whole["reflections/lattice"], [0, 0, 0, 1, 1, 1])
+    whole = store.read(product[0], Pack)
+    assert len(whole.pixels.photons) == N + 5
+    np.testing.assert_array_equal(whole.reflections.lattice, [0, 0, 0, 1, 1, 1])
 
 
 def test_nothing_is_compressed(product):
     with h5py.File(store.part_path(product[0], 0)) as f:
-        assert f["pixels/photons"].chunks is None and f["pixels/photons"].compression is None
+        assert f.pixels.photons.chunks is None and f.pixels.photons.compression is None
 
 
 def test_content_is_checked_once(product, monkeypatch):
     """And only that of what is read."""
     path, _ = product
-    (part, _) = store.parts_of(path, "pack")
+    (part, _) = store.parts_of(path, Pack)
     checked = []
     checksum = checksums.checksum
 
@@ -87,7 +88,7 @@ def test_a_changed_part_is_refused_by_name(product):
     """One bit of one pixel, in a file of the same length."""
     part = store.part_path(product[0], 0)
     with h5py.File(part) as f:
-        offset = f["pixels/overlap"].id.get_offset()
+        offset = f.pixels.overlap.id.get_offset()
     content = bytearray(part.read_bytes())
     content[offset + 7] ^= 1
     part.write_bytes(content)
@@ -101,7 +102,7 @@ def test_a_part_that_changes_after_it_was_read_is_refused(product):
     read(product)
     part = store.part_path(product[0], 0)
     with h5py.File(part, "r+") as f:
-        f["reflections/hkl"][0] = 99
+        f.reflections.hkl[0] = 99
     with pytest.raises(FileError, match=r"000000\.h5: reflections/hkl"):
         read(product)
 

@@ -13,6 +13,7 @@ import spreadflow
 from spreadflow.errors import FileError
 from spreadflow.io import schema, store
 from spreadflow.parallel import World
+from spreadflow.products import Annulus, Index, Reindex
 
 SIZES = {"shots": 3, "spots": 4, "lattices": 2, "reflections": 5}
 BLOCKS = [[1, 2, 3], [4, 5, 6]]
@@ -50,7 +51,7 @@ def block(filled):
 
 
 def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
-    parts = store.Parts(path, "index", base, blocks)
+    parts = store.Parts(path, Index, base, blocks)
     parts.each(World(), lambda k: block(blocks[k]))
     parts.finish(World(), run="r", shape=np.array([1, 2]))
     return parts
@@ -58,54 +59,54 @@ def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
 
 def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    read = store.read(tmp_path / "index.h5", "index")
-    assert read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert read["shots/shot_id"].dtype == np.uint64
-    assert read["spots/shot"].tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
-    assert read["spots/lattice"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
-    assert read["lattices/shot"].tolist() == [0, 1, 3, 4]
-    assert read["reflections/lattice"].tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    read = store.read(tmp_path / "index.h5", Index)
+    assert read.shots.shot_id.tolist() == [1, 2, 3, 4, 5, 6]
+    assert read.shots.shot_id.dtype == np.uint64
+    assert read.spots.shot.tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert read.spots.lattice.tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
+    assert read.lattices.shot.tolist() == [0, 1, 3, 4]
+    assert read.reflections.lattice.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_named_columns_and_tables_are_shifted_alike(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    whole = store.read(tmp_path / "index.h5", "index")
-    named = store.read(tmp_path / "index.h5", "index", ["spots/", "reflections/lattice"])
+    whole = store.read(tmp_path / "index.h5", Index)
+    named = store.read(tmp_path / "index.h5", Index, [Index.spots, Index.reflections.lattice])
     assert set(named) == {n for n in whole if n.startswith("spots/")} | {"reflections/lattice"}
     assert all(np.array_equal(named[name], whole[name]) for name in named)
     with pytest.raises(KeyError, match="no dataset or table"):
-        store.read(tmp_path / "index.h5", "index", ["spot/"])
+        store.read(tmp_path / "index.h5", Index, ["spot/"])
 
 
 def test_a_product_without_blocks_has_no_rows(tmp_path, block):
     make(tmp_path / "index.h5", block, blocks=[])
-    read = store.read(tmp_path / "index.h5", "index")
+    read = store.read(tmp_path / "index.h5", Index)
     assert all(len(column) == 0 for column in read.values())
-    assert read["lattices/A"].shape == (0, 3, 3)
+    assert read.lattices.A.shape == (0, 3, 3)
 
 
 def test_done_parts_are_left_untouched(tmp_path, block):
     """A killed stage: one part is there, the manifest is not. The rerun makes the other and touches
     nothing else.
     """
-    first = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    first = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     first.write(0, block(BLOCKS[0]))
     done = store.part_path(tmp_path / "index.h5", 0)
     before = done.stat()
     blocks_made = []
 
-    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    again = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     again.each(World(), lambda k: blocks_made.append(k) or block(BLOCKS[k]))
     again.finish(World())
 
     assert blocks_made == [1]
     assert (done.stat().st_mtime_ns, done.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
+    assert len(store.read(tmp_path / "index.h5", Index).shots.shot_id) == 6
 
 
 def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monkeypatch):
     make(tmp_path / "index.h5", block)
-    parts = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    parts = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     blocks_read = []
     read = store.Parts.read
     monkeypatch.setattr(
@@ -117,17 +118,17 @@ def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monk
 
 
 def _other_base(parts):
-    return store.Parts(parts.product, "index", "another", BLOCKS)
+    return store.Parts(parts.product, Index, "another", BLOCKS)
 
 
 def _other_shots(parts):
-    return store.Parts(parts.product, "index", "base", [[1, 2, 7], [4, 5, 6]])
+    return store.Parts(parts.product, Index, "base", [[1, 2, 7], [4, 5, 6]])
 
 
 def _damaged(parts):
     path = store.part_path(parts.product, 0)
     path.write_bytes(path.read_bytes()[:1000])
-    return store.Parts(parts.product, "index", "base", BLOCKS)
+    return store.Parts(parts.product, Index, "base", BLOCKS)
 
 
 @pytest.mark.parametrize("change", [_other_base, _other_shots, _damaged])
@@ -139,9 +140,9 @@ def test_parts_of_something_else_are_made_again(tmp_path, block, change):
 
 def test_foreign_part_is_refused(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    store.Parts(tmp_path / "index.h5", "index", "another", BLOCKS).write(1, block(BLOCKS[1]))
+    store.Parts(tmp_path / "index.h5", Index, "another", BLOCKS).write(1, block(BLOCKS[1]))
     with pytest.raises(FileError, match=r"000001\.h5: expected key .* found key"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_missing_or_damaged_part_is_refused(tmp_path, block):
@@ -149,31 +150,31 @@ def test_missing_or_damaged_part_is_refused(tmp_path, block):
     part = store.part_path(tmp_path / "index.h5", 1)
     part.write_bytes(part.read_bytes()[:1000])
     with pytest.raises(FileError, match=r"000001\.h5"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
     part.unlink()
     with pytest.raises(FileError, match="a finished part"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_the_manifest_answers_without_any_part(tmp_path, block):
     """Keys, rows of each part, and the small columns, counted over all parts."""
     path = tmp_path / "index.h5"
     make(path, block)
-    whole = store.read(path, "index")
+    whole = store.read(path, Index)
     for part in (tmp_path / "index.parts").iterdir():
         part.unlink()
-    parts = store.parts_of(path, "index")
+    parts = store.parts_of(path, Index)
     assert [part.rows("spots") for part in parts] == [slice(0, 4), slice(4, 8)]
     assert [part.n_rows("lattices") for part in parts] == [2, 2]
     in_manifest = [name for name, item in schema.FILES["index"].items() if item.in_manifest]
     assert {"shots/shot_id", "shots/outcome", "lattices/shot", "lattices/cell"} < set(in_manifest)
     for name in in_manifest:
-        found = store.read(path, "index", [name])[name]
+        found = store.read(path, Index, [name])[name]
         np.testing.assert_array_equal(found, whole[name], err_msg=name)
         assert found.dtype == whole[name].dtype
     with pytest.raises(FileError, match=r"000000\.h5: expected a finished part; found nothing"):
-        store.read(path, "index", ["lattices/shot", "lattices/d_min"])
+        store.read(path, Index, [Index.lattices.shot, Index.lattices.d_min])
 
 
 def test_a_part_that_is_short_is_named_and_made_again(tmp_path, block):
@@ -185,7 +186,7 @@ def test_a_part_that_is_short_is_named_and_made_again(tmp_path, block):
     }
     parts.write(1, short)
     with pytest.raises(FileError, match=r"000001\.h5: expected rows .*'spots': 4.*'spots': 3"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_a_part_that_is_wrong_about_its_rows_is_made_again(tmp_path, block):
@@ -196,15 +197,15 @@ def test_a_part_that_is_wrong_about_its_rows_is_made_again(tmp_path, block):
     path.write_bytes(content.replace(b'"spots": 4', b'"spots": 5'))
     assert path.read_bytes() != content
     with pytest.raises(FileError, match=r"000001\.h5"):
-        store.parts_of(parts.product, "index")[1].read(["shots/shot_id"])
-    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+        store.parts_of(parts.product, Index)[1].read(["shots/shot_id"])
+    again = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     assert again.missing(World()) == [1]
 
 
 def test_one_column_costs_one_column(tmp_path, block, monkeypatch):
     """Nothing but what is asked for is read of a part, and its rows are known without."""
     make(tmp_path / "index.h5", block)
-    parts = store.parts_of(tmp_path / "index.h5", "index")
+    parts = store.parts_of(tmp_path / "index.h5", Index)
     names_read = []
     getitem = h5py.Dataset.__getitem__
 
@@ -228,7 +229,7 @@ def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatc
     blocks_read: dict[int, list[int]] = {}
     read = store.Parts.read
     for world in ranks:
-        parts = store.Parts(tmp_path / "index.h5", "index", "base", blocks)
+        parts = store.Parts(tmp_path / "index.h5", Index, "base", blocks)
         monkeypatch.setattr(
             store.Parts,
             "read",
@@ -244,10 +245,10 @@ def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatc
 def test_doubles_of_a_shot_or_a_lattice_are_refused(tmp_path, block):
     make(tmp_path / "index.h5", block, blocks=[[1, 2, 3], [4, 2, 6]])
     with pytest.raises(FileError, match="shots: expected each shot once; found 1 more often") as e:
-        store.read(tmp_path / "index.h5", "index", ["shots/shot_id"])
+        store.read(tmp_path / "index.h5", Index, [Index.shots.shot_id])
     assert "shot 0000000000000002" in str(e.value)
     with pytest.raises(FileError, match="lattices: expected each shot once"):
-        store.read(tmp_path / "index.h5", "index", ["lattices/shot_id", "lattices/k"])
+        store.read(tmp_path / "index.h5", Index, [Index.lattices.shot_id, Index.lattices.k])
 
 
 KINDS_OF_PARTS = ("index", "annulus", "pack", "stage1", "gram")
@@ -296,13 +297,13 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path, filled, kind):
 
 
 def test_parts_of_unlike_channels_are_refused(tmp_path, filled):
-    parts = store.Parts(tmp_path / "annulus.h5", "annulus", "base", BLOCKS)
+    parts = store.Parts(tmp_path / "annulus.h5", Annulus, "base", BLOCKS)
     for k in range(2):
         sizes = dict.fromkeys(("lattices", "spectra", "reflections", "pixels"), 1)
         parts.write(k, filled("annulus", sizes | {"channels": 5 + k}, {}))
     parts.finish(World())
     with pytest.raises(FileError, match="energies_ev"):
-        store.read(tmp_path / "annulus.h5", "annulus")
+        store.read(tmp_path / "annulus.h5", Annulus)
 
 
 def test_finish_removes_parts_beyond_the_product(tmp_path, block):
@@ -330,22 +331,22 @@ def test_columns_that_are_not_the_schemas_are_refused(tmp_path, block, change, n
 def test_file_of_another_kind_or_schema_is_refused(tmp_path, block):
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
     with pytest.raises(FileError, match="expected kind 'reindex'"):
-        store.read(tmp_path / "a.h5", "reindex")
+        store.read(tmp_path / "a.h5", Reindex)
 
     with h5py.File(tmp_path / "a.h5", "r+") as f:
         f.attrs["schema"] = schema.VERSION + 1
     with pytest.raises(FileError, match=f"schema {schema.VERSION + 1}"):
-        store.read(tmp_path / "a.h5", "index")
+        store.read(tmp_path / "a.h5", Index)
 
     (tmp_path / "text.h5").write_text("text")
     for name in ("text.h5", "missing.h5"):
         with pytest.raises(FileError, match=name):
-            store.read(tmp_path / name, "index")
+            store.read(tmp_path / name, Index)
 
 
 def test_values_that_do_not_fit_the_type_are_refused(tmp_path, block):
     columns = block(BLOCKS[0])
-    columns["shots/n_spots"] = np.array([1, 2, 2**40])
+    columns.shots.n_spots = np.array([1, 2, 2**40])
     with pytest.raises(FileError, match="shots/n_spots"):
         store.write(tmp_path / "a.h5", "index", columns, key="k")
 
@@ -354,10 +355,10 @@ def test_values_that_do_not_fit_the_type_are_refused(tmp_path, block):
 def test_a_product_that_is_not_finite_is_refused(tmp_path, block, number):
     """Nothing is written; columns in which NaN means something say so and may hold it."""
     columns = block(BLOCKS[0])
-    columns["shots/mean_energy_ev"] = np.array([1.0, np.nan, 2.0])
+    columns.shots.mean_energy_ev = np.array([1.0, np.nan, 2.0])
     store.write(tmp_path / "a.h5", "index", columns, key="k")
 
-    columns["shots/seconds"] = np.array([1.0, number, 2.0])
+    columns.shots.seconds = np.array([1.0, number, 2.0])
     with pytest.raises(FileError, match=r"b\.h5: shots/seconds.*1 of 3"):
         store.write(tmp_path / "b.h5", "index", columns, key="k")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
@@ -395,7 +396,7 @@ def test_attributes_come_back(tmp_path, block):
         "v": np.arange(2),
     }
     store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **attributes)
-    read = store.attributes(tmp_path / "a.h5", "index")
+    read = store.attributes(tmp_path / "a.h5", Index)
 
     for name, value in attributes.items():
         assert name == "v" or read[name] == value

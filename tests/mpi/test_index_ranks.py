@@ -21,6 +21,7 @@ DYING = """
 import os, signal, sys
 from spreadflow import cli
 from spreadflow.io import store
+from spreadflow.products import Index
 
 write = store.write_part
 written = []
@@ -71,12 +72,12 @@ def same(a: Path, b: Path) -> None:
     """Assert that two products are equal in every dataset but the time spent, and in every
     attribute but the clock.
     """
-    first = store.read(a, "index")
-    second = store.read(b, "index")
+    first = store.read(a, Index)
+    second = store.read(b, Index)
     for name in first.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
     attributes = [
-        {k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)
+        {k: v for k, v in store.attributes(path, Index).items() if k != "time"} for path in (a, b)
     ]
     assert attributes[0] == attributes[1]
 
@@ -100,10 +101,10 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     subprocess.run(command(two, 2), check=True, timeout=120)
     assert [path.name for path in parts.iterdir()] == ["000000.h5"]
     same(one, two)
-    again = store.read(two, "index", ["shots/seconds"])["shots/seconds"]
+    again = store.read(two, Index, [Index.shots.seconds]).shots.seconds
     np.testing.assert_array_equal(again[:6], seconds, err_msg="they are not made again")
 
 
 def _seconds(path: Path) -> np.ndarray:
     with h5py.File(path) as piece:
-        return piece["shots/seconds"][()]
+        return piece.shots.seconds[()]

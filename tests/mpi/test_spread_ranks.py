@@ -12,6 +12,7 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Spread
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -63,19 +64,19 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
     assert len(after) == 4
     assert finished.items() <= after.items()
 
-    ours = store.read(out, "spread")
-    theirs = store.read(whole, "spread")
-    assert np.isfinite(ours["curves/fp"]).all()
-    assert np.ptp(ours["curves/fp"]) > 1
+    ours = store.read(out, Spread)
+    theirs = store.read(whole, Spread)
+    assert np.isfinite(ours.curves.fp).all()
+    assert np.ptp(ours.curves.fp) > 1
     assert_same(ours, theirs)
-    controls = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+    controls = [store.attributes(path, Spread)["controls"] for path in (out, whole)]
     assert [row["passed"] for row in controls[0]] == [row["passed"] for row in controls[1]]
 
     keys = {"unknown_f": "complex", "controls": False, "max_cycles": 2}
     on_one, on_four = (
         refined_again(wide_run, out, tmp_path / f"again-{ranks}", ranks, **keys) for ranks in (1, 4)
     )
-    assert np.abs(on_one["curves/fp"] - ours["curves/fp"]).max() > 1e-3
+    assert np.abs(on_one.curves.fp - ours.curves.fp).max() > 1e-3
     assert_same(on_one, on_four)
 
 
@@ -87,7 +88,7 @@ def test_real_factors_are_the_same_on_any_number_of_ranks(wide_run, tmp_path):
     products = [tmp_path / str(ranks) / "spread.h5" for ranks in (1, 4)]
     for path, ranks in zip(products, (1, 4), strict=True):
         assert run(wide_run, path, ranks, CLI, **keys) == 0
-    assert_same(*(store.read(path, "spread") for path in products))
+    assert_same(*(store.read(path, Spread) for path in products))
 
 
 def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
@@ -110,4 +111,4 @@ def refined_again(
     grams = folder / "spread.gram"
     shutil.copytree(before.with_suffix(".gram"), grams, ignore=shutil.ignore_patterns("2.*"))
     assert run(wide_run, folder / "spread.h5", ranks, CLI, **keys) == 0
-    return store.read(folder / "spread.h5", "spread")
+    return store.read(folder / "spread.h5", Spread)

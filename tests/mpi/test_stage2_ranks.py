@@ -11,6 +11,7 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Stage2
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -58,6 +59,6 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(stage2_run, tmp_pat
     assert run(stage2_run, out, 1, CLI) == 0
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 
-    whole = store.read(three, "stage2")
-    assert len(whole["cycles/change"]) == 2
-    assert_same(store.read(out, "stage2"), whole)
+    whole = store.read(three, Stage2)
+    assert len(whole.cycles.change) == 2
+    assert_same(store.read(out, Stage2), whole)

@@ -62,7 +62,7 @@ def columns_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
         spots["fast"] += (fast[rows] + noise_px * rng.standard_normal(len(rows))).tolist()
         spots["slow"] += (slow[rows] + noise_px * rng.standard_normal(len(rows))).tolist()
     columns = {f"spots/{name}": np.array(values) for name, values in spots.items()}
-    n_spots = len(columns["spots/lattice"])
+    n_spots = len(columns.spots.lattice)
     shot = np.repeat(np.arange(n), n_spots // n)
     return columns | {
         "shots/mean_energy_ev": np.full(n, ENERGY_EV),
@@ -72,12 +72,12 @@ def columns_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
         "spots/shot": shot,
         "spots/intensity": np.full(n_spots, 100.0),
         "spots/sigma": np.full(n_spots, 10.0),
-        "spots/used": columns["spots/lattice"] >= 0,
+        "spots/used": columns.spots.lattice >= 0,
     }
 
 
 def lattices_of(columns):
-    n = len(columns["lattices/A"])
+    n = len(columns.lattices.A)
     setting = np.tile(np.eye(3, dtype=int), (n, 1, 1))
     return cell_checks.spots_of(columns, np.arange(n), setting, DETECTOR)
 
@@ -159,9 +159,9 @@ def test_lattices_are_asked_on_the_axes_they_share():
     columns = columns_of(MONOCLINIC, MONOCLINIC, "P 1", n=2)
     M = np.diag([-1, -1, 1])
     first, second = cell_checks.spots_of(columns, np.arange(2), np.array([np.eye(3), M]), DETECTOR)
-    is_second = columns["spots/lattice"] == 1
+    is_second = columns.spots.lattice == 1
 
-    np.testing.assert_allclose(second.hkl, columns["spots/hkl"][is_second] @ M.T)
+    np.testing.assert_allclose(second.hkl, columns.spots.hkl[is_second] @ M.T)
     for lattice in (first, second):
         q = (lattice.s1 - geometry.S0) * ENERGY_EV / HC_EV_ANGSTROM
         np.testing.assert_allclose(lattice.hkl @ lattice.A.T, q, atol=2e-3)

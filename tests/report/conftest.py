@@ -23,6 +23,7 @@ from spreadflow.io.truth import FileTruth, TrueIntensities, read_truth
 from spreadflow.models import Choice, Detector
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, rotation, unit_cell
+from spreadflow.products import Annulus, Mosaic, Predict, Reindex, Stage1
 from spreadflow.report import summary
 from spreadflow.stages import annulus
 
@@ -193,11 +194,11 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     n = N_LATTICES * N_REFLECTIONS
     cells = CELL + rng.standard_normal((N_LATTICES, 6)) * [0.05, 0.04, 0.03, 0, 0.05, 0]
     turns = rotation.from_vector(rng.normal(0, 2e-4, (N_LATTICES, 3)))
-    position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
+    position = np.stack([truth.reflections.fast, truth.reflections.slow], axis=1)
     observed = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
-    lattice = truth["reflections/lattice"]
-    photons = truth["reflections/photons"]
+    lattice = truth.reflections.lattice
+    photons = truth.reflections.photons
     sigma = np.sqrt(photons + 100)
     low_fast, low_slow = corner.T
     planted = {
@@ -208,7 +209,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "shots/seconds": rng.uniform(0.1, 0.3, N_SHOTS),
         "lattices/shot": SHOT,
         "lattices/shot_id": ids[SHOT],
-        "lattices/A": turns @ truth["lattices/A"],
+        "lattices/A": turns @ truth.lattices.A,
         "lattices/cell": [unit_cell.radians(cell) for cell in cells],
         "lattices/eta_rad": rng.uniform(5e-4, 1e-3, N_LATTICES),
         "lattices/n_indexed": np.full(N_LATTICES, N_REFLECTIONS),
@@ -217,15 +218,15 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "lattices/n_rmsd": rng.integers(10, 40, N_LATTICES),
         "spots/shot": lattice,
         "spots/lattice": lattice,
-        "spots/hkl": truth["reflections/hkl"],
-        "spots/panel": truth["reflections/panel"],
+        "spots/hkl": truth.reflections.hkl,
+        "spots/panel": truth.reflections.panel,
         "spots/fast": observed[:, 0],
         "spots/slow": observed[:, 1],
         "spots/intensity": photons,
         "reflections/lattice": lattice,
-        "reflections/hkl": truth["reflections/hkl"],
+        "reflections/hkl": truth.reflections.hkl,
         "reflections/d": rng.uniform(2.0, 3.0, n),
-        "reflections/panel": truth["reflections/panel"],
+        "reflections/panel": truth.reflections.panel,
         "reflections/fast": position[:, 0],
         "reflections/slow": position[:, 1],
         "reflections/fast_obs": observed[:, 0],
@@ -266,9 +267,9 @@ def _adopt(folder, trial, filled) -> Path:
 
 def _cells(folder, trial, filled) -> Path:
     """The lattices of both runs, of which three are not accepted."""
-    tables = [store.read(path, "reindex", ["lattices/"]) for path in trial.reindex]
-    shot_id = np.concatenate([table["lattices/shot_id"] for table in tables])
-    cell = np.concatenate([table["lattices/cell"] for table in tables])
+    tables = [store.read(path, Reindex, [Reindex.lattices]) for path in trial.reindex]
+    shot_id = np.concatenate([table.lattices.shot_id for table in tables])
+    cell = np.concatenate([table.lattices.cell for table in tables])
     n = len(shot_id)
     outcome = np.full(n, LatticeOutcome.ACCEPTED)
     outcome[2] = LatticeOutcome.NOISE
@@ -439,9 +440,9 @@ def _mosaic(folder, trial, filled) -> Path:
     The components of the first set are the truth's; the others have all their weight where no
     domain is.
     """
-    annulus_attributes = store.attributes(trial.annulus, "annulus")
-    lattices = store.read(trial.annulus, "annulus", ["lattices/"])
-    n = len(lattices["lattices/k"])
+    annulus_attributes = store.attributes(trial.annulus, Annulus)
+    lattices = store.read(trial.annulus, Annulus, [Annulus.lattices])
+    n = len(lattices.lattices.k)
     outcomes = [LearnedOutcome.LEARNED] * 3 + [LearnedOutcome.CONTINUOUS] * 2
     outcomes += [LearnedOutcome.LOST] * (n - 5)
     planted = {
@@ -466,7 +467,7 @@ def _mosaic(folder, trial, filled) -> Path:
     sizes = {"lattices": n, "sets": 5, "rounds": 10, "components": 6}
     attributes = {name: annulus_attributes[name] for name in ("runs", "space_group")}
     attributes |= {"config": {"scope": "per_lattice"}, "shoeboxes": "wide", "d_min": 2.0}
-    parts = store.Parts(folder / "mosaic.h5", "mosaic", "mosaic", [[1]])
+    parts = store.Parts(folder / "mosaic.h5", Mosaic, "mosaic", [[1]])
     parts.write(0, filled("mosaic", sizes, planted))
     parts.finish(World(), **attributes)
     return folder / "mosaic.h5"
@@ -477,9 +478,9 @@ def _stage1(folder, trial, filled) -> Path:
     be refined.
     """
     rng = np.random.default_rng(7)
-    annulus_attributes = store.attributes(trial.annulus, "annulus")
-    table = store.read(trial.annulus, "annulus")
-    n = len(table["lattices/k"])
+    annulus_attributes = store.attributes(trial.annulus, Annulus)
+    table = store.read(trial.annulus, Annulus)
+    n = len(table.lattices.k)
     planted = _fitted_lattices(trial, table, rng) | _fitted_centroids(table, n - 2, rng)
     planted |= {
         "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
@@ -496,11 +497,11 @@ def _stage1(folder, trial, filled) -> Path:
     sizes = {
         "lattices": n,
         "unknown": 5,
-        "reflections": len(planted["reflections/fast"]),
+        "reflections": len(planted.reflections.fast),
         "samples": 2,
         "sample_pixels": 40,
     }
-    parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
+    parts = store.Parts(folder / "stage1.h5", Stage1, "stage1", [[1]])
     parts.write(0, filled("stage1", sizes, planted))
     attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
     attributes["unknowns"] = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
@@ -511,14 +512,14 @@ def _stage1(folder, trial, filled) -> Path:
 
 def _fitted_lattices(trial, table: dict, rng) -> dict:
     """Columns of refined lattices: five unknowns with their σ, the cell, and −ln L."""
-    n = len(table["lattices/k"])
+    n = len(table.lattices.k)
     truth = [read_truth(manifest) for manifest in trial.manifests]
     run_and_row = [
-        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
-        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
+        (run, list(truth[run].shots.shot_id).index(shot_id))
+        for run, shot_id in zip(table.lattices.run, table.lattices.shot_id, strict=True)
     ]
-    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
-    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
+    A = np.array([truth[run].lattices.A[row] for run, row in run_and_row])
+    scale = np.array([truth[run].lattices.scale[row] for run, row in run_and_row])
     sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
     deviation = sigma * rng.standard_normal((n, 5))
     true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
@@ -546,8 +547,8 @@ def _fitted_centroids(table: dict, n_lattices: int, rng) -> dict:
     """Columns of the reflections of the first lattices: centroids before and after, observed ones,
     and what noise alone would do.
     """
-    rows = np.flatnonzero(table["reflections/lattice"] < n_lattices)
-    position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
+    rows = np.flatnonzero(table.reflections.lattice < n_lattices)
+    position = np.stack([table.reflections.fast, table.reflections.slow], axis=1)[rows]
     after = position + rng.normal(0, 0.2, position.shape)
     before = position + rng.normal(0, 0.4, position.shape)
     observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
@@ -568,23 +569,23 @@ def _predict(folder, trial, filled) -> Path:
     """All lattices of reindex, those that stage 1 refined predicted; every fifth reflection is left
     out, and every tenth is weak and chosen. Each second one has a spot, 3-4-5 tenths of a px off.
     """
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, Stage1, [Stage1.lattices])
     refined = {
         int(shot_id)
-        for shot_id, outcome in zip(
-            stage1["lattices/shot_id"], stage1["lattices/outcome"], strict=True
-        )
+        for shot_id, outcome in zip(stage1.lattices.shot_id, stage1.lattices.outcome, strict=True)
         if outcome == RefinedOutcome.REFINED
     }
-    tables = [store.read(path, "reindex", ["lattices/", "reflections/"]) for path in trial.reindex]
-    parts = store.Parts(folder / "predict.h5", "predict", "predict", [[0], [1]])
+    tables = [
+        store.read(path, Reindex, [Reindex.lattices, Reindex.reflections]) for path in trial.reindex
+    ]
+    parts = store.Parts(folder / "predict.h5", Predict, "predict", [[0], [1]])
     for run, table in enumerate(tables):
         outcome = [
             PredictedOutcome.PREDICTED if shot_id in refined else PredictedOutcome.NOT_REFINED
-            for shot_id in table["lattices/shot_id"].tolist()
+            for shot_id in table.lattices.shot_id.tolist()
         ]
         is_predicted = np.array(outcome) == PredictedOutcome.PREDICTED
-        rows = np.flatnonzero(is_predicted[table["reflections/lattice"]])
+        rows = np.flatnonzero(is_predicted[table.reflections.lattice])
         n = len(rows)
         number = np.arange(n)
         choice = np.where(number % 5 == 0, Choice.LEFT_OUT, Choice.STRONG)
@@ -601,10 +602,10 @@ def _predict(folder, trial, filled) -> Path:
             "reflections/noise": np.where(choice == Choice.STRONG, 10.0, 400.0),
             "reflections/choice": choice,
             "reflections/fast_spot": np.where(
-                number % 2, table["reflections/fast"][rows] + 0.3, np.nan
+                number % 2, table.reflections.fast[rows] + 0.3, np.nan
             ),
             "reflections/slow_spot": np.where(
-                number % 2, table["reflections/slow"][rows] + 0.4, np.nan
+                number % 2, table.reflections.slow[rows] + 0.4, np.nan
             ),
         }
         parts.write(run, filled("predict", {"lattices": N_LATTICES, "reflections": n}, planted))
@@ -632,7 +633,7 @@ def _stage2(folder, trial, filled) -> Path:
     ours, merge = TRUE + np.array([[1.0], [3.0]]) * PULLS * sigma
     merge[:10] = np.nan
     half = 2.0 * (TRUE[:, None] + 2.0 * sigma[:, None] * rng.standard_normal((n, 2)))
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, Stage1, [Stage1.lattices])
     bins = {
         "bins/d_max": [np.inf, 9.0],
         "bins/d_min": [9.0, 7.0],
@@ -705,7 +706,7 @@ def _spread(folder, trial, filled) -> Path:
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)
     n = 4 * len(nodes)
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, Stage1, [Stage1.lattices])
     outcomes = [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2
     planted = {
         **_fitted_curves(nodes, rng),

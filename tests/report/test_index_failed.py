@@ -11,6 +11,7 @@ from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.products import Index
 from spreadflow.report import index, index_course, index_picture, style, summary
 from spreadflow.report.indexed_run import IndexedRun
 from spreadflow.stages.shots import _outcome_warnings
@@ -56,7 +57,7 @@ def product(tmp_path, filled):
         }
         sizes = {"shots": len(ids), "spots": n}
         path = tmp_path / "index.h5"
-        parts = store.Parts(path, "index", "key", [ids.tolist()])
+        parts = store.Parts(path, Index, "key", [ids.tolist()])
         parts.write(0, filled("index", sizes, planted))
         parts.finish(
             World(),

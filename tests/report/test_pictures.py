@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spreadflow.io import store
+from spreadflow.products import Merge
 from spreadflow.report import ladder, level0, merge, spread, spread_picture, spread_product, style
 from spreadflow.report.stage1_picture import why_worse
 
@@ -45,9 +46,9 @@ def test_distance_of_level0_stands_beside_the_header(trial):
 
 def test_shells_of_few_pairs_are_not_joined(trial):
     """40, 10 and 2 pairs: the line has the first, the second is hollow, the third has no CC."""
-    table = store.read(trial.merge, "merge")
-    table["bins/n_pairs"] = np.array([40, 10, 2])
-    figures = merge._figures(table, store.attributes(trial.merge, "merge"))
+    table = store.read(trial.merge, Merge)
+    table.bins.n_pairs = np.array([40, 10, 2])
+    figures = merge._figures(table, store.attributes(trial.merge, Merge))
     page = merge._picture(table, figures)
     panel = panel_of(page, "half sets")
     line, hollow = panel.lines[0], panel.lines[1]
@@ -100,7 +101,7 @@ def test_labels_of_logarithmic_axes_do_not_collide(limits):
 
 def test_a_merge_without_reflections_is_drawn(trial, filled):
     columns = filled("merge", {"bins": 3, "lattices": 2}, {"bins/d_min": [3.0, 2.3, 2.0]})
-    columns["bins/d_max"] = np.array([np.inf, 3.0, 2.3])
+    columns.bins.d_max = np.array([np.inf, 3.0, 2.3])
     figures = merge._figures(columns, {"runs": []})
     assert figures["i_over_sigma"] is None is figures["multiplicity"]
     page = merge._picture(columns, figures)

@@ -15,6 +15,17 @@ from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
+from spreadflow.products import (
+    Annulus,
+    Cells,
+    Ladder,
+    Merge,
+    Predict,
+    Reindex,
+    Spread,
+    Stage1,
+    Stage2,
+)
 from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1, stage2
 from spreadflow.report.figures import columns
 
@@ -97,17 +108,17 @@ def test_level0(figures_of):
 
 def test_index_and_reindex(trial, figures_of):
     figures = figures_of("reindex")
-    tables = [store.read(path, "reindex") for path in trial.reindex]
-    outcome = np.concatenate([table["shots/outcome"] for table in tables])
+    tables = [store.read(path, Reindex) for path in trial.reindex]
+    outcome = np.concatenate([table.shots.outcome for table in tables])
     assert figures["n_shots"] == 24 == sum(figures["outcomes"].values())
     assert figures["n_indexed"] == figures["outcomes"]["indexed"] == 18
     assert (outcome == Outcome.INDEXED).sum() == 18
     assert figures["n_hits"] == 22 and figures["index_rate"] == pytest.approx(18 / 22)
-    seconds = sum(table["shots/seconds"].sum() for table in tables)
+    seconds = sum(table.shots.seconds.sum() for table in tables)
     assert figures["seconds_per_shot_per_core"] == pytest.approx(seconds / 24)
     assert [figures["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
 
-    n = np.concatenate([table["lattices/n_rmsd"] for table in tables])
+    n = np.concatenate([table.lattices.n_rmsd for table in tables])
     assert figures["n_rmsd"] == n.sum()
     for axis in ("radial", "transverse"):
         rmsd = np.concatenate([table[f"lattices/rmsd_{axis}_mm"] for table in tables])
@@ -121,8 +132,8 @@ def test_reindex_against_the_truth(trial, figures_of):
     figures = figures_of("reindex")
     angles = []
     for path, manifest in zip(trial.reindex, trial.manifests, strict=True):
-        A = store.read(path, "reindex")["lattices/A"]
-        turns = A @ np.linalg.inv(read_truth(manifest)["lattices/A"])
+        A = store.read(path, Reindex).lattices.A
+        turns = A @ np.linalg.inv(read_truth(manifest).lattices.A)
         cosines = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
         angles += np.rad2deg(np.arccos(np.minimum(cosines, 1))).tolist()
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
@@ -141,9 +152,9 @@ def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
 
 def test_cells(trial, figures_of):
     figures = figures_of("cells")
-    table = store.read(trial.cells, "cells")
-    accepted = table["lattices/cell"][table["lattices/outcome"] == 0]
-    assert figures["n_in"] == 18 == len(table["lattices/cell"])
+    table = store.read(trial.cells, Cells)
+    accepted = table.lattices.cell[table.lattices.outcome == 0]
+    assert figures["n_in"] == 18 == len(table.lattices.cell)
     assert figures["n_kept"] == 15 == len(accepted)
     assert np.allclose(figures["mean"], np.mean(accepted, axis=0))
     assert figures["outcomes"] == {
@@ -161,21 +172,21 @@ def test_cells(trial, figures_of):
 
 def test_annulus(trial, figures_of):
     figures = figures_of("annulus")
-    table = store.read(trial.annulus, "annulus")
+    table = store.read(trial.annulus, Annulus)
     assert figures["n_lattices"] == 15 == figures["n_shots"]
-    assert figures["n_reflections"] == len(table["reflections/hkl"])
-    fast0, fast1, slow0, slow1 = table["reflections/bbox"].astype(int).T
+    assert figures["n_reflections"] == len(table.reflections.hkl)
+    fast0, fast1, slow0, slow1 = table.reflections.bbox.astype(int).T
     n_pixels = ((fast1 - fast0) * (slow1 - slow0)).sum()
-    assert figures["n_pixels"] == n_pixels == len(table["pixels/photons"])
+    assert figures["n_pixels"] == n_pixels == len(table.pixels.photons)
     assert sum(run["n_pixels"] for run in figures["runs"].values()) == figures["n_pixels"]
     unique = {
         frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)})
-        for h, k, l in table["reflections/hkl"].tolist()
+        for h, k, l in table.reflections.hkl.tolist()
     }
     assert figures["n_unique"] == len(unique), "C2: h k l = -h k -l, and Friedel's mates"
     assert figures["multiplicity_mean"] == pytest.approx(figures["n_reflections"] / len(unique))
     assert sum(bin["n"] for bin in figures["multiplicity"]) == len(unique)
-    per_lattice = np.bincount(table["reflections/lattice"], minlength=15)
+    per_lattice = np.bincount(table.reflections.lattice, minlength=15)
     assert figures["reflections_per_lattice_median"] == np.median(per_lattice)
     for bin in figures["reflections_per_lattice"]:
         is_in_bin = (per_lattice >= bin["from"]) & (per_lattice <= bin["to"])
@@ -185,9 +196,9 @@ def test_annulus(trial, figures_of):
 
 def test_pixels_of_annulus(trial, figures_of):
     figures = figures_of("annulus")
-    table = store.read(trial.annulus, "annulus")
-    valid = table["pixels/valid"]
-    overlap = table["pixels/overlap"]
+    table = store.read(trial.annulus, Annulus)
+    valid = table.pixels.valid
+    overlap = table.pixels.overlap
     assert figures["n_pixels_valid"] == valid.sum()
     assert figures["n_pixels_shared"] == (overlap % 2 == 1).sum()
     assert figures["n_pixels_foreign"] == (overlap >= 4).sum()
@@ -197,8 +208,8 @@ def test_pixels_of_annulus(trial, figures_of):
 def test_predict(trial, figures_of):
     """Every fifth reflection is left out but for each second of them; distances are 0.5 px."""
     figures = figures_of("predict")
-    table = store.read(trial.predict, "predict")
-    n = len(table["reflections/hkl"])
+    table = store.read(trial.predict, Predict)
+    n = len(table.reflections.hkl)
     assert figures["n_lattices"] == 18 == sum(figures["outcomes"].values())
     assert figures["outcomes"]["predicted"] == 13
     assert figures["n_reflections"] == n == 13 * 40 == figures["n_in_range"]
@@ -210,10 +221,10 @@ def test_predict(trial, figures_of):
     assert figures["distance_mm_median"] == pytest.approx(0.05)
     assert sum(run["n_chosen"] for run in figures["runs"].values()) == figures["n_chosen"]
 
-    is_good = table["reflections/flags"] == 0
-    bright = is_good & (table["reflections/intensity"] > 3 * table["reflections/sigma"])
+    is_good = table.reflections.flags == 0
+    bright = is_good & (table.reflections.intensity > 3 * table.reflections.sigma)
     assert figures["n_signal"] == bright.sum()
-    chosen = table["reflections/choice"] != 2
+    chosen = table.reflections.choice != 2
     assert figures["signal_chosen"] == pytest.approx(chosen[bright].mean())
 
     shells = figures["shells"]
@@ -221,8 +232,8 @@ def test_predict(trial, figures_of):
     assert (np.diff([shell["d_max"] for shell in shells]) < 0).all()
     total = sum(shell["n_strong"] for shell in shells)
     assert total == figures["n_strong"]
-    rows = is_good & (table["reflections/d"] >= np.float32(shells[0]["d_min"]))
-    expected = table["reflections/intensity"][rows].mean() / 100.0
+    rows = is_good & (table.reflections.d >= np.float32(shells[0]["d_min"]))
+    expected = table.reflections.intensity[rows].mean() / 100.0
     assert shells[0]["brightness"] == pytest.approx(expected)
 
 
@@ -241,25 +252,25 @@ def test_ladder(trial, figures_of):
 def test_rungs_of_the_ladder(trial, figures_of):
     """Sums over lattices, 1000 pixels each; the first rung has none."""
     rungs = figures_of("ladder")["rungs"]
-    table = store.read(trial.ladder, "ladder")
+    table = store.read(trial.ladder, Ladder)
     reading, *others = rungs
-    assert 0 not in table["rungs/rung"]
+    assert 0 not in table.rungs.rung
     assert reading["name"] == "00" and reading["n_read"] == 15
     assert reading["radial_rmsd_mm"] is None is reading["sigma_z"]
     for number, rung in enumerate(others, 1):
-        rows = np.flatnonzero(table["rungs/rung"] == number)
-        n = table["rungs/n"][rows].sum()
-        radial = table["rungs/radial"][rows].sum()
-        transverse = table["rungs/transverse"][rows].sum()
+        rows = np.flatnonzero(table.rungs.rung == number)
+        n = table.rungs.n[rows].sum()
+        radial = table.rungs.radial[rows].sum()
+        transverse = table.rungs.transverse[rows].sum()
         assert rung["n"] == n
         assert rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
         assert rung["transverse_rmsd_mm"] == pytest.approx((transverse / n) ** 0.5)
         assert rung["rmsd_px"] == pytest.approx(((radial + transverse) / n) ** 0.5 / 0.1)
-        z, square = table["rungs/z"][rows].sum(axis=0) / (1000 * len(rows))
+        z, square = table.rungs.z[rows].sum(axis=0) / (1000 * len(rows))
         assert rung["z_mean"] == pytest.approx(z)
         assert rung["sigma_z"] == pytest.approx((square - z**2) ** 0.5)
         assert rung["z_published_mean"] == pytest.approx(2 * z)
-        seconds = np.median(table["rungs/seconds"][rows])
+        seconds = np.median(table.rungs.seconds[rows])
         assert rung["seconds_per_lattice"] == pytest.approx(seconds)
 
 
@@ -302,12 +313,12 @@ def test_distance_of_mosaics_from_the_truth(figures_of):
 
 def test_stage1(trial, figures_of):
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
+    table = store.read(trial.stage1, Stage1)
     assert figures["outcomes"] == {"refined": 13, "not_converged": 0, "too_few": 1, "lost": 1}
     assert (figures["n_lattices"], figures["n_refined"]) == (15, 13)
     assert (figures["n_truth"], figures["n_worse"]) == (13, 1)
     assert figures["seconds_per_lattice_per_core"] == pytest.approx(
-        np.median(table["lattices/seconds"])
+        np.median(table.lattices.seconds)
     )
     assert "13 refined, 1 too few, 1 lost" in stage1.headline(figures)[0]
 
@@ -315,9 +326,9 @@ def test_stage1(trial, figures_of):
 def test_centroids_of_stage1(trial, figures_of):
     """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
-    rows = np.flatnonzero(np.isfinite(table["reflections/fast_obs"]))
-    panel_x = np.where(table["reflections/panel"][rows] == 0, -10.0, 1.0)
+    table = store.read(trial.stage1, Stage1)
+    rows = np.flatnonzero(np.isfinite(table.reflections.fast_obs))
+    panel_x = np.where(table.reflections.panel[rows] == 0, -10.0, 1.0)
 
     def position(suffix):
         fast = table[f"reflections/fast{suffix}"][rows]
@@ -344,13 +355,13 @@ def test_centroids_of_stage1(trial, figures_of):
 def test_stage1_against_the_truth(trial, figures_of):
     """Pulls of the scale by hand, of σ 0.1 by the sandwich and 0.05 by Fisher."""
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
+    table = store.read(trial.stage1, Stage1)
     truth = [read_truth(manifest) for manifest in trial.manifests]
     pulls = []
     for lattice in range(13):
-        true = truth[table["lattices/run"][lattice]]
-        shot = list(true["shots/shot_id"]).index(table["lattices/shot_id"][lattice])
-        ratio = table["lattices/scale"][lattice] / true["lattices/scale"][shot]
+        true = truth[table.lattices.run[lattice]]
+        shot = list(true.shots.shot_id).index(table.lattices.shot_id[lattice])
+        ratio = table.lattices.scale[lattice] / true.lattices.scale[shot]
         pulls.append(np.log(ratio) / 0.1)
     assert figures["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
     assert figures["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
@@ -361,10 +372,10 @@ def test_stage1_against_the_truth(trial, figures_of):
 
 
 def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
-    table = store.read(trial.stage1, "stage1")
-    attributes = store.attributes(trial.stage1, "stage1")
-    table["lattices/outcome"][5] = RefinedOutcome.NOT_CONVERGED
-    table["lattices/loss_after"][[5, 14]] = 200.0
+    table = store.read(trial.stage1, Stage1)
+    attributes = store.attributes(trial.stage1, Stage1)
+    table.lattices.outcome[5] = RefinedOutcome.NOT_CONVERGED
+    table.lattices.loss_after[[5, 14]] = 200.0
     figures = stage1._figures(table, attributes)
     assert (figures["n_refined"], figures["n_worse"]) == (12, 2), (
         "one of the refined, and this one; not one that was not fitted"
@@ -401,7 +412,7 @@ def test_constants_and_shapes_of_spread(trial, figures_of):
     of them; σ are those of the table.
     """
     figures = figures_of("spread")
-    table = store.read(trial.spread, "spread")
+    table = store.read(trial.spread, Spread)
     curves = columns(table, "curves")
     constants = columns(table, "constants")
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
@@ -433,12 +444,12 @@ def test_constants_and_shapes_of_spread(trial, figures_of):
 
 def test_x_of_spread(trial, figures_of):
     figures = figures_of("spread")
-    table = store.read(trial.spread, "spread")
-    F = table["reflections/f"]
-    moved = np.average(abs(table["reflections/phase_deg"]), weights=F)
+    table = store.read(trial.spread, Spread)
+    F = table.reflections.f
+    moved = np.average(abs(table.reflections.phase_deg), weights=F)
     assert figures["phase_moved_deg"] == pytest.approx(moved)
     for number, width in enumerate(figures["prior_rms_by_shell"]):
-        chosen = table["reflections/prior_sigma"][table["reflections/shell"] == number]
+        chosen = table.reflections.prior_sigma[table.reflections.shell == number]
         assert width == pytest.approx(np.sqrt(np.mean(chosen**2)))
     assert figures["unknown_f"] == "complex" and figures["sigma_over"] == "reflections"
     assert figures["log_scale"] == [0.001, -0.02] and figures["x_at_rest"] is True
@@ -462,8 +473,8 @@ def test_sites_of_spread(trial, figures_of, tmp_path):
         "sites, off the model by: FE1 x +0.02 ± 0.01 Å, FE1 B -0.7 ± 0.3 Å²; "
         "FE2 x -0.01 ± 0.01 Å, FE2 B +0.4 ± 0.2 Å²"
     ]
-    table = store.read(trial.spread, "spread")
-    attributes = store.attributes(trial.spread, "spread") | {"site_unknowns": []}
+    table = store.read(trial.spread, Spread)
+    attributes = store.attributes(trial.spread, Spread) | {"site_unknowns": []}
     for name in table:
         if name.startswith("sites/"):
             table[name] = table[name][:0]
@@ -475,8 +486,8 @@ def test_sites_of_spread(trial, figures_of, tmp_path):
 
 def test_spread_with_x_of_the_model(trial, tmp_path):
     """There is nothing to say of X, and no panel for it."""
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
+    attributes = store.attributes(trial.spread, Spread)
+    table = store.read(trial.spread, Spread)
     for name in table:
         if name.startswith(("reflections/", "shells/")):
             table[name] = table[name][:0]
@@ -509,7 +520,7 @@ def test_edges_of_spread(figures_of):
 def test_errors_of_spread(trial, figures_of):
     """Errors over the nodes from 7100 eV on; true curves are straight between channels."""
     figures = figures_of("spread")
-    curves = columns(store.read(trial.spread, "spread"), "curves")
+    curves = columns(store.read(trial.spread, Spread), "curves")
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
         rows = np.flatnonzero((curves["fit"] == fit) & (curves["energy_ev"] >= 7100))
         pulls = []
@@ -562,8 +573,8 @@ def test_curves_without_truth(trial, tmp_path):
     assert figures["sites"]["FE2"]["true_e0_ev"] is None
     assert figures["constant_fp"]["FE1"] == {"value": pytest.approx(0.2), "error": None}
     assert not any("truth" in line for line in spread.headline(figures))
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
+    attributes = store.attributes(trial.spread, Spread)
+    table = store.read(trial.spread, Spread)
     attributes["fits"] = ["smooth", "free", "kramers_kronig"]
     for name in ("curves/fit", "values/fit", "constants/fit", "edges/fit"):
         table[name] = np.array([1, 2, 0])[table[name]]
@@ -579,8 +590,8 @@ def test_curves_without_truth(trial, tmp_path):
 
 def test_sites_without_an_edge(trial, tmp_path):
     """A site that has none leaves no difference; page and headline say so."""
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
+    attributes = store.attributes(trial.spread, Spread)
+    table = store.read(trial.spread, Spread)
     for name in ("energy_ev", "sigma_ev"):
         table[f"edges/{name}"][1::2] = np.nan
     for name in ("difference_ev", "difference_sigma_ev"):
@@ -597,17 +608,17 @@ def test_sites_without_an_edge(trial, tmp_path):
 
 def test_merge(trial, figures_of):
     figures = figures_of("merge")
-    table = store.read(trial.merge, "merge")
-    half = table["merged/half"]
+    table = store.read(trial.merge, Merge)
+    half = table.merged.half
     half = half[np.isfinite(half).all(axis=1)]
     assert figures["n_lattices"] == 13 and figures["n_pairs"] == 270 == len(half)
     assert figures["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
     r_split = abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
     assert figures["r_split"] == pytest.approx(r_split)
-    assert figures["n_observations"] == table["merged/n"].sum()
+    assert figures["n_observations"] == table.merged.n.sum()
     assert figures["completeness"] == pytest.approx(300 / 390)
-    assert figures["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)
-    difference = table["merged/half"][::2] - table["merged/half"][1::2]
+    assert figures["multiplicity"] == pytest.approx(table.merged.n.sum() / 300)
+    difference = table.merged.half[::2] - table.merged.half[1::2]
     difference = difference[np.isfinite(difference).all(axis=1)]
     assert figures["n_pairs_ano"] == len(difference)
     assert figures["cc_ano"] == pytest.approx(np.corrcoef(difference.T)[0, 1])
@@ -620,13 +631,13 @@ def test_merge(trial, figures_of):
 
 def test_stage2(figures_of, trial):
     figures = figures_of("stage2")
-    table = store.read(trial.stage2, "stage2")
+    table = store.read(trial.stage2, Stage2)
     assert (figures["n_lattices_in"], figures["n_lattices"]) == (15, 13)
     assert figures["outcomes"] == {"used": 13, "not_refined": 2, "lost": 0}
-    n = len(table["merged/n"])
+    n = len(table.merged.n)
     assert figures["n_reflections"] == n == figures["n_pairs"]
-    assert figures["multiplicity"] == pytest.approx(table["merged/n"].mean())
-    assert figures["cc_half"] == pytest.approx(np.corrcoef(table["merged/half"].T)[0, 1])
+    assert figures["multiplicity"] == pytest.approx(table.merged.n.mean())
+    assert figures["cc_half"] == pytest.approx(np.corrcoef(table.merged.half.T)[0, 1])
     assert figures["i_over_sigma"] == pytest.approx((200 * 9 + 100 * 3) / 300)
     assert figures["i_over_sigma_merge"] == pytest.approx((200 * 6 + 100 * 3) / 300)
     assert (figures["cc_half_merge"], figures["cc_half_ano"]) == pytest.approx((0.6, 0.4))
@@ -636,7 +647,7 @@ def test_stage2(figures_of, trial):
     assert (figures["change"], figures["spread"], figures["scatter"]) == (0.05, 0.3, 0.03)
     assert figures["of_cycles"][0]["held_out_before"] is None
     assert figures["seconds_solve_per_lattice"] == pytest.approx(0.2)
-    used = table["lattices/seconds"][:13]
+    used = table.lattices.seconds[:13]
     assert figures["seconds_per_lattice"] == pytest.approx(np.median(used))
     assert (figures["reduced_bytes"], figures["n_reductions"]) == (123456, 78)
     assert figures["sites"]["FE2"] == {"height": 9.0, "height_merge": None}
@@ -655,8 +666,8 @@ def test_stage2_against_the_truth(figures_of, trial):
     amplitudes are √I.
     """
     figures = figures_of("stage2")
-    table = store.read(trial.stage2, "stage2")
-    in_merge = np.isfinite(table["merged/merge"])
+    table = store.read(trial.stage2, Stage2)
+    in_merge = np.isfinite(table.merged.merge)
     unique = trial.unique
     assert figures["n_true"] == in_merge.sum() == len(unique) - 10
     F_true = np.sqrt(trial.intensity)

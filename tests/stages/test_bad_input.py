@@ -23,6 +23,7 @@ import pytest
 from spreadflow import cli
 from spreadflow.errors import Outcome
 from spreadflow.io import images, nexus_writer, store
+from spreadflow.products import Index
 from spreadflow.report.index import headline
 from spreadflow.report.index import make as report_of_index
 
@@ -108,12 +109,12 @@ def call(tiny_run, capsys):
 
 def rows(path, manifest):
     """Return by file name all columns of its one shot in the product, except the time spent."""
-    c = store.read(path, "index")
+    c = store.read(path, Index)
     out = {}
     for i, name in enumerate(images.Source(manifest).manifest.files):
-        selected = {"shots": np.arange(len(c["shots/outcome"])) == i, "spots": c["spots/shot"] == i}
-        selected["lattices"] = c["lattices/shot"] == i
-        selected["reflections"] = selected["lattices"][c["reflections/lattice"]]
+        selected = {"shots": np.arange(len(c.shots.outcome)) == i, "spots": c.spots.shot == i}
+        selected["lattices"] = c.lattices.shot == i
+        selected["reflections"] = selected["lattices"][c.reflections.lattice]
         foreign = (
             "shots/seconds",
             "shots/file",
@@ -154,7 +155,7 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
 
     found = rows(product, folder / "all.json")
     assert {
-        path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()
+        path[:-4]: Outcome(columns.shots.outcome[0]) for path, columns in found.items()
     } == FILES
     for name in ("missing", "truncated"):
         assert sum(f"{name}.nxs" in line for line in log) == 1
@@ -180,9 +181,9 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     )
 
     assert status == 0
-    table = store.read(out, "index")
-    assert [Outcome(x) for x in table["shots/outcome"]] == [Outcome.MASKED] * 2
-    assert [reason[:31] for reason in table["shots/reason"]] == [
+    table = store.read(out, Index)
+    assert [Outcome(x) for x in table.shots.outcome] == [Outcome.MASKED] * 2
+    assert [reason[:31] for reason in table.shots.reason] == [
         b"100% of the pixels are masked, "
     ] * 2
 
@@ -317,8 +318,8 @@ def test_a_bad_part_is_refused_by_readers_and_made_again_alone(
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"000000.h5"}
 
-    again = store.read(product_copy, "index")
-    whole = store.read(product, "index")
+    again = store.read(product_copy, Index)
+    whole = store.read(product, Index)
     for dataset in whole.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(again[dataset], whole[dataset], err_msg=dataset)
 

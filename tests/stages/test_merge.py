@@ -17,6 +17,7 @@ from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
+from spreadflow.products import Merge, Reindex
 from spreadflow.stages import merge
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
@@ -49,7 +50,7 @@ class TwoRuns:
         for run, n in RUNS.items():
             path = folder / run / "reindex.h5"
             ids = [self.rng.integers(0, 2**63, 8).astype(np.uint64) for _ in range(n)]
-            parts = store.Parts(path, "reindex", run, [i.tolist() for i in ids])
+            parts = store.Parts(path, Reindex, run, [i.tolist() for i in ids])
             for block in range(n):
                 parts.write(block, self._part(filled, run, ids[block]))
             parts.finish(World(), run=run)
@@ -125,7 +126,7 @@ class TwoRuns:
         """Run the stage, and return its columns, with its attributes under ''."""
         config = MergeConfig.model_validate({"merge": {"d_min": D_MIN} | section})
         merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
-        return store.read(out, "merge") | {"": store.attributes(out, "merge")}
+        return store.read(out, Merge) | {"": store.attributes(out, Merge)}
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +151,9 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, produ
     assert sum(counts.values()) == accepted.sum() * PER_LATTICE
     assert (
         counts["used"]
-        == product["merged/n"].sum()
-        == product["lattices/n"].sum()
-        == product["bins/n_observations"].sum()
+        == product.merged.n.sum()
+        == product.lattices.n.sum()
+        == product.bins.n_observations.sum()
     )
 
     flags, hkl = (
@@ -184,18 +185,18 @@ def test_accepted_lattices_are_told_with_their_fate(two_runs, product):
     assert listed == accepted
     assert product[""]["n_lattices_in"] == len(accepted)
 
-    used = product["lattices/used"]
+    used = product.lattices.used
     assert 0 < (~used).sum() < len(used)
-    assert (product["lattices/n"][~used] == 0).all()
-    assert np.isnan(product["lattices/scale"][~used]).all()
-    assert (product["lattices/scale"][used] > 0).all()
+    assert (product.lattices.n[~used] == 0).all()
+    assert np.isnan(product.lattices.scale[~used]).all()
+    assert (product.lattices.scale[used] > 0).all()
 
 
 def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product):
-    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = two_runs.truth[two_runs.unique.rows(sign * product["merged/hkl"])]
-    value = product["merged/intensity"]
-    sigma = product["merged/sigma"]
+    sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    truth = two_runs.truth[two_runs.unique.rows(sign * product.merged.hkl)]
+    value = product.merged.intensity
+    sigma = product.merged.sigma
     level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
     pull = (value - level * truth) / sigma
 
@@ -204,8 +205,8 @@ def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product)
 
 
 def test_wavelength_is_that_of_the_lattices(two_runs, product):
-    used = product["lattices/used"]
-    energy = np.where(product["lattices/run"][used] == 0, 7120.0, 7130.0).mean()
+    used = product.lattices.used
+    energy = np.where(product.lattices.run[used] == 0, 7120.0, 7130.0).mean()
     assert product[""]["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
 
 
@@ -230,9 +231,9 @@ def test_mtz_holds_the_same_numbers(two_runs, product, folder):
     data.import_mtz(file, gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
     rows = two_runs.unique.rows
-    our_sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    our_rows = rows(product["merged/hkl"] * our_sign).tolist()
-    ours = dict(zip(our_rows, product["merged/intensity"], strict=True))
+    our_sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    our_rows = rows(product.merged.hkl * our_sign).tolist()
+    ours = dict(zip(our_rows, product.merged.intensity, strict=True))
     their_sign = np.where(sign[:, None] < 0, -1, 1)
     their_rows = rows(their_sign * np.array(data.miller_array)).tolist()
     theirs = dict(zip(their_rows, data.value_array, strict=True))
@@ -246,10 +247,10 @@ def test_mtz_holds_the_same_numbers(two_runs, product, folder):
 
 def test_few_measurements_are_left_out_and_counted(two_runs, product, folder):
     strict = two_runs.run(folder / "strict" / "merge.h5", min_multiplicity=4)
-    assert strict["merged/n"].min() == 4
+    assert strict.merged.n.min() == 4
     counts = strict[""]["reflections"]
     before = product[""]["reflections"]
-    assert counts["multiplicity"] == product["merged/n"][product["merged/n"] < 4].sum()
+    assert counts["multiplicity"] == product.merged.n[product.merged.n < 4].sum()
     assert sum(counts.values()) == sum(before.values())
 
 
@@ -272,9 +273,9 @@ def test_reference_is_named_and_sets_the_scale(two_runs, folder):
 
     assert product[""]["scaling"] == "mark0 against truth.mtz"
 
-    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = two_runs.truth[unique.rows(sign * product["merged/hkl"])]
-    scale = np.median(product["merged/intensity"] / truth)
+    sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    truth = two_runs.truth[unique.rows(sign * product.merged.hkl)]
+    scale = np.median(product.merged.intensity / truth)
     assert scale == pytest.approx(1000.0, rel=0.03)
 
 
@@ -325,7 +326,7 @@ def test_product_is_the_same_on_any_number_of_ranks(two_runs, product, folder, t
     ]
     words += ["--reindex", *map(str, two_runs.reindex), "--cells", str(two_runs.cells)]
     subprocess.run(words, check=True, timeout=120)
-    again = store.read(tmp_path / "merge.h5", "merge")
+    again = store.read(tmp_path / "merge.h5", Merge)
 
     for name, column in again.items():
         np.testing.assert_array_equal(column, product[name], err_msg=name)

@@ -8,6 +8,7 @@ import pytest
 from spreadflow.config import for_stage, parse, section
 from spreadflow.io import store
 from spreadflow.parallel import World
+from spreadflow.products import Spread
 from spreadflow.report.figures import columns
 from spreadflow.stages import spread as stage
 
@@ -22,9 +23,7 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     config = for_stage(section(parse(wide_run.tree | {"spread": keys}), "spread"), "spread")
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
-    return SimpleNamespace(
-        table=store.read(out, "spread"), attributes=store.attributes(out, "spread")
-    )
+    return SimpleNamespace(table=store.read(out, Spread), attributes=store.attributes(out, Spread))
 
 
 def test_constants_and_shapes_are_those_of_the_curves(product):
@@ -35,7 +34,7 @@ def test_constants_and_shapes_are_those_of_the_curves(product):
     assert product.attributes["sigma_kinds"] == ["sandwich"] * 3
     assert product.attributes["sigma_over"] == "reflections"
     for row, fit in enumerate(constants["fit"]):
-        sandwich = product.table["values/sandwich"][product.table["values/fit"] == fit]
+        sandwich = product.table.values.sandwich[product.table.values.fit == fit]
         n_nodes = len(sandwich) // 4
         blocks = sandwich.reshape(4, n_nodes, 4, n_nodes)
         site = constants["site"][row]
@@ -89,8 +88,8 @@ def test_sites_are_refined_where_it_is_asked_for(wide_run, tmp_path):
     config = for_stage(section(parse(tree), "spread"), "spread")
     out = tmp_path / "spread.h5"
     stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
-    attributes = store.attributes(out, "spread")
-    rows = columns(store.read(out, "spread"), "sites")
+    attributes = store.attributes(out, Spread)
+    rows = columns(store.read(out, Spread), "sites")
     assert attributes["site_unknowns"] == ["x", "y", "z", "B"]
     np.testing.assert_array_equal(rows["site"], np.repeat([0, 1], 4))
     np.testing.assert_array_equal(rows["prior_sigma"], np.tile([0.02, 0.02, 0.02, 1.0], 2))
@@ -101,4 +100,4 @@ def test_sites_are_refined_where_it_is_asked_for(wide_run, tmp_path):
 
 def test_no_sites_are_refined_unless_asked_for(product):
     assert product.attributes["site_unknowns"] == []
-    assert len(product.table["sites/site"]) == 0
+    assert len(product.table.sites.site) == 0

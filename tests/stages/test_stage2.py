@@ -13,6 +13,7 @@ from spreadflow.config import for_stage, overlay, parse, section
 from spreadflow.errors import FileError, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
+from spreadflow.products import Stage2
 from spreadflow.stages import stage2 as stage
 
 pytestmark = pytest.mark.stage
@@ -32,7 +33,7 @@ def run(stage2_run, out, **keys):
         out=out,
         world=World(),
     )
-    return store.read(out, "stage2")
+    return store.read(out, Stage2)
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +43,24 @@ def product(stage2_run, tmp_path_factory) -> SimpleNamespace:
 
 
 def test_each_lattice_has_one_end(product):
-    ends = product.columns["lattices/outcome"]
+    ends = product.columns.lattices.outcome
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
-    assert np.isfinite(product.columns["lattices/log_volume"]).tolist() == [True] * 3 + [False]
+    assert np.isfinite(product.columns.lattices.log_volume).tolist() == [True] * 3 + [False]
 
 
 def test_intensities_are_the_true_ones_within_sigma(stage2_run, product):
     """On the scale of the merge, which was three times the model's."""
     c = product.columns
-    sign = np.where(c["merged/friedel"] < 0, -1, 1)[:, None]
-    row = stage2_run.model.unique.rows(sign * c["merged/hkl"])
+    sign = np.where(c.merged.friedel < 0, -1, 1)[:, None]
+    row = stage2_run.model.unique.rows(sign * c.merged.hkl)
     true = 3.0 * stage2_run.model.intensity[row]
-    strong = true > 5 * c["merged/sigma"]
+    strong = true > 5 * c.merged.sigma
     assert strong.sum() > 30
-    ratio = np.median(c["merged/intensity"][strong] / true[strong])
+    ratio = np.median(c.merged.intensity[strong] / true[strong])
     assert ratio == pytest.approx(1.0, abs=0.05)
-    pull = (c["merged/intensity"] - ratio * true) / c["merged/sigma"]
+    pull = (c.merged.intensity - ratio * true) / c.merged.sigma
     assert 0.7 < 1.48 * np.median(np.abs(pull)) < 1.8, "three lattices have little in common"
-    assert (c["merged/n"] >= 1).all()
+    assert (c.merged.n >= 1).all()
 
 
 def test_mtz_and_product_agree(product):
@@ -68,18 +69,18 @@ def test_mtz_and_product_agree(product):
     types = {column.label: column.type for column in mtz.columns}
     expected = {"I(+)": "K", "I(-)": "K", "F": "F", "F(+)": "G", "DANO": "D", "SIGDANO": "Q"}
     assert expected.items() <= types.items()
-    plus = c["merged/friedel"] > 0
+    plus = c.merged.friedel > 0
     total = np.nansum(mtz.column_with_label("I(+)").array)
-    assert total == pytest.approx(c["merged/intensity"][plus].sum(), rel=1e-5)
-    for cycle in range(1, len(c["cycles/change"]) + 1):
+    assert total == pytest.approx(c.merged.intensity[plus].sum(), rel=1e-5)
+    for cycle in range(1, len(c.cycles.change) + 1):
         assert (product.out.with_suffix(".cycles") / f"{cycle}.mtz").exists()
 
 
 def test_cycles_bring_intensities_to_rest(product):
-    change = product.columns["cycles/change"]
+    change = product.columns.cycles.change
     assert len(change) == 2
     assert change[1] < 0.5 * change[0]
-    assert store.attributes(product.out, "stage2")["reduced_bytes"] > 0
+    assert store.attributes(product.out, Stage2)["reduced_bytes"] > 0
 
 
 def test_killed_in_the_second_cycle_it_goes_on(stage2_run, product, tmp_path):
@@ -99,7 +100,7 @@ def test_killed_in_the_second_cycle_it_goes_on(stage2_run, product, tmp_path):
 
 def test_restrained_intensities_stay(stage2_run, tmp_path):
     c = run(stage2_run, tmp_path / "stage2.h5", restraint_sigma=1e-6, max_cycles=1)
-    np.testing.assert_allclose(c["merged/intensity"], c["merged/start"], rtol=0.02)
+    np.testing.assert_allclose(c.merged.intensity, c.merged.start, rtol=0.02)
 
 
 def test_a_start_from_the_model_has_its_scale(stage2_run, product, tmp_path):
@@ -107,8 +108,8 @@ def test_a_start_from_the_model_has_its_scale(stage2_run, product, tmp_path):
     unique = stage2_run.model.unique
     intensity = np.full((2, len(unique)), np.nan)
     for values, columns in zip(intensity, (c, product.columns), strict=True):
-        sign = np.where(columns["merged/friedel"] < 0, -1, 1)[:, None]
-        values[unique.rows(sign * columns["merged/hkl"])] = columns["merged/intensity"]
+        sign = np.where(columns.merged.friedel < 0, -1, 1)[:, None]
+        values[unique.rows(sign * columns.merged.hkl)] = columns.merged.intensity
     of_model, of_merge = intensity[:, np.isfinite(intensity).all(axis=0)]
     assert np.corrcoef(of_model, of_merge)[0, 1] > 0.95
     strong = of_model > np.median(of_model)

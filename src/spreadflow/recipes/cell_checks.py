@@ -77,10 +77,10 @@ def spots_of(
     columns: `COLUMNS` of the run; rows: of the lattices; setting: (row, 3, 3) M, Miller indices on
     the shared axes are M · those of the run.
     """
-    indexed = _Groups(np.where(columns["spots/used"], columns["spots/lattice"], -1))
-    is_strong = columns["spots/intensity"] >= I_OVER_SIGMA * columns["spots/sigma"]
-    is_free = (columns["spots/lattice"] < 0) & is_strong
-    free = _Groups(np.where(is_free, columns["spots/shot"], -1))
+    indexed = _Groups(np.where(columns.spots.used, columns.spots.lattice, -1))
+    is_strong = columns.spots.intensity >= I_OVER_SIGMA * columns.spots.sigma
+    is_free = (columns.spots.lattice < 0) & is_strong
+    free = _Groups(np.where(is_free, columns.spots.shot, -1))
 
     def directions(spots: np.ndarray) -> np.ndarray:
         names = ("panel", "fast", "slow")
@@ -88,17 +88,17 @@ def spots_of(
 
     lattices = []
     for row, M in zip(rows, setting, strict=True):
-        shot = columns["lattices/shot"][row]
-        A = columns["lattices/A"][row] @ np.linalg.inv(M)
+        shot = columns.lattices.shot[row]
+        A = columns.lattices.A[row] @ np.linalg.inv(M)
         own = indexed.members(row)
-        is_alone = columns["shots/n_lattices"][shot] == 1
+        is_alone = columns.shots.n_lattices[shot] == 1
         others = free.members(shot) if is_alone else np.empty(0, dtype=int)
-        wavenumber = columns["shots/mean_energy_ev"][shot] / HC_EV_ANGSTROM
+        wavenumber = columns.shots.mean_energy_ev[shot] / HC_EV_ANGSTROM
         q = (directions(others) - geometry.S0) * wavenumber
         lattices.append(
             LatticeSpots(
                 A=A,
-                hkl=columns["spots/hkl"][own] @ M.T,
+                hkl=columns.spots.hkl[own] @ M.T,
                 s1=directions(own),
                 others=q @ np.linalg.inv(A).T,
             )

@@ -72,19 +72,19 @@ def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
 
 def grams_of(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
     """Return row of `lattices` and Gram of every lattice of a part that is used."""
-    lattice_of_box = columns["boxes/lattice"]
-    lattice_of_column = columns["columns/lattice"]
-    n_columns = columns["boxes/n_columns"].astype(np.int64)
+    lattice_of_box = columns.boxes.lattice
+    lattice_of_column = columns.columns.lattice
+    n_columns = columns.boxes.n_columns.astype(np.int64)
     n_values = n_columns * (n_columns + 1) // 2
     triangles = np.concatenate([[0], np.cumsum(n_values)])
     grams = []
-    for row in np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED):
+    for row in np.flatnonzero(columns.lattices.outcome == SpreadOutcome.USED):
         boxes = np.flatnonzero(lattice_of_box == row)
         first, last = (boxes[0], boxes[-1] + 1) if len(boxes) else (0, 0)
         is_own = lattice_of_column == row
         lattice_gram = Gram(
             start=np.concatenate([[0], np.cumsum(n_columns[boxes])]),
-            normal=columns["triangles/value"][triangles[first] : triangles[last]],
+            normal=columns.triangles.value[triangles[first] : triangles[last]],
             **{name: columns[f"columns/{name}"][is_own] for name in COLUMN_FIELDS},
             **{name: columns[f"lattices/{name}"][row] for name in LATTICE_FIELDS},
         )

@@ -278,14 +278,14 @@ def drawn_together(log_values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 def batch_of(columns: dict[str, np.ndarray], unique: Unique) -> Batch:
     """Return the lattices of a part of `gram` that are used, in their order."""
-    used = np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED)
-    scale = columns["lattices/scale"][used]
-    n_cells = columns["lattices/n_cells"][used]
+    used = np.flatnonzero(columns.lattices.outcome == SpreadOutcome.USED)
+    scale = columns.lattices.scale[used]
+    n_cells = columns.lattices.n_cells[used]
     return Batch(
-        lattice=np.searchsorted(used, columns["columns/lattice"]),
-        unique=unique.rows(columns["columns/hkl"].astype(np.int32)),
-        sizes=columns["boxes/n_columns"].astype(np.int64),
-        normal=columns["triangles/value"].astype(np.float64),
+        lattice=np.searchsorted(used, columns.columns.lattice),
+        unique=unique.rows(columns.columns.hkl.astype(np.int32)),
+        sizes=columns.boxes.n_columns.astype(np.int64),
+        normal=columns.triangles.value.astype(np.float64),
         log_volume=np.log(scale) + np.log(n_cells).sum(axis=1),
         **{name: columns[f"columns/{name}"] for name in ("intensity", "slope", "cross")},
         **{name: columns[f"lattices/{name}"][used] for name in ("nuisance", "score", "loss")},

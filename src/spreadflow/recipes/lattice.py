@@ -108,8 +108,8 @@ def unpack(
     """Return the lattice of a row of a part of an annulus, with its reflections of d_min ≤ d <
     d_max (Å).
     """
-    d = columns["reflections/d"]
-    is_chosen = (columns["reflections/lattice"] == row) & (d >= d_min) & (d < d_max)
+    d = columns.reflections.d
+    is_chosen = (columns.reflections.lattice == row) & (d >= d_min) & (d < d_max)
     rows = np.flatnonzero(is_chosen)
     reflections = {
         name.split("/")[1]: column[rows]
@@ -120,20 +120,20 @@ def unpack(
     n_pixels = (fast1 - fast0) * (slow1 - slow0)
     first_pixel = np.repeat(reflections["first_pixel"] - np.cumsum(n_pixels) + n_pixels, n_pixels)
     pixels = first_pixel + np.arange(n_pixels.sum())
-    recorded = columns["pixels/valid"][pixels]
+    recorded = columns.pixels.valid[pixels]
     boxes = Shoeboxes(
         hkl=reflections["hkl"],
         panel=reflections["panel"],
         bbox=reflections["bbox"],
-        photons=columns["pixels/photons"][pixels],
-        valid=recorded & (columns["pixels/overlap"][pixels] & Overlap.LEFT_OUT == 0),
+        photons=columns.pixels.photons[pixels],
+        valid=recorded & (columns.pixels.overlap[pixels] & Overlap.LEFT_OUT == 0),
     )
-    pulse = columns["lattices/spectrum"][row]
+    pulse = columns.lattices.spectrum[row]
     spectrum = Spectrum(*(columns[f"spectra/{name}"][pulse] for name in Spectrum._fields))
     return PackedLattice(
-        A=columns["lattices/A"][row],
-        eta_rad=columns["lattices/eta_rad"][row],
-        domain_ang=columns["lattices/domain_ang"][row],
+        A=columns.lattices.A[row],
+        eta_rad=columns.lattices.eta_rad[row],
+        domain_ang=columns.lattices.domain_ang[row],
         spectrum=without_padding(spectrum),
         boxes=boxes,
         recorded=recorded,

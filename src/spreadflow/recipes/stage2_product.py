@@ -48,8 +48,8 @@ def _posterior(
 
 def merged(table: Mapping[str, np.ndarray], unique: merging.Unique) -> merging.Merged:
     """Return merged intensities in the rows of `unique`. table: `merged` of a product of merge."""
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    row = unique.rows(sign * table["merged/hkl"])
+    sign = np.where(table.merged.friedel < 0, -1, 1)[:, None]
+    row = unique.rows(sign * table.merged.hkl)
     is_unique = row >= 0
     n = len(unique)
     columns = {
@@ -100,9 +100,9 @@ def intensity_tables(
 
 def shells(boxes: Mapping[str, np.ndarray], d_min: float, n_bins: int) -> Table:
     """Return how well pixels are explained by resolution. boxes: table `boxes` of kind `gram`."""
-    n_pixels = boxes["boxes/n_pixels"].astype(np.float64)
-    squares = np.nan_to_num(boxes["boxes/sigma_z"].astype(np.float64)) ** 2 * n_pixels
-    shell = merging.shells(boxes["boxes/d"], d_min, n_bins)
+    n_pixels = boxes.boxes.n_pixels.astype(np.float64)
+    squares = np.nan_to_num(boxes.boxes.sigma_z.astype(np.float64)) ** 2 * n_pixels
+    shell = merging.shells(boxes.boxes.d, d_min, n_bins)
     n = np.bincount(shell, n_pixels, n_bins)
     with np.errstate(invalid="ignore"):
         sigma_z = np.sqrt(np.bincount(shell, squares, n_bins) / n)

@@ -76,9 +76,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _strength_of(table: dict, rows: np.ndarray) -> np.ndarray:
     """Return (row,) I/σ of reflections."""
-    return shoeboxes.strength(
-        table["reflections/intensity"][rows], table["reflections/sigma"][rows]
-    )
+    return shoeboxes.strength(table.reflections.intensity[rows], table.reflections.sigma[rows])
 
 
 def _strongest(table: dict) -> np.ndarray:
@@ -92,7 +90,7 @@ def _strongest(table: dict) -> np.ndarray:
 
 def _integrated(table: dict) -> np.ndarray:
     """Return the rows of the reflections whose intensities may be used."""
-    return np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
+    return np.flatnonzero(table.reflections.flags & ReflectionFlag.FAILED == 0)
 
 
 def _pixels(
@@ -103,7 +101,7 @@ def _pixels(
 
     rows: of the reflections, in the order in which they are returned.
     """
-    first = table["reflections/first_pixel"]
+    first = table.reflections.first_pixel
     size = _pixels_per_box(table)
     names = ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted")
     counts = dict.fromkeys(names, 0)
@@ -111,7 +109,7 @@ def _pixels(
     for of_product in store.parts_of(product, stage):
         part = of_product.read(["pixels/valid", "pixels/overlap"])
         own = of_product.rows("pixels")
-        for name, n in _pixel_counts(part["pixels/valid"], part["pixels/overlap"]).items():
+        for name, n in _pixel_counts(part.pixels.valid, part.pixels.overlap).items():
             counts[name] += n
 
         rows_of_part = [int(row) for row in rows if own.start <= first[row] < own.stop]
@@ -138,15 +136,15 @@ def _pixel_counts(valid: np.ndarray, overlap: np.ndarray) -> dict[str, int]:
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     """Return figures over all runs, with a block for each run, but for those of single pixels."""
-    run = table["lattices/run"]
-    lattice = table["reflections/lattice"]
+    run = table.lattices.run
+    lattice = table.reflections.lattice
     n_lattices = len(run)
     n_reflections = len(lattice)
     n_pixels = _pixels_per_box(table)
     multiplicity = _multiplicity(table, attributes["space_group"])
     per_lattice = np.bincount(lattice, minlength=n_lattices)
     return {
-        "n_shots": len(table["spectra/shot_id"]),
+        "n_shots": len(table.spectra.shot_id),
         "n_lattices": n_lattices,
         "n_lattices_with_reflections": len(np.unique(lattice)),
         "n_reflections": n_reflections,
@@ -155,7 +153,7 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "multiplicity": _histogram(multiplicity),
         "reflections_per_lattice_median": np.median(per_lattice) if n_lattices else None,
         "reflections_per_lattice": _histogram(per_lattice),
-        "n_strong": int((np.isfinite(table["reflections/fast_obs"])).sum()),
+        "n_strong": int((np.isfinite(table.reflections.fast_obs)).sum()),
         "n_pixels": int(n_pixels.sum()),
         "pixels_per_reflection": float(n_pixels.mean()) if n_reflections else None,
         "pixels_per_lattice": float(n_pixels.sum() / n_lattices) if n_lattices else None,
@@ -174,7 +172,7 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
 
 def _multiplicity(table: dict, space_group: str) -> np.ndarray:
     """Return (unique,) shoeboxes of each unique reflection, Friedel mates as one."""
-    unique, _ = symmetry.to_asu(table["reflections/hkl"], space_group)
+    unique, _ = symmetry.to_asu(table.reflections.hkl, space_group)
     return np.unique(unique, axis=0, return_counts=True)[1]
 
 
@@ -196,7 +194,7 @@ def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
 
 def _pixels_per_box(table: dict) -> np.ndarray:
     """Return (reflection,) pixels of each shoebox."""
-    fast0, fast1, slow0, slow1 = table["reflections/bbox"].T.astype(np.int64)
+    fast0, fast1, slow0, slow1 = table.reflections.bbox.T.astype(np.int64)
     return (fast1 - fast0) * (slow1 - slow0)
 
 
@@ -234,9 +232,9 @@ def _shoeboxes(figure: Any, table: dict, boxes: Boxes) -> None:
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (row, box) in zip(axes.flat, boxes.items(), strict=False):
-        fast0, fast1, slow0, slow1 = table["reflections/bbox"][row]
+        fast0, fast1, slow0, slow1 = table.reflections.bbox[row]
         _shoebox(ax, box, (slow1 - slow0, fast1 - fast0))
-        h, k, l = table["reflections/hkl"][row]
+        h, k, l = table.reflections.hkl[row]
         ax.set_title(f"{h} {k} {l}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
 
 
@@ -273,7 +271,7 @@ def _bars(axes: Any, bins: list[dict[str, int]], color: str) -> None:
 
 def _resolution(axes: Any, table: dict) -> None:
     """Draw how many reflections lie at each resolution."""
-    axes.hist(table["reflections/d"], bins=30, color=style.GREEN, alpha=0.75)
+    axes.hist(table.reflections.d, bins=30, color=style.GREEN, alpha=0.75)
     axes.invert_xaxis()
     axes.set(title="resolution, Å", ylabel="reflections")
 

@@ -99,16 +99,16 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, Any]:
     """Return figures over all lattices, with a block for each run."""
-    outcome = table["lattices/outcome"]
-    run = table["lattices/run"]
+    outcome = table.lattices.outcome
+    run = table.lattices.run
     is_accepted = outcome == LatticeOutcome.ACCEPTED
-    cell = table["lattices/cell"][is_accepted]
+    cell = table.lattices.cell[is_accepted]
     return {
         "n_in": len(outcome),
         "n_kept": int(is_accepted.sum()),
         "outcomes": outcome_counts(outcome, LatticeOutcome),
-        "n_other_setting": int((table["lattices/setting"] != np.eye(3)).any(axis=(1, 2)).sum()),
-        "n_clusters": len(table["clusters/n"]),
+        "n_other_setting": int((table.lattices.setting != np.eye(3)).any(axis=(1, 2)).sum()),
+        "n_clusters": len(table.clusters.n),
         "clusters": [
             {"n": int(n), "mean": mean, "covariance": covariance}
             for n, mean, covariance in zip(
@@ -127,8 +127,8 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
         "true_mean": _true_mean(manifests),
         "space_group": attributes["space_group"],
         "features": attributes["features"],
-        "location": table["clusters/location"][attributes["chosen"]],
-        "covariance": table["clusters/covariance"][attributes["chosen"]],
+        "location": table.clusters.location[attributes["chosen"]],
+        "covariance": table.clusters.covariance[attributes["chosen"]],
         "runs": {
             name: {
                 "n_in": int((run == number).sum()),
@@ -144,7 +144,7 @@ def _true_mean(manifests: list[Path]) -> np.ndarray | None:
     true_cells: list[np.ndarray] = []
     for truth in map(read_truth, manifests):
         if truth is not None:
-            true_cells += map(unit_cell.cell_of, truth["lattices/A"])
+            true_cells += map(unit_cell.cell_of, truth.lattices.A)
     if not true_cells:
         return None
     return unit_cell.degrees(np.array(true_cells)).mean(axis=0)
@@ -205,8 +205,8 @@ def _neighbours(axes: Any, table: dict, attributes: dict) -> None:
         return
     searched = attributes["config"]["runs"] or attributes["runs"]
     numbers = [number for number, name in enumerate(attributes["runs"]) if name in searched]
-    is_searched = np.isin(table["lattices/run"], numbers)
-    x = cells.in_angstrom(table["lattices/cell"][is_searched], attributes["features"])
+    is_searched = np.isin(table.lattices.run, numbers)
+    x = cells.in_angstrom(table.lattices.cell[is_searched], attributes["features"])
     distances = cells.neighbour_distances(x, attributes["min_samples"])
     share = np.linspace(0, 100, len(distances))
     axes.semilogy(share, np.maximum(distances, cells.SMALLEST_DIFFERENCE), color=style.BLUE)
@@ -233,8 +233,8 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
 
     pair: columns of the cell.
     """
-    x, y = (table["lattices/cell"][:, column] for column in pair)
-    outcome = table["lattices/outcome"]
+    x, y = (table.lattices.cell[:, column] for column in pair)
+    outcome = table.lattices.outcome
     _points(axes, x, y, outcome)
 
     accepted = outcome == LatticeOutcome.ACCEPTED
@@ -243,9 +243,9 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     names = [cells.NAMES[column] for column in pair]
     if set(names) <= set(features):
         rows = [features.index(name) for name in names]
-        for number in range(len(table["clusters/n"])):
+        for number in range(len(table.clusters.n)):
             rim = _cluster(axes, table, attributes, rows, number)
-            is_large = table["clusters/n"][number] > LARGE_SHARE * len(outcome)
+            is_large = table.clusters.n[number] > LARGE_SHARE * len(outcome)
             if is_large or number == attributes["chosen"]:
                 limits[:, 0] = np.minimum(limits[:, 0], rim[0])
                 limits[:, 1] = np.maximum(limits[:, 1], rim[1])
@@ -262,11 +262,11 @@ def _cluster(
     """
     is_chosen = number == attributes["chosen"]
     color = style.INK if is_chosen else COLORS[LatticeOutcome.OTHER_CLUSTER]
-    centre = table["clusters/location"][number][rows]
-    covariance = table["clusters/covariance"][number][np.ix_(rows, rows)]
+    centre = table.clusters.location[number][rows]
+    covariance = table.clusters.covariance[number][np.ix_(rows, rows)]
     _ellipses(axes, centre, covariance, color)
     reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
-    if len(table["clusters/n"]) > 1:
+    if len(table.clusters.n) > 1:
         top = (centre[0], centre[1] + reach[1])
         axes.annotate(str(number), top, color=color, ha="center")
     return centre - reach, centre + 1.2 * reach
@@ -301,8 +301,8 @@ def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray, color: str)
 
 def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
     """Draw the distribution of one cell parameter; accepted lattices below, the others above."""
-    values = table["lattices/cell"][:, column]
-    accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
+    values = table.lattices.cell[:, column]
+    accepted = table.lattices.outcome == LatticeOutcome.ACCEPTED
     low, high = _view(values, accepted)
     edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
     stacks = [values[accepted], values[~accepted]]

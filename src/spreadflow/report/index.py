@@ -103,7 +103,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "significance_p5": float(np.percentile(significance, 5)) if len(k) else None,
         "share_signal_p5": float(np.percentile(share_signal, 5)) if len(k) else None,
         "resolution_median_ang": float(np.median(resolution)) if len(k) else None,
-        "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
+        "n_spots": int(sum(run.table.shots.n_spots.sum() for run in runs)),
         "n_reflections": len(flags),
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
@@ -130,7 +130,7 @@ def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return root mean squares over the reflections of all lattices."""
     n = concatenated(runs, "lattices/n_rmsd")
     pixel_mm = np.concatenate(
-        [np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs]
+        [np.full(len(run.table.lattices.k), run.detector.pixel_mm) for run in runs]
     )
     figures: dict[str, Any] = {}
     for axis in ("radial", "transverse"):

@@ -112,7 +112,7 @@ def _without_lattice(runs: list[IndexedRun]) -> SpotCounts:
     middle = float(np.median(np.concatenate([_pixel_resolutions(run) for run in runs])))
     totals = np.zeros(4, dtype=int)
     for run in runs:
-        rows = run.table["shots/outcome"][run.table["spots/shot"]] == Outcome.NO_LATTICE
+        rows = run.table.shots.outcome[run.table.spots.shot] == Outcome.NO_LATTICE
         spots = columns(run.table, "spots", rows)
         n_slow, n_fast = run.detector.shape
         rim = np.minimum.reduce(
@@ -132,7 +132,7 @@ def _pixel_resolutions(run: IndexedRun) -> np.ndarray:
     """Return d, Å, of a sample of the pixels at the mean energy of a run, within the limits of its
     spots; empty where no energy is known.
     """
-    energy = run.table["shots/mean_energy_ev"]
+    energy = run.table.shots.mean_energy_ev
     is_read = np.isfinite(energy)
     if not is_read.any():
         return np.empty(0)

@@ -103,10 +103,7 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
     if not len(with_spots):
         return runs[0], 0
     usual = np.bincount(with_spots).argmax()
-    most = [
-        np.where(run.table["shots/outcome"] == usual, run.table["shots/n_spots"], -1)
-        for run in runs
-    ]
+    most = [np.where(run.table.shots.outcome == usual, run.table.shots.n_spots, -1) for run in runs]
     best = int(np.argmax([of_run.max(initial=-1) for of_run in most]))
     return runs[best], int(most[best].argmax())
 
@@ -114,16 +111,16 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
 def _failed_still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw a shot that failed, with a ring around each of its brightest spots."""
     run, row = failed_shot(runs)
-    if not len(run.table["shots/outcome"]):
+    if not len(run.table.shots.outcome):
         style.empty(axes, "no shots")
         return
-    outcome = Outcome(run.table["shots/outcome"][row])
+    outcome = Outcome(run.table.shots.outcome[row])
     shot = _read(run, row)
     style.panels(axes, run.detector)
     if isinstance(shot, Shot):
         style.still(axes, shot, run.detector)
-    spots = np.flatnonzero(run.table["spots/shot"] == row)
-    brightest = np.argsort(-run.table["spots/intensity"][spots], kind="stable")[:MOST_SPOTS]
+    spots = np.flatnonzero(run.table.spots.shot == row)
+    brightest = np.argsort(-run.table.spots.intensity[spots], kind="stable")[:MOST_SPOTS]
     x, y, _ = run.spot_positions_mm(spots[brightest]).T
     size = float(np.clip(20000 / max(len(x), 1), 6, 40))
     axes.scatter(x, y, s=size, facecolors="none", edgecolors=style.RED, linewidths=0.6)
@@ -198,9 +195,9 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw the shot whose first lattice explains most spots, with the predictions of all its
     lattices as rings.
     """
-    best = max(runs, key=lambda run: run.table["lattices/n_indexed"].max(initial=0))
+    best = max(runs, key=lambda run: run.table.lattices.n_indexed.max(initial=0))
     table = best.table
-    row = int(table["lattices/shot"][table["lattices/n_indexed"].argmax()])
+    row = int(table.lattices.shot[table.lattices.n_indexed.argmax()])
     shot = _read(best, row)
     if not isinstance(shot, Shot):
         style.empty(axes, f"shot {row}: {shot}")

@@ -40,7 +40,7 @@ class IndexedRun:
 
     def spot_resolutions(self) -> np.ndarray:
         """Return d (spot,), Å, at the mean energy of the shot of each spot."""
-        energy = self.table["shots/mean_energy_ev"][self.table["spots/shot"]]
+        energy = self.table.shots.mean_energy_ev[self.table.spots.shot]
         return resolution(self.spot_positions_mm(), energy)
 
     def differences_px(self) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ class IndexedRun:
         the panel (n,) of each.
         """
         table = self.table
-        is_observed = np.isfinite(table["reflections/fast_obs"]) & (table["reflections/flags"] == 0)
+        is_observed = np.isfinite(table.reflections.fast_obs) & (table.reflections.flags == 0)
         reflections = columns(table, "reflections", is_observed)
         fast = reflections["fast"]
         slow = reflections["slow"]
@@ -80,13 +80,13 @@ def rings(axes: Any, run: IndexedRun, row: int, size: float = 22.0) -> None:
     """
     table = run.table
     colors = (style.RED, style.PURPLE, style.ORANGE)
-    for number, lattice in enumerate(np.flatnonzero(table["lattices/shot"] == row)):
-        in_lattice = table["reflections/lattice"] == lattice
-        intensity = table["reflections/intensity"][in_lattice]
-        strong = intensity > 3 * table["reflections/sigma"][in_lattice]
-        panel = table["reflections/panel"][in_lattice]
-        fast = table["reflections/fast"][in_lattice]
-        slow = table["reflections/slow"][in_lattice]
+    for number, lattice in enumerate(np.flatnonzero(table.lattices.shot == row)):
+        in_lattice = table.reflections.lattice == lattice
+        intensity = table.reflections.intensity[in_lattice]
+        strong = intensity > 3 * table.reflections.sigma[in_lattice]
+        panel = table.reflections.panel[in_lattice]
+        fast = table.reflections.fast[in_lattice]
+        slow = table.reflections.slow[in_lattice]
         x, y, _ = geometry.position(run.detector, panel, fast, slow).T
         color = colors[number % len(colors)]
         look: dict[str, Any] = {"facecolors": "none", "edgecolors": color}

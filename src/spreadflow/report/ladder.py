@@ -70,7 +70,7 @@ def checks(summaries: Summaries) -> list[Check]:
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     """Return figures of all rungs."""
     pixel_mm = np.array([detector["pixel_mm"] for detector in attributes["detectors"]])
-    run = table["lattices/run"]
+    run = table.lattices.run
     pixel_of_lattice = pixel_mm[run] if len(run) else np.empty(0)
     rungs = {
         name: _rung(table, number, pixel_of_lattice)
@@ -90,7 +90,7 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     n_modelled = attributes["n_modelled"]
     judged = [_judged(name, rungs, n_modelled) for name in rungs]
     return {
-        "n_lattices": len(table["lattices/k"]),
+        "n_lattices": len(table.lattices.k),
         "n_modelled": n_modelled,
         "misset_deg": attributes["config"]["misset_deg"],
         "n_domains": attributes["config"]["n_domains"],
@@ -104,7 +104,7 @@ def _rung(table: dict, number: int, pixel_mm: np.ndarray) -> dict[str, Any]:
 
     pixel_mm: (lattice,).
     """
-    sums = columns(table, "rungs", table["rungs/rung"] == number)
+    sums = columns(table, "rungs", table.rungs.rung == number)
     pixel = pixel_mm[sums["lattice"]]
     n = sums["n"].sum()
     n_pixels = sums["n_pixels"].sum()
@@ -262,8 +262,8 @@ def _samples(figure: Any, table: dict, pictured: list[str]) -> None:
     for row, ((fast0, fast1, slow0, slow1), first, hkl) in zip(axes, boxes, strict=False):
         shape = (slow1 - slow0, fast1 - fast0)
         pixels = slice(first, first + shape[0] * shape[1])
-        models = table["pixels/model"][pixels].T
-        _sample(row, table["pixels/photons"][pixels], models, shape)
+        models = table.pixels.model[pixels].T
+        _sample(row, table.pixels.photons[pixels], models, shape)
         row[0].text(
             -0.03,
             0.5,

@@ -87,9 +87,9 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _anomalous_differences(table: dict) -> np.ndarray:
     """Return (n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
-    sign = table["merged/friedel"]
-    half = table["merged/half"]
-    hkl = [tuple(index) for index in table["merged/hkl"].tolist()]
+    sign = table.merged.friedel
+    half = table.merged.half
+    hkl = [tuple(index) for index in table.merged.hkl.tolist()]
     is_complete = np.isfinite(half).all(axis=1)
     minus_rows = np.flatnonzero((sign < 0) & is_complete)
     plus_rows = np.flatnonzero((sign > 0) & is_complete)
@@ -101,20 +101,20 @@ def _anomalous_differences(table: dict) -> np.ndarray:
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     """Return figures of the merged table, by resolution too, and those that the stage left."""
-    n = table["merged/n"]
-    half = table["merged/half"]
+    n = table.merged.n
+    half = table.merged.half
     first, second = half[np.isfinite(half).all(axis=1)].T
     difference = _anomalous_differences(table)
-    n_possible = int(table["bins/n_possible"].sum())
-    n_measured = int(table["bins/n_measured"].sum())
+    n_possible = int(table.bins.n_possible.sum())
+    n_measured = int(table.bins.n_measured.sum())
     figures: dict[str, Any] = {
-        "n_lattices": int(table["lattices/used"].sum()),
+        "n_lattices": int(table.lattices.used.sum()),
         "n_observations": int(n.sum()),
         "n_possible": n_possible,
         "n_measured": n_measured,
         "completeness": n_measured / n_possible if n_possible else None,
         "multiplicity": float(n.sum() / n_measured) if n_measured else None,
-        "i_over_sigma": float(np.mean(table["merged/intensity"] / table["merged/sigma"]))
+        "i_over_sigma": float(np.mean(table.merged.intensity / table.merged.sigma))
         if len(n)
         else None,
         "cc_half": correlation(first, second),
@@ -185,7 +185,7 @@ def _picture(table: dict, figures: dict) -> Figure:
 
 def _inverse_square_d(table: dict) -> np.ndarray:
     """Return (bin,) the middle of each resolution bin in 1/d², Å⁻²."""
-    return 0.5 * (table["bins/d_max"] ** -2.0 + table["bins/d_min"] ** -2.0)
+    return 0.5 * (table.bins.d_max**-2.0 + table.bins.d_min**-2.0)
 
 
 def _correlations(axes: Any, table: dict) -> None:
@@ -216,16 +216,16 @@ def _correlations(axes: Any, table: dict) -> None:
 def _strength(axes: Any, table: dict) -> None:
     """Draw I/σ by resolution."""
     s2 = _inverse_square_d(table)
-    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
+    axes.plot(s2, table.bins.i_over_sigma, "o-", ms=4, color=style.GREEN)
     axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * max(axes.dataLim.y1, 1.0)))
 
 
 def _completeness(axes: Any, table: dict) -> None:
     """Draw completeness and multiplicity by resolution."""
     s2 = _inverse_square_d(table)
-    n_measured = table["bins/n_measured"]
-    completeness = n_measured / np.maximum(table["bins/n_possible"], 1)
-    multiplicity = table["bins/n_observations"] / np.maximum(n_measured, 1)
+    n_measured = table.bins.n_measured
+    completeness = n_measured / np.maximum(table.bins.n_possible, 1)
+    multiplicity = table.bins.n_observations / np.maximum(n_measured, 1)
     axes.plot(s2, completeness, "o-", ms=4, color=style.BLUE)
     axes.set(title="completeness and multiplicity", ylim=(0, 1.05))
     axes.set_ylabel("completeness", color=style.BLUE)
@@ -237,7 +237,7 @@ def _completeness(axes: Any, table: dict) -> None:
 
 def _resolution_axis(axes: Any, table: dict) -> None:
     """Label an axis of 1/d² with d."""
-    edges = table["bins/d_min"]
+    edges = table.bins.d_min
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
     axes.set_xlabel("d, Å")
@@ -245,7 +245,7 @@ def _resolution_axis(axes: Any, table: dict) -> None:
 
 def _halves(axes: Any, table: dict) -> None:
     """Draw the intensities of one half set against those of the other."""
-    half = table["merged/half"]
+    half = table.merged.half
     x, y = half[(half > 0).all(axis=1)].T
     axes.set_title("intensity in the two half sets")
     if not len(x):
@@ -263,9 +263,9 @@ def _deviations(axes: Any, table: dict) -> None:
     """Draw (I₁ − I₂)/2σ: a unit Gaussian where the error model is right and both half sets have
     the same weight.
     """
-    half = table["merged/half"]
+    half = table.merged.half
     difference = half[:, 0] - half[:, 1]
-    deviation = difference / (2 * table["merged/sigma"])
+    deviation = difference / (2 * table.merged.sigma)
     deviation = deviation[np.isfinite(deviation)]
     axes.set_title("normalised deviation of half sets")
     if not len(deviation):
@@ -290,13 +290,13 @@ def _deviations(axes: Any, table: dict) -> None:
 
 def _scales(axes: Any, table: dict) -> None:
     """Draw scale against B of the lattices."""
-    is_used = table["lattices/used"]
-    scale = table["lattices/scale"][is_used]
+    is_used = table.lattices.used
+    scale = table.lattices.scale[is_used]
     axes.set_title("scale and B of each lattice")
     if not len(scale):
         style.empty(axes, "no lattice took part")
         return
     look = {"ms": style.point_size(len(scale)), "alpha": style.opacity(len(scale)), "mew": 0}
-    axes.semilogy(table["lattices/b"][is_used], scale, ".", **look)
+    axes.semilogy(table.lattices.b[is_used], scale, ".", **look)
     style.log_ticks(axes.yaxis)
     axes.set(xlabel="B, Å²", ylabel="G, relative to the mean lattice")

@@ -83,7 +83,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     components = _rows_of_sets(table, "components")
     sets = [
         _compared(table, number, components[number], true.get(number))
-        for number in np.flatnonzero(table["sets/is_better"]).tolist()
+        for number in np.flatnonzero(table.sets.is_better).tolist()
     ]
     figures = _figures(table, attributes) | _distances(sets)
     return figures, _picture(stage, table, sets, figures)
@@ -124,7 +124,7 @@ def _rows_of_sets(table: dict, name: str) -> list[slice]:
     """Return the rows of each set in the table `components` or `rounds`, which are in the order of
     sets.
     """
-    n_sets = len(table["sets/eta_rad"])
+    n_sets = len(table.sets.eta_rad)
     edges = np.searchsorted(table[f"{name}/set"], np.arange(n_sets + 1))
     return [slice(start, end) for start, end in pairwise(edges)]
 
@@ -136,15 +136,15 @@ def _compared(
 
     rows: its components.
     """
-    eta = float(table["sets/eta_rad"][number])
+    eta = float(table.sets.eta_rad[number])
     from_pixels = Distribution(
-        centre=table["components/rotation_rad"][rows],
-        sigma=eta * table["components/width"][rows],
-        share=table["components/share"][rows],
+        centre=table.components.rotation_rad[rows],
+        sigma=eta * table.components.width[rows],
+        share=table.components.share[rows],
     )
-    held_out_continuous = table["sets/held_out_continuous"][number]
+    held_out_continuous = table.sets.held_out_continuous[number]
     return ComparedSet(
-        gain=float(held_out_continuous - table["sets/held_out"][number]),
+        gain=float(held_out_continuous - table.sets.held_out[number]),
         eta_rad=eta,
         from_pixels=from_pixels,
         smooth=_distribution(continuous()._replace(eta_rad=eta)),
@@ -164,15 +164,15 @@ def _distribution(mosaic: Mosaic) -> Distribution:
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     """Return figures over all lattices and sets."""
-    outcome = table["lattices/outcome"]
+    outcome = table.lattices.outcome
     is_taught = np.isin(outcome, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
-    is_better = table["sets/is_better"]
+    is_better = table.sets.is_better
     n_sets = len(is_better)
-    before = table["sets/held_out_continuous"]
-    after = table["sets/held_out"]
-    set_of_round = table["rounds/set"]
+    before = table.sets.held_out_continuous
+    after = table.sets.held_out
+    set_of_round = table.rounds.set
     is_last_round = np.diff(set_of_round, append=n_sets) > 0
-    n_components = np.bincount(table["components/set"], minlength=n_sets)
+    n_components = np.bincount(table.components.set, minlength=n_sets)
     return {
         "n_lattices": len(outcome),
         "outcomes": outcome_counts(outcome, LearnedOutcome),
@@ -182,14 +182,14 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "n_sets": n_sets,
         "n_sets_better": int(is_better.sum()),
         "n_components": median(n_components[is_better]),
-        "eta_deg": median(table["sets/eta_rad"] / DEG),
+        "eta_deg": median(table.sets.eta_rad / DEG),
         "n_rounds": median(np.bincount(set_of_round, minlength=n_sets)),
-        "step_deg": median(table["rounds/step_rad"][is_last_round] / DEG),
+        "step_deg": median(table.rounds.step_rad[is_last_round] / DEG),
         "held_out_continuous": float(before.sum()),
         "held_out_learned": float(after.sum()),
         "held_out_gain": float((before - after).sum()),
         "held_out_gain_least": float((before - after).min()) if n_sets else None,
-        "seconds_per_lattice_per_core": median(table["lattices/seconds"][is_taught]),
+        "seconds_per_lattice_per_core": median(table.lattices.seconds[is_taught]),
     }
 
 
@@ -332,14 +332,14 @@ def _course(axes: Any, table: dict) -> None:
     distribution.
     """
     axes.set_title("−ln L held out, by round")
-    continuous_loss = table["sets/held_out_continuous"]
+    continuous_loss = table.sets.held_out_continuous
     if not len(continuous_loss):
         style.empty(axes, "no lattice was fitted")
         return
     rounds = _rows_of_sets(table, "rounds")
-    colors = [style.GREEN if better else style.GREY for better in table["sets/is_better"]]
+    colors = [style.GREEN if better else style.GREY for better in table.sets.is_better]
     for start, rows, color in zip(continuous_loss, rounds, colors, strict=True):
-        loss = np.append(0.0, table["rounds/held_out"][rows] - start)
+        loss = np.append(0.0, table.rounds.held_out[rows] - start)
         axes.plot(np.arange(len(loss)), loss, "o-", ms=3, lw=1, color=color, alpha=0.7)
     axes.axhline(0, color=style.GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -349,7 +349,7 @@ def _course(axes: Any, table: dict) -> None:
 def _nodes(axes: Any, table: dict) -> None:
     """Draw how many nodes the grid had, and how many were kept, against its step."""
     axes.set_title("nodes, by step of the grid")
-    step = table["rounds/step_rad"] / DEG
+    step = table.rounds.step_rad / DEG
     for name, color, label in (
         ("n_grid", style.GREY, "of the grid"),
         ("n_nodes", style.BLUE, "kept"),

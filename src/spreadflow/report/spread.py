@@ -173,7 +173,7 @@ def checks(summaries: Summaries) -> list[Check]:
 def _counts(product: SpreadProduct) -> dict[str, Any]:
     """Return what went in, and how it went."""
     attributes = product.attributes
-    outcome = product.table["lattices/outcome"]
+    outcome = product.table.lattices.outcome
     used = columns(product.table, "lattices", outcome == SpreadOutcome.USED)
     n_used = len(used["loss"])
     fall = used["loss_start"] - used["loss"]
@@ -247,7 +247,7 @@ def _errors(product: SpreadProduct, fit: FittedCurves) -> dict[str, float | None
 def _apart(product: SpreadProduct, name: str) -> dict[str, Any]:
     """Return constants and shapes of a fit, e: σ, and errors where the truth is known."""
     number = list(product.fits).index(name)
-    constants = columns(product.table, "constants", product.table["constants/fit"] == number)
+    constants = columns(product.table, "constants", product.table.constants.fit == number)
     values = product.fits[name].values[:, :, product.compared]
     error = np.full_like(values, np.nan)
     if product.true_values is not None:
@@ -336,11 +336,11 @@ def _true_edges(product: SpreadProduct) -> list[float]:
     if not product.true:
         return [np.nan] * len(product.sites)
     table = product.table
-    energies = table["channels/energy_ev"]
+    energies = table.channels.energy_ev
     curves = np.array([product.true[site].at(energies) for site in product.sites])
     parametrisation = dispersion.free(curves, energies, product.nodes_ev)
     free = list(product.fits).index("free")
-    fisher = table["values/fisher"][table["values/fit"] == free]
+    fisher = table.values.fisher[table.values.fit == free]
     pixels = np.linalg.inv(fisher) - parametrisation.restraints
     no_change = np.zeros(len(parametrisation.names))
     shapes = metals(product.attributes["elements"], energies)

@@ -307,7 +307,7 @@ def _correlation(figure: Any, product: SpreadProduct) -> None:
     covariance_kind = "fisher"
     if product.attributes["sigma_kinds"][0] == "sandwich":
         covariance_kind = "sandwich"
-    covariance = table[f"values/{covariance_kind}"][table["values/fit"] == 0]
+    covariance = table[f"values/{covariance_kind}"][table.values.fit == 0]
     sigma = np.sqrt(np.diag(covariance))
     correlation = covariance / np.outer(sigma, sigma)
 

@@ -60,7 +60,7 @@ class SpreadProduct(NamedTuple):
     def compared_ev(self) -> np.ndarray:
         """(2,) the band over which curves are compared, about the edge of the table, eV."""
         element = self.attributes["elements"][0]
-        return planning.compared_ev(element, self.table["channels/energy_ev"])
+        return planning.compared_ev(element, self.table.channels.energy_ev)
 
     @property
     def compared(self) -> np.ndarray:
@@ -86,16 +86,16 @@ def read(stage: str, path: Path, manifests: list[Path]) -> SpreadProduct:
     edges = {}
     for number, name in enumerate(names):
         fits[name] = _fit(table, number, len(sites))
-        has_fit = table["edges/fit"] == number
+        has_fit = table.edges.fit == number
         if has_fit.any():
             edges[name] = columns(table, "edges", has_fit)
-    n_nodes = len(table["curves/fit"]) // (len(fits) * len(sites))
+    n_nodes = len(table.curves.fit) // (len(fits) * len(sites))
     true = _true_curves(attributes["runs"], manifests)
     return SpreadProduct(
         attributes=attributes,
         table=table,
         sites=sites,
-        nodes_ev=table["curves/energy_ev"][:n_nodes],
+        nodes_ev=table.curves.energy_ev[:n_nodes],
         fits=fits,
         edges=edges,
         true=true if set(sites) <= true.keys() else {},
@@ -104,7 +104,7 @@ def read(stage: str, path: Path, manifests: list[Path]) -> SpreadProduct:
 
 def _fit(table: dict, number: int, n_sites: int) -> FittedCurves:
     """Return the curves of the fit of this number."""
-    curves = columns(table, "curves", table["curves/fit"] == number)
+    curves = columns(table, "curves", table.curves.fit == number)
 
     def both(suffix: str) -> np.ndarray:
         return np.stack([curves[f"{key}{suffix}"].reshape(n_sites, -1) for key in KEYS], axis=1)

@@ -80,11 +80,11 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     """Return figures over all lattices; medians are over the refined ones."""
-    outcome = table["lattices/outcome"]
+    outcome = table.lattices.outcome
     is_refined = outcome == RefinedOutcome.REFINED
     is_fitted = is_refined | (outcome == RefinedOutcome.NOT_CONVERGED)
-    is_better = table["lattices/loss_after"] <= table["lattices/loss_before"]
-    seconds = table["lattices/seconds"]
+    is_better = table.lattices.loss_after <= table.lattices.loss_before
+    seconds = table.lattices.seconds
     refined = columns(table, "lattices", is_refined)
     has_refined = is_refined.any()
     eta = float(np.median(refined["eta_rad"]) / DEG) if has_refined else None
@@ -97,8 +97,8 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "n_worse": int((is_fitted & ~is_better).sum()),
         "mosaicity": attributes["config"]["mosaicity"],
         "uncertainty": attributes["config"]["uncertainty"],
-        "n_reflections": len(table["reflections/d"]),
-        "n_pixels": int(table["lattices/n_pixels"].sum()),
+        "n_reflections": len(table.reflections.d),
+        "n_pixels": int(table.lattices.n_pixels.sum()),
         "sigma_z_median": median(refined["sigma_z"]),
         "n_evaluations_median": median(refined["n_evaluations"]),
         "n_compared": int(np.isfinite(refined["held_out_gain"]).sum()),

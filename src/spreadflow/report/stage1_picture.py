@@ -44,9 +44,9 @@ def read_samples(stage: str, product: Path) -> list[Sample]:
         part = of_product.read(["samples/", "sample_pixels/", "reflections/hkl"])
         pixels = columns(part, "sample_pixels")
         boxes = zip(
-            part["reflections/hkl"][part["samples/reflection"]].tolist(),
-            part["samples/bbox"],
-            part["samples/first_pixel"],
+            part.reflections.hkl[part.samples.reflection].tolist(),
+            part.samples.bbox,
+            part.samples.first_pixel,
             strict=True,
         )
         for (h, k, l), (fast0, fast1, slow0, slow1), first in boxes:
@@ -87,7 +87,7 @@ def draw(
     top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
     _samples(top, samples)
     axes: Any = bottom.subplots(2, 3)
-    refined = columns(table, "lattices", table["lattices/outcome"] == RefinedOutcome.REFINED)
+    refined = columns(table, "lattices", table.lattices.outcome == RefinedOutcome.REFINED)
     _by_resolution(axes[0, 0], table, distances)
     _sigma_z(axes[0, 1], refined["sigma_z"])
     _delta_psi(axes[0, 2], table)
@@ -165,7 +165,7 @@ def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None
     if len(distances.rows) < FEWEST_DISTANCES:
         style.empty(axes, "too few reflections with I ≥ 5 σ")
         return
-    d = table["reflections/d"][distances.rows]
+    d = table.reflections.d[distances.rows]
     edges = np.quantile(d, np.linspace(0, 1, 7))
     bins = [np.flatnonzero((d >= low) & (d <= high)) for low, high in pairwise(edges)]
     middle = [float(np.median(d[rows])) for rows in bins]
@@ -201,8 +201,8 @@ def _delta_psi(axes: Any, table: dict) -> None:
     after.
     """
     axes.set_title("Δψ of strong reflections by panel, degrees")
-    strong = np.isfinite(table["reflections/fast_obs"])
-    panel = table["reflections/panel"][strong]
+    strong = np.isfinite(table.reflections.fast_obs)
+    panel = table.reflections.panel[strong]
     if not len(panel):
         style.empty(axes, "no reflection with I ≥ 5 σ")
         return

@@ -88,25 +88,25 @@ def _rounded(share: float) -> float:
 
 def _counts(table: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return the numbers of lattices and reflections."""
-    outcome = table["lattices/outcome"]
+    outcome = table.lattices.outcome
     used = outcome == SpreadOutcome.USED
-    n = table["merged/n"]
+    n = table.merged.n
     return {
         "n_lattices_in": len(outcome),
         "n_lattices": int(used.sum()),
         "outcomes": outcome_counts(outcome, SpreadOutcome),
         "n_reflections": len(n),
-        "n_undetermined": int(table["cycles/n_undetermined"][-1]),
+        "n_undetermined": int(table.cycles.n_undetermined[-1]),
         "multiplicity": float(n.mean()) if len(n) else None,
-        "seconds_per_lattice": median(table["lattices/seconds"][used]),
-        "model_error": median(table["lattices/model_error"][used]),
-        "sigma_z": median(table["lattices/sigma_z"][used]),
+        "seconds_per_lattice": median(table.lattices.seconds[used]),
+        "model_error": median(table.lattices.model_error[used]),
+        "sigma_z": median(table.lattices.sigma_z[used]),
     }
 
 
 def _statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return how well half sets agree, and how strong intensities are, beside the merge."""
-    half = table["merged/half"]
+    half = table.merged.half
     both = np.isfinite(half).all(axis=1)
     figures: dict[str, Any] = {
         "cc_half": _finite(correlation(*half[both].T)),
@@ -149,11 +149,11 @@ def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
     )
     rows = [
         {name: _finite(float(table[f"cycles/{name}"][row])) for name in names}
-        for row in range(len(table["cycles/change"]))
+        for row in range(len(table.cycles.change))
     ]
     kept = ("change", "spread", "scatter", "n_cells", "eta_deg", "log_factor")
     last = {name: rows[-1][name] for name in kept}
-    n_lattices = table["cycles/n_lattices"][-1]
+    n_lattices = table.cycles.n_lattices[-1]
     seconds = rows[-1]["seconds"]
     return {
         "cycles": len(rows),
@@ -169,7 +169,7 @@ def _sites(table: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict[str
     return {
         site: {name: _finite(float(table[f"sites/{name}"][row])) for name in names}
         for row, site in enumerate(attributes["sites"])
-        if row < len(table["sites/height"])
+        if row < len(table.sites.height)
     }
 
 
@@ -190,8 +190,8 @@ def _against_truth(
     unique = Unique(np.array(attributes["cell"]), attributes["space_group"], attributes["d_min"])
     reference = np.full(len(unique), np.nan)
     _put(reference, unique, true.hkl, true.f_squared)
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    hkl = sign * table["merged/hkl"]
+    sign = np.where(table.merged.friedel < 0, -1, 1)[:, None]
+    hkl = sign * table.merged.hkl
     columns = {}
     for name in ("intensity", "sigma", "merge", "merge_sigma"):
         columns[name] = np.full(len(unique), np.nan)

@@ -41,7 +41,7 @@ def _inverse_square_d(table: dict[str, np.ndarray], bins: str = "bins") -> np.nd
 
 def _resolution_axis(axes: Any, table: dict[str, np.ndarray]) -> None:
     """Label an axis of 1/d² with d."""
-    edges = table["bins/d_min"]
+    edges = table.bins.d_min
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
     axes.set_xlabel("d, Å")
@@ -62,8 +62,8 @@ def _correlations(axes: Any, table: dict[str, np.ndarray]) -> None:
 def _strength(axes: Any, table: dict[str, np.ndarray]) -> None:
     """Draw I/σ by resolution beside the merge's."""
     s2 = _inverse_square_d(table)
-    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN, label="stage 2")
-    axes.plot(s2, table["merge_bins/i_over_sigma"], "--", color=style.GREEN, label="merge")
+    axes.plot(s2, table.bins.i_over_sigma, "o-", ms=4, color=style.GREEN, label="stage 2")
+    axes.plot(s2, table.merge_bins.i_over_sigma, "--", color=style.GREEN, label="merge")
     axes.set(title="⟨I/σ⟩", ylim=(0, 1.1 * max(axes.dataLim.y1, 1e-9)))
     axes.legend()
 
@@ -71,7 +71,7 @@ def _strength(axes: Any, table: dict[str, np.ndarray]) -> None:
 def _pixels(axes: Any, table: dict[str, np.ndarray]) -> None:
     """Draw r.m.s. deviations of pixels by resolution: 1 where the model is right."""
     s2 = _inverse_square_d(table)
-    axes.plot(s2, table["shells/sigma_z"], "o-", ms=4, color=style.PURPLE)
+    axes.plot(s2, table.shells.sigma_z, "o-", ms=4, color=style.PURPLE)
     axes.axhline(1, color=style.INK, lw=0.8)
     axes.set(title="Z of the pixels: r.m.s. (data − model)/σ", ylim=(0, None))
 
@@ -80,8 +80,8 @@ def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
     """Draw intensities against those of the merge, whose scale is another where the refinement did
     not start from these.
     """
-    x = table["merged/merge"]
-    y = table["merged/intensity"]
+    x = table.merged.merge
+    y = table.merged.intensity
     is_shown = (np.nan_to_num(x) > 0) & (y > 0)
     axes.set_title("intensity, against that of the merge")
     if not is_shown.any():
@@ -97,7 +97,7 @@ def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
 
 def _cycles(axes: Any, table: dict[str, np.ndarray]) -> None:
     """Draw what the cycles changed."""
-    number = np.arange(1, len(table["cycles/change"]) + 1)
+    number = np.arange(1, len(table.cycles.change) + 1)
     series = (
         ("change", "change of I, σ", style.BLUE),
         ("scatter", "scatter among lattices", style.ORANGE),

@@ -56,7 +56,7 @@ class MatchedRun(NamedTuple):
     @property
     def kind_of_lattice(self) -> np.ndarray:
         """(lattice,) kind of the lattice's shot; −1 = the shot has no truth."""
-        return self.match.kind[self.table["lattices/shot"]]
+        return self.match.kind[self.table.lattices.shot]
 
     @property
     def right_on_singles(self) -> np.ndarray:
@@ -66,38 +66,38 @@ class MatchedRun(NamedTuple):
     @property
     def true_reflections(self) -> list[np.ndarray]:
         """Rows of the simulated reflections of each simulated lattice."""
-        n_lattices = len(self.truth["lattices/shot"])
-        return _rows_by_owner(self.truth["reflections/lattice"], n_lattices)
+        n_lattices = len(self.truth.lattices.shot)
+        return _rows_by_owner(self.truth.reflections.lattice, n_lattices)
 
     @property
     def predicted_reflections(self) -> list[np.ndarray]:
         """Rows of the product's reflections of each of its lattices."""
-        return _rows_by_owner(self.table["reflections/lattice"], len(self.match.row))
+        return _rows_by_owner(self.table.reflections.lattice, len(self.match.row))
 
 
 def match(table: dict, truth: dict, space_group: str) -> Match:
     """Return the lattices of a product, each with the closest simulated one of its shot; the
     closest pairs are made first.
     """
-    row_of_shot = {int(shot_id): row for row, shot_id in enumerate(truth["shots/shot_id"])}
+    row_of_shot = {int(shot_id): row for row, shot_id in enumerate(truth.shots.shot_id)}
     true_shot = np.array(
-        [row_of_shot.get(int(shot_id), -1) for shot_id in table["shots/shot_id"]], dtype=int
+        [row_of_shot.get(int(shot_id), -1) for shot_id in table.shots.shot_id], dtype=int
     )
     kind = np.full(len(true_shot), -1)
     if row_of_shot:
-        kind = np.where(true_shot >= 0, truth["shots/kind"][true_shot].astype(int), -1)
+        kind = np.where(true_shot >= 0, truth.shots.kind[true_shot].astype(int), -1)
 
-    n_lattices = len(table["lattices/shot"])
+    n_lattices = len(table.lattices.shot)
     matched = Match(
         kind=kind,
         row=np.full(n_lattices, -1),
         angle=np.full(n_lattices, np.nan),
         to_truth=np.tile(np.eye(3, dtype=int), (n_lattices, 1, 1)),
     )
-    shot_of_lattice = true_shot[table["lattices/shot"]] if n_lattices else np.empty(0, int)
+    shot_of_lattice = true_shot[table.lattices.shot] if n_lattices else np.empty(0, int)
     for shot in np.unique(shot_of_lattice[shot_of_lattice >= 0]):
         rows = np.flatnonzero(shot_of_lattice == shot)
-        true_rows = np.flatnonzero(truth["lattices/shot"] == shot)
+        true_rows = np.flatnonzero(truth.lattices.shot == shot)
         _match_shot(matched, rows, true_rows, table, truth, space_group)
     return matched
 
@@ -121,8 +121,8 @@ def _match_shot(
     space_group: str,
 ) -> None:
     """Enter the pairs of one shot into `matched`, the closest first."""
-    A = table["lattices/A"]
-    true_A = truth["lattices/A"]
+    A = table.lattices.A
+    true_A = truth.lattices.A
     angle = np.array(
         [
             [
@@ -148,7 +148,7 @@ def _match_shot(
 
 def counts(run: MatchedRun) -> dict:
     """Return how many lattices were found on shots of each kind."""
-    shot = run.table["lattices/shot"]
+    shot = run.table.lattices.shot
     kind = run.match.kind
     right = run.match.right
     n_lattices = np.bincount(shot, minlength=len(kind))
@@ -183,17 +183,17 @@ def indices(run: MatchedRun) -> dict:
     n_right = 0
     n_spots = 0
     true_reflections = run.true_reflections
-    spots_of_lattice = _rows_by_owner(table["spots/lattice"], len(matched.row))
+    spots_of_lattice = _rows_by_owner(table.spots.lattice, len(matched.row))
     for lattice in np.flatnonzero(matched.row >= 0):
         spots = spots_of_lattice[lattice]
         reflections = true_reflections[matched.row[lattice]]
         n_spots += len(spots)
-        panel_of_spot = table["spots/panel"][spots]
-        panel_of_reflection = truth["reflections/panel"][reflections]
+        panel_of_spot = table.spots.panel[spots]
+        panel_of_reflection = truth.reflections.panel[reflections]
         for panel in np.unique(panel_of_spot):
             on_panel = spots[panel_of_spot == panel]
             candidates = reflections[panel_of_reflection == panel]
-            hkl = table["spots/hkl"][on_panel] @ matched.to_truth[lattice].T
+            hkl = table.spots.hkl[on_panel] @ matched.to_truth[lattice].T
             n_right += _n_right(table, truth, on_panel, candidates, hkl)
     return {"n_spots_indexed": n_spots, "miller_right": n_right / n_spots if n_spots else None}
 
@@ -207,10 +207,10 @@ def _n_right(
     spots, reflections: rows in their tables. hkl: (spot, 3), in the truth's setting.
     """
     true_positions = _positions(truth, "reflections", reflections)
-    photons = truth["reflections/photons"][reflections]
-    true_hkl = truth["reflections/hkl"][reflections]
+    photons = truth.reflections.photons[reflections]
+    true_hkl = truth.reflections.hkl[reflections]
     positions = _positions(table, "spots", spots)
-    intensities = table["spots/intensity"][spots]
+    intensities = table.spots.intensity[spots]
     n_right = 0
     for position, intensity, index in zip(positions, intensities, hkl, strict=True):
         distance = np.linalg.norm(true_positions - position, axis=1)
@@ -227,10 +227,10 @@ def pulls(run: MatchedRun) -> np.ndarray:
     table, truth, _ = run
     parts = [np.empty(0)]
     for rows, true_rows in _common_reflections(run):
-        is_clean = table["reflections/flags"][rows] == 0
-        true_intensity = truth["reflections/photons"][true_rows]
-        difference = table["reflections/intensity"][rows] - true_intensity
-        pull = difference / table["reflections/sigma"][rows]
+        is_clean = table.reflections.flags[rows] == 0
+        true_intensity = truth.reflections.photons[true_rows]
+        difference = table.reflections.intensity[rows] - true_intensity
+        pull = difference / table.reflections.sigma[rows]
         parts.append(pull[is_clean])
     return np.concatenate(parts)
 
@@ -249,7 +249,7 @@ def recall(run: MatchedRun, d_min: float, shape: tuple[int, int]) -> dict:
     for lattice, (_, common) in zip(run.right_on_singles, _common_reflections(run), strict=True):
         true_rows = true_reflections[matched.row[lattice]]
         predicted = predicted_reflections[lattice]
-        is_integrated = table["reflections/flags"][predicted] & ReflectionFlag.FAILED == 0
+        is_integrated = table.reflections.flags[predicted] & ReflectionFlag.FAILED == 0
         predicted = predicted[is_integrated]
         if not len(predicted):
             continue
@@ -269,9 +269,9 @@ def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) ->
     tree = cKDTree(_positions(table, "reflections", predicted))
     _, nearest = tree.query(_positions(truth, "reflections", true_rows))
     neighbours = predicted[nearest]
-    own_variance = np.maximum(table["reflections/intensity"][neighbours], 0)
-    background = table["reflections/sigma"][neighbours] ** 2 - own_variance
-    photons = truth["reflections/photons"][true_rows]
+    own_variance = np.maximum(table.reflections.intensity[neighbours], 0)
+    background = table.reflections.sigma[neighbours] ** 2 - own_variance
+    photons = truth.reflections.photons[true_rows]
     sigma = np.sqrt(photons + np.maximum(background, 0))
     return photons > STRONG_SIGMAS * sigma
 
@@ -284,7 +284,7 @@ def _is_in_view(
 
     shape: (slow, fast) pixels of the panel.
     """
-    d = unit_cell.spacing(truth["lattices/A"][lattice], truth["reflections/hkl"][rows])
+    d = unit_cell.spacing(truth.lattices.A[lattice], truth.reflections.hkl[rows])
     fast, slow = _positions(truth, "reflections", rows).T
     on_panel = (fast >= 0) & (fast < shape[1]) & (slow >= 0) & (slow < shape[0])
     return (d >= d_min) & on_panel
@@ -301,9 +301,9 @@ def _common_reflections(run: MatchedRun) -> list[tuple[np.ndarray, np.ndarray]]:
     for lattice in run.right_on_singles:
         rows = predicted_reflections[lattice]
         true_rows = true_reflections[matched.row[lattice]]
-        true_hkl = truth["reflections/hkl"][true_rows].tolist()
+        true_hkl = truth.reflections.hkl[true_rows].tolist()
         row_of_hkl = {tuple(h): row for h, row in zip(true_hkl, true_rows, strict=True)}
-        hkl = (table["reflections/hkl"][rows] @ matched.to_truth[lattice].T).tolist()
+        hkl = (table.reflections.hkl[rows] @ matched.to_truth[lattice].T).tolist()
         partner = np.array([row_of_hkl.get(tuple(h), -1) for h in hkl], dtype=int)
         has_partner = partner >= 0
         common.append((rows[has_partner], partner[has_partner]))

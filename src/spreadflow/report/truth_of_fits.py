@@ -70,14 +70,14 @@ def _concatenated(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> Refinement:
     """Return the refined lattices of one run against its truth. run: its number in the product."""
-    is_refined = table["lattices/outcome"] == RefinedOutcome.REFINED
-    lattices = columns(table, "lattices", (table["lattices/run"] == run) & is_refined)
+    is_refined = table.lattices.outcome == RefinedOutcome.REFINED
+    lattices = columns(table, "lattices", (table.lattices.run == run) & is_refined)
     matched = match_lattices(lattices["shot_id"], lattices["A"], truth, attributes["space_group"])
     lattices = {name: column[matched.right] for name, column in lattices.items()}
     row = matched.row[matched.right]
-    true_A = truth["lattices/A"][row] @ matched.to_truth[matched.right]
-    true_n_cells = truth["lattices/n_cells"][row].mean(axis=1)
-    true_eta = truth["lattices/eta_rad"][row]
+    true_A = truth.lattices.A[row] @ matched.to_truth[matched.right]
+    true_n_cells = truth.lattices.n_cells[row].mean(axis=1)
+    true_eta = truth.lattices.eta_rad[row]
 
     turn = _turns(lattices["A"], true_A)
     start = rotation.from_vector(-lattices["misset_rad"]) @ lattices["A"]
@@ -85,7 +85,7 @@ def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> 
     ratios = {
         "n_cells": lattices["n_cells"].mean(axis=1) / true_n_cells,
         "eta": lattices["eta_rad"] / true_eta,
-        "scale": lattices["scale"] / truth["lattices/scale"][row],
+        "scale": lattices["scale"] / truth.lattices.scale[row],
     }
     deviations = {
         "scale": np.log(ratios["scale"])[:, None],
@@ -172,33 +172,31 @@ def mosaics(table: dict, attributes: dict, truths: Sequence[dict | None]) -> dic
 
     table, attributes: a product of `mosaic`. truths: the truth of each of its runs.
     """
-    is_learned = table["lattices/outcome"] == LearnedOutcome.LEARNED
+    is_learned = table.lattices.outcome == LearnedOutcome.LEARNED
     mosaics_of_set: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
-        rows = np.flatnonzero((table["lattices/run"] == run) & is_learned)
+        rows = np.flatnonzero((table.lattices.run == run) & is_learned)
         if truth is None or not len(rows):
             continue
-        shot_ids = table["lattices/shot_id"][rows]
-        matched = match_lattices(
-            shot_ids, table["lattices/A"][rows], truth, attributes["space_group"]
-        )
+        shot_ids = table.lattices.shot_id[rows]
+        matched = match_lattices(shot_ids, table.lattices.A[rows], truth, attributes["space_group"])
         partners = matched.row[matched.right]
         for row, partner in zip(rows[matched.right], partners, strict=True):
             true = _true_mosaic(truth, partner, attributes["d_min"])
-            number = int(table["lattices/set"][row])
+            number = int(table.lattices.set[row])
             mosaics_of_set.setdefault(number, []).append(true)
     return {number: _mean(mosaics) for number, mosaics in mosaics_of_set.items()}
 
 
 def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
     """Return the true mosaicity of one lattice."""
-    is_of_lattice = truth["domains/lattice"] == row
-    rotations = truth["domains/rotation"][is_of_lattice]
+    is_of_lattice = truth.domains.lattice == row
+    rotations = truth.domains.rotation[is_of_lattice]
     mosaicity = mosaic.domains(rotations) if len(rotations) else mosaic.continuous()
-    axes = unit_cell.cell_of(truth["lattices/A"][row])[:3]
-    edge_ang = np.mean(truth["lattices/n_cells"][row] * axes)
+    axes = unit_cell.cell_of(truth.lattices.A[row])[:3]
+    edge_ang = np.mean(truth.lattices.n_cells[row] * axes)
     return TrueMosaic(
-        mosaic=mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row]),
+        mosaic=mosaicity._replace(eta_rad=truth.lattices.eta_rad[row]),
         domain_rad=float(mosaic.SIZE_SIGMA * d_min / edge_ang),
     )
 

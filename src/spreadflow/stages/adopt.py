@@ -24,6 +24,7 @@ from spreadflow.io.spec import SpecLine
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.products import Reindex
 from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
@@ -260,7 +261,7 @@ def _write(
     log: Logger,
 ) -> None:
     """Write adopt.h5, now that the shots have their outcomes."""
-    outcome_of_shot = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
+    outcome_of_shot = store.read(out, Reindex, [Reindex.shots.outcome]).shots.outcome
     final = []
     for line in lines:
         if line.A is not None and outcome_of_shot[line.shot] != Outcome.INDEXED:

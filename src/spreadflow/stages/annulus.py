@@ -19,6 +19,7 @@ from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
 from spreadflow.parallel import World
+from spreadflow.products import Reindex
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
@@ -59,7 +60,7 @@ def run(
     """
     section = getattr(config, word)
     log = logger(word, world)
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     sources = [open_indexed(path, product) for path, product in zip(images, reindex, strict=True)]
     finest = max(of_run["config"]["d_min"] for of_run in attributes)
     _check(section, word, finest)
@@ -113,15 +114,15 @@ def _check(section: AnnulusSection, word: str, finest: float) -> None:
 def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     """Return the blocks of one run with accepted lattices."""
     accepted = accepted_lattices(cells, reindex)
-    columns = store.read(reindex, "reindex", ["lattices/shot", "lattices/shot_id"])
+    columns = store.read(reindex, Reindex, [Reindex.lattices.shot, Reindex.lattices.shot_id])
     blocks = []
-    for part in store.parts_of(reindex, "reindex"):
+    for part in store.parts_of(reindex, Reindex):
         own = part.rows("lattices")
-        shot = columns["lattices/shot"][own] - part.rows("shots").start
+        shot = columns.lattices.shot[own] - part.rows("shots").start
         number = np.where(accepted.is_accepted[own], shot // SHOTS_OF_BLOCK, -1)
         for number_of_block in np.unique(number[number >= 0]):
             is_accepted = number == number_of_block
-            shot_ids = np.unique(columns["lattices/shot_id"][own][is_accepted])
+            shot_ids = np.unique(columns.lattices.shot_id[own][is_accepted])
             block = AcceptedBlock(
                 run=run,
                 part=part,
@@ -143,8 +144,8 @@ def _n_channels(source: Source, block: AcceptedBlock) -> int:
     """Return the number of channels of the spectra of a run."""
     columns = block.part.read(["lattices/shot", "lattices/shot_id"])
     row = int(np.argmax(block.is_accepted))
-    number = block.part.rows("shots").start + columns["lattices/shot"][row]
-    return cutting.n_channels(source, number, columns["lattices/shot_id"][row])
+    number = block.part.rows("shots").start + columns.lattices.shot[row]
+    return cutting.n_channels(source, number, columns.lattices.shot_id[row])
 
 
 def _columns(
@@ -156,7 +157,7 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block. columns: of its part of reindex."""
     _bring_to_shared_axes(columns, block.setting)
-    columns["lattices/shot"] = block.part.rows("shots").start + columns["lattices/shot"]
+    columns.lattices.shot = block.part.rows("shots").start + columns.lattices.shot
     return cutting.cut_out(
         Cutting(
             source=source,
@@ -177,11 +178,11 @@ def _bring_to_shared_axes(columns: dict[str, np.ndarray], setting: np.ndarray) -
     is_changed = (setting != np.eye(3)).any(axis=(1, 2))
     if not is_changed.any():
         return
-    A = columns["lattices/A"].copy()
+    A = columns.lattices.A.copy()
     A[is_changed] = A[is_changed] @ np.linalg.inv(setting[is_changed])
-    columns["lattices/A"] = A
-    of_reflection = setting[columns["reflections/lattice"]]
-    columns["reflections/hkl"] = brought(columns["reflections/hkl"], of_reflection)
+    columns.lattices.A = A
+    of_reflection = setting[columns.reflections.lattice]
+    columns.reflections.hkl = brought(columns.reflections.hkl, of_reflection)
 
 
 def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:
@@ -189,11 +190,11 @@ def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.
     (reflection,) bool.
     """
     is_in_annulus = shoeboxes.chosen(
-        columns["reflections/d"],
-        shoeboxes.strength(columns["reflections/intensity"], columns["reflections/sigma"]),
-        columns["reflections/flags"],
+        columns.reflections.d,
+        shoeboxes.strength(columns.reflections.intensity, columns.reflections.sigma),
+        columns.reflections.flags,
         d_min=section.d_min,
         d_max=section.d_max,
         min_i_over_sigma=section.min_i_over_sigma,
     )
-    return block.is_accepted[columns["reflections/lattice"]] & is_in_annulus
+    return block.is_accepted[columns.reflections.lattice] & is_in_annulus

@@ -19,6 +19,7 @@ from spreadflow.log import logger, warn
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Cells, Reindex
 from spreadflow.recipes import cell_checks
 from spreadflow.recipes.cell_checks import LatticeSpots
 
@@ -76,7 +77,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
 
     tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
     strain, of_spots = _ask_spots(reindex, lattices, mean, space_group)
-    target = store.attributes(reindex[0], "reindex")["config"]["cell"]
+    target = store.attributes(reindex[0], Reindex)["config"]["cell"]
     warnings = [
         *_setting_warnings(brought, space_group),
         *cell_checks.target_warnings(mean.tolist(), target, "reindex.cell"),
@@ -187,9 +188,9 @@ def _spots_of(reindex: Path, rows: np.ndarray, setting: np.ndarray) -> list[Latt
 
     rows: of the lattices, ascending; setting: (row, 3, 3).
     """
-    detector = Detector.from_json(store.attributes(reindex, "reindex")["detector"])
+    detector = Detector.from_json(store.attributes(reindex, Reindex)["detector"])
     found = []
-    for part in store.parts_of(reindex, "reindex"):
+    for part in store.parts_of(reindex, Reindex):
         of_part = part.rows("lattices")
         own = slice(*np.searchsorted(rows, [of_part.start, of_part.stop]))
         if len(rows[own]):
@@ -235,16 +236,16 @@ def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray
     """Return the runs, the space group that all share, and run, shot_id, k, cell (Å, degrees) of
     every lattice. Raises FileError where space groups differ or there is no lattice.
     """
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     groups = {str(of_run["config"]["space_group"]) for of_run in attributes}
     if len(groups) != 1:
         todo = "Reindex the runs alike."
         raise FileError("cells", "one space group in all runs", sorted(groups), todo)
-    tables = [store.read(path, "reindex", LATTICES) for path in reindex]
+    tables = [store.read(path, Reindex, LATTICES) for path in reindex]
     joined = {
         name.split("/")[1]: np.concatenate([table[name] for table in tables]) for name in LATTICES
     }
-    n_of_runs = [len(table["lattices/k"]) for table in tables]
+    n_of_runs = [len(table.lattices.k) for table in tables]
     refuse_doubles(", ".join(map(str, reindex)), joined["shot_id"], joined["k"])
     joined["run"] = np.repeat(np.arange(len(tables)), n_of_runs)
     joined["cell"] = unit_cell.degrees(joined["cell"])
@@ -305,7 +306,7 @@ def _length_sigma(reindex: list[Path]) -> float | None:
     """Return the largest of the runs' relative standard deviations that the detector's distance
     gives all lengths; None where none is known.
     """
-    sigmas = [store.attributes(path, "reindex").get("length_sigma") for path in reindex]
+    sigmas = [store.attributes(path, Reindex).get("length_sigma") for path in reindex]
     return max((float(sigma) for sigma in sigmas if sigma is not None), default=None)
 
 
@@ -354,8 +355,8 @@ def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, in
     """Return features, clusters and the chosen cluster of an earlier cells.h5. Raises FileError
     where its space group is another.
     """
-    attributes = store.attributes(path, "cells")
-    columns = store.read(path, "cells", ["clusters/"])
+    attributes = store.attributes(path, Cells)
+    columns = store.read(path, Cells, [Cells.clusters])
     frozen_group = attributes["space_group"]
     if frozen_group != space_group:
         todo = "Freeze cells of the same space group, or cluster anew (cells.from: null)."

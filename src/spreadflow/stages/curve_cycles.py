@@ -25,6 +25,7 @@ from spreadflow.log import warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Gram
 from spreadflow.recipes import curves, factors, gram_rows
 from spreadflow.recipes.alternate import alternate
 from spreadflow.recipes.factors import MovedSites
@@ -180,7 +181,7 @@ class _Turns:
         if about.sites is not None:
             self._key = store.digest(self._key, about.sites.unknowns.origin)
         path = self._folder / f"{self._number}.h5"
-        parts = store.Parts(path, "gram", self._key, [block.ids for block in context.blocks])
+        parts = store.Parts(path, Gram, self._key, [block.ids for block in context.blocks])
         _expand(context, parts, self._starts, about, self._number)
         cycle = _read_cycle(context, parts, about)
         if self._number == 1:

@@ -58,10 +58,10 @@ def cut_out(cutting: Cutting) -> dict[str, np.ndarray]:
     columns = cutting.columns
     lattices = cutting.lattices
     shots, first_lattices, spectrum_of = np.unique(
-        columns["lattices/shot"][lattices], return_index=True, return_inverse=True
+        columns.lattices.shot[lattices], return_index=True, return_inverse=True
     )
-    shot_of = columns["lattices/shot"][columns["reflections/lattice"]]
-    shot_ids = columns["lattices/shot_id"][lattices[first_lattices]]
+    shot_of = columns.lattices.shot[columns.reflections.lattice]
+    shot_ids = columns.lattices.shot_id[lattices[first_lattices]]
     shoeboxes_of_shots = []
     spectra = []
     rows = []
@@ -123,14 +123,14 @@ def _reflection_columns(
     lattices whose shoeboxes are cut out.
     """
     reflections = {name: columns[name][rows] for name in REFLECTION_COLUMNS}
-    lattice_of = reflections["reflections/lattice"]
-    reflections["reflections/lattice"] = np.searchsorted(lattices, lattice_of)
-    reflections["reflections/bbox"] = np.concatenate(
+    lattice_of = reflections.reflections.lattice
+    reflections.reflections.lattice = np.searchsorted(lattices, lattice_of)
+    reflections.reflections.bbox = np.concatenate(
         [of_shot["bbox"] for of_shot in shoeboxes_of_shots]
     )
     n_pixels = [len(of_shot["photons"]) for of_shot in shoeboxes_of_shots]
     first_of_shots = np.cumsum([0, *n_pixels])
-    reflections["reflections/first_pixel"] = np.concatenate(
+    reflections.reflections.first_pixel = np.concatenate(
         [
             of_shot["first_pixel"] + first
             for of_shot, first in zip(shoeboxes_of_shots, first_of_shots, strict=False)

@@ -16,6 +16,7 @@ from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import datasets, schema, store
 from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
+from spreadflow.products import Stage1
 from spreadflow.recipes import gram_rows
 from spreadflow.recipes.gram import ExpandedLattice
 from spreadflow.recipes.lattice import Start
@@ -64,7 +65,7 @@ def unknowns_of(stage1: Path, section: Stage1Section) -> list[str]:
     """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other
     keys.
     """
-    attributes = store.attributes(stage1, "stage1")
+    attributes = store.attributes(stage1, Stage1)
     if attributes["config"] != section.model_dump(mode="json"):
         expected = "a product of the section `stage1` as it is now"
         raise FileError(stage1, expected, "another", "Rerun stage1.")
@@ -73,7 +74,7 @@ def unknowns_of(stage1: Path, section: Stage1Section) -> list[str]:
 
 def starts_from(stage1: Path) -> StartsOfBlock:
     """Return where stage 1 left each lattice."""
-    columns = store.read(stage1, "stage1", START_COLUMNS)
+    columns = store.read(stage1, Stage1, START_COLUMNS)
     starts = _starts(columns, lambda outcome: SpreadOutcome(int(outcome != RefinedOutcome.REFINED)))
     return lambda block: starts
 

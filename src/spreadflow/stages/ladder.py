@@ -23,6 +23,7 @@ from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
+from spreadflow.products import Annulus, Cells
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
@@ -72,8 +73,8 @@ def run(
     """
     section = config.ladder
     log = logger(word, world)
-    attributes = store.attributes(annulus, "annulus")
-    of_annulus = store.parts_of(annulus, "annulus")
+    attributes = store.attributes(annulus, Annulus)
+    of_annulus = store.parts_of(annulus, Annulus)
     reading = _read_all(of_annulus, cells, world)
     words = (
         "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by "
@@ -122,7 +123,7 @@ def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, f
         columns = parts[part].read()
         readable[part] = [
             _identity(columns, row)
-            for row in range(len(columns["lattices/k"]))
+            for row in range(len(columns.lattices.k))
             if _is_readable(unpack(columns, row))
         ]
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -132,10 +133,10 @@ def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, f
     own_seconds = time.process_time() - start_time
     seconds = sum(world.gather(own_seconds))
     names = ["lattices/shot_id", "lattices/k", "lattices/outcome"]
-    table = store.read(cells, "cells", names)
-    is_accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    shot_ids = table["lattices/shot_id"][is_accepted]
-    k = table["lattices/k"][is_accepted]
+    table = store.read(cells, Cells, names)
+    is_accepted = table.lattices.outcome == LatticeOutcome.ACCEPTED
+    shot_ids = table.lattices.shot_id[is_accepted]
+    k = table.lattices.k[is_accepted]
     accepted = set(zip(shot_ids.tolist(), k.tolist(), strict=True))
     return {
         "n_read": len(read),
@@ -155,8 +156,8 @@ def _growth_percent(peaks: list[int]) -> float:
 
 def _identity(columns: dict, row: int) -> tuple[int, int]:
     """Return shot_id and k of a lattice."""
-    shot_id = columns["lattices/shot_id"][row]
-    k = columns["lattices/k"][row]
+    shot_id = columns.lattices.shot_id[row]
+    k = columns.lattices.k[row]
     return int(shot_id), int(k)
 
 
@@ -178,7 +179,7 @@ def _choose(
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
-    columns = store.read(annulus, "annulus", ["lattices/shot_id", "lattices/k"])
+    columns = store.read(annulus, Annulus, [Annulus.lattices.shot_id, Annulus.lattices.k])
     n_left = np.inf if n_lattices is None else n_lattices
     for part in parts:
         rows = part.rows("lattices")
@@ -186,7 +187,7 @@ def _choose(
         ids.append([number for identity in identities for number in identity])
         has_boxes = np.zeros(len(identities), dtype=bool)
         if n_left > 0:
-            has_boxes[part.read(["reflections/lattice"])["reflections/lattice"]] = True
+            has_boxes[part.read(["reflections/lattice"]).reflections.lattice] = True
         chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_left))
         n_left -= int(chosen[-1].sum())
     return ids, chosen
@@ -196,13 +197,13 @@ def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
     """Return the columns of the part of one block."""
     columns = context.parts[part].read()
     pieces = []
-    for row_number in range(len(columns["lattices/k"])):
+    for row_number in range(len(columns.lattices.k)):
         lattice = unpack(columns, row_number)
         identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
         rows = {"lattices": [identity | _count_flagged(lattice, context.section)]}
         pixels: dict[str, dict] = {}
         if context.chosen[part][row_number]:
-            model = context.models[columns["lattices/run"][row_number]]
+            model = context.models[columns.lattices.run[row_number]]
             try:
                 turned = lattice._replace(A=_turn(context.config, identity) @ lattice.A)
                 of_rungs, pixels = _model(context.config, turned, model)

@@ -24,6 +24,7 @@ from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.parallel import World
+from spreadflow.products import Index
 from spreadflow.recipes import advice, level0_checks
 from spreadflow.stages.blocks import in_words
 from spreadflow.units import wavelength
@@ -55,7 +56,7 @@ def run(
     section = config.level0
     log = logger(word, world)
     out = Path(out)
-    attributes = [store.attributes(path, "index") for path in index]
+    attributes = [store.attributes(path, Index) for path in index]
     detector, space_group = _shared(index, attributes)
     if section.from_file:
         frozen = Path(section.from_file)
@@ -156,7 +157,7 @@ def _blocks(index: list[Path]) -> list[Block]:
     """Return the blocks of all runs, in order."""
     blocks = []
     for run_number, path in enumerate(index):
-        for part in store.parts_of(path, "index"):
+        for part in store.parts_of(path, Index):
             n_shots = part.n_rows("shots")
             for first in range(0, n_shots, SHOTS_OF_BLOCK):
                 shots = range(first, min(first + SHOTS_OF_BLOCK, n_shots))
@@ -253,18 +254,18 @@ def _lattices(
     spots and those of its shot that have no lattice; and how many there are of each
     `Level0Outcome`. columns: of its part of index.
     """
-    lattice_of_spot = columns["spots/lattice"]
+    lattice_of_spot = columns.spots.lattice
     lattices = []
     outcomes = np.zeros(len(Level0Outcome))
-    for n, shot in enumerate(columns["lattices/shot"].tolist()):
+    for n, shot in enumerate(columns.lattices.shot.tolist()):
         if shot not in block.shots:
             continue
-        shot_id = int(columns["shots/shot_id"][shot])
+        shot_id = int(columns.shots.shot_id[shot])
         spectrum = spectra.of_shot(shot_id)
-        is_of_shot = columns["spots/shot"] == shot
+        is_of_shot = columns.spots.shot == shot
         is_own_or_free = (lattice_of_spot == n) | (lattice_of_spot == -1)
         rows = np.flatnonzero(is_of_shot & is_own_or_free)
-        hkl = columns["spots/hkl"][rows]
+        hkl = columns.spots.hkl[rows]
         if spectrum is None:
             outcomes[Level0Outcome.NO_SPECTRUM] += 1
             continue
@@ -273,11 +274,11 @@ def _lattices(
             continue
         outcomes[Level0Outcome.USED] += 1
         lattice = prediction.MosaicLattice(
-            A=columns["lattices/A"][n],
-            eta_rad=float(columns["lattices/eta_rad"][n]),
-            domain_ang=float(columns["lattices/domain_ang"][n]),
+            A=columns.lattices.A[n],
+            eta_rad=float(columns.lattices.eta_rad[n]),
+            domain_ang=float(columns.lattices.domain_ang[n]),
         )
-        identity = LatticeIdentity(block.run, shot_id, int(columns["lattices/k"][n]))
+        identity = LatticeIdentity(block.run, shot_id, int(columns.lattices.k[n]))
         spot_columns = {name: columns[f"spots/{name}"][rows] for name in Spots._fields}
         spots = Spots(**spot_columns)
         of_pulse = prediction.compress(spectrum)

@@ -20,6 +20,7 @@ from spreadflow.log import Progress, logger, warn
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
+from spreadflow.products import Cells, Reindex
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
@@ -121,7 +122,7 @@ def run(
     attributes = _attributes(section, accepted, scales) | {
         "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
-        "n_lattices_in": len(lattices["lattices/k"]),
+        "n_lattices_in": len(lattices.lattices.k),
         "inputs": _identities([*reindex, cells, section.reference]),
     }
     _check_finite(merged, section)
@@ -226,9 +227,9 @@ def _warnings_of_scales(scales: scaling.Scaling) -> list[StageWarning]:
 
 def _warnings_of_lattices(lattices: dict, scales: scaling.Scaling) -> list[StageWarning]:
     """Return warnings about single lattices, the worst named. Lattices are those of all ranks."""
-    chi2 = lattices["lattices/chi2"]
-    scale = np.log(lattices["lattices/scale"])
-    b = lattices["lattices/b"]
+    chi2 = lattices.lattices.chi2
+    scale = np.log(lattices.lattices.scale)
+    b = lattices.lattices.b
     beyond_scale = np.abs(scale - np.nanmean(scale)) / (UNLIKE_SIGMAS * scales.spread[0])
     kinds = (
         (chi2 / LARGEST_CHI2, chi2, LARGEST_CHI2, "deviate from what others measured: χ²"),
@@ -288,16 +289,16 @@ def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scali
 
 def _accepted(path: Path) -> Accepted:
     """Return the accepted list of a cells.h5."""
-    attributes = store.attributes(path, "cells")
-    table = store.read(path, "cells", ["lattices/", "clusters/mean"])
+    attributes = store.attributes(path, Cells)
+    table = store.read(path, Cells, [Cells.lattices, Cells.clusters.mean])
     identity_columns = [table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")]
     identities = list(zip(*identity_columns, strict=True))
     return Accepted(
         attributes["runs"],
         attributes["space_group"],
-        table["clusters/mean"][int(attributes["chosen"])],
-        outcome=dict(zip(identities, table["lattices/outcome"].tolist(), strict=True)),
-        setting=dict(zip(identities, table["lattices/setting"], strict=True)),
+        table.clusters.mean[int(attributes["chosen"])],
+        outcome=dict(zip(identities, table.lattices.outcome.tolist(), strict=True)),
+        setting=dict(zip(identities, table.lattices.setting, strict=True)),
     )
 
 
@@ -316,7 +317,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
     parts: list[Part] = []
     names: list[str] = []
     for path in reindex:
-        name = str(store.attributes(path, "reindex")["run"])
+        name = str(store.attributes(path, Reindex)["run"])
         if name not in runs:
             expected = f"one of the runs of cells.h5 ({', '.join(runs)})"
             raise FileError(path, expected, name, "Rerun cells on all runs.")
@@ -324,7 +325,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
             raise FileError(path, "each run once", f"{name} again", IS_IT_TWICE)
         names.append(name)
         run_number = runs.index(name)
-        parts += [Part(run_number, part) for part in store.parts_of(path, "reindex")]
+        parts += [Part(run_number, part) for part in store.parts_of(path, Reindex)]
     if not parts:
         todo = "Are there shots in these runs?"
         raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
@@ -387,8 +388,8 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
     does not know.
     """
     columns = part.part.read(COLUMNS)
-    shot_id = columns["lattices/shot_id"]
-    k = columns["lattices/k"]
+    shot_id = columns.lattices.shot_id
+    k = columns.lattices.k
     identities = [
         (part.run, *identity) for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
     ]
@@ -398,9 +399,9 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         raise FileError(part.part.manifest.path, "lattices that cells.h5 knows", "others", todo)
     is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
     n_accepted = is_accepted.sum()
-    shot = columns["lattices/shot"]
-    energy_ev = columns["shots/mean_energy_ev"][shot]
-    pulse_photons = columns["shots/pulse_photons"][shot]
+    shot = columns.lattices.shot
+    energy_ev = columns.shots.mean_energy_ev[shot]
+    pulse_photons = columns.shots.pulse_photons[shot]
     lattices = {
         "group": np.full(n_accepted, group),
         "run": np.full(n_accepted, part.run),
@@ -409,7 +410,7 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         "energy_ev": energy_ev[is_accepted],
         "pulse_photons": pulse_photons[is_accepted],
     }
-    lattice_of = columns["reflections/lattice"]
+    lattice_of = columns.reflections.lattice
     rows = slice(None) if is_accepted.all() else is_accepted[lattice_of]
     reflections = {name: columns[f"reflections/{name}"][rows] for name in REFLECTION_COLUMNS}
     reflections["failed"] = (reflections.pop("flags") & ReflectionFlag.FAILED) != 0

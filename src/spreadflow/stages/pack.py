@@ -18,6 +18,7 @@ from spreadflow.io.pieces import Piece
 from spreadflow.log import logger
 from spreadflow.models import CHOSEN
 from spreadflow.parallel import World
+from spreadflow.products import Predict
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
@@ -64,7 +65,7 @@ def run(
     """
     section = config.pack
     log = logger(word, world)
-    attributes = store.attributes(predict, "predict")
+    attributes = store.attributes(predict, Predict)
     sources = _open(images, reindex, attributes, predict)
     predicted = _predicted_shots(predict)
     n_channels = _most_channels(sources, predicted)
@@ -110,22 +111,22 @@ def _open(
 
 def _predicted_shots(predict: Path) -> list[PredictedShots]:
     """Return the shots of predict with predicted lattices, a few at a time."""
-    columns = store.read(predict, "predict", IDENTITY)
-    is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
+    columns = store.read(predict, Predict, IDENTITY)
+    is_predicted = columns.lattices.outcome == PredictedOutcome.PREDICTED
     predicted = []
-    for part in store.parts_of(predict, "predict"):
+    for part in store.parts_of(predict, Predict):
         own = part.rows("lattices")
-        number = np.where(is_predicted[own], columns["lattices/shot"][own] // LARGEST_PIECE, -1)
+        number = np.where(is_predicted[own], columns.lattices.shot[own] // LARGEST_PIECE, -1)
         for number_of_shots in np.unique(number[number >= 0]):
             rows = np.flatnonzero(number == number_of_shots)
             first = own.start + rows[0]
             predicted.append(
                 PredictedShots(
                     part=part,
-                    run=int(columns["lattices/run"][first]),
+                    run=int(columns.lattices.run[first]),
                     rows=rows,
-                    shot=int(columns["lattices/shot"][first]),
-                    shot_id=int(columns["lattices/shot_id"][first]),
+                    shot=int(columns.lattices.shot[first]),
+                    shot_id=int(columns.lattices.shot_id[first]),
                 )
             )
     return predicted
@@ -171,16 +172,16 @@ def _piece(
     """Return the shoeboxes of some shots, as one piece for `datasets.joined`. columns: of their
     part of predict.
     """
-    is_of_shots = np.zeros(len(columns["lattices/k"]), dtype=bool)
+    is_of_shots = np.zeros(len(columns.lattices.k), dtype=bool)
     is_of_shots[shots.rows] = True
-    is_chosen = np.isin(columns["reflections/choice"], CHOSEN)
+    is_chosen = np.isin(columns.reflections.choice, CHOSEN)
     shoeboxes = cutting.cut_out(
         Cutting(
             source=source,
             run=shots.run,
             columns=columns,
             lattices=shots.rows,
-            is_chosen=is_chosen & is_of_shots[columns["reflections/lattice"]],
+            is_chosen=is_chosen & is_of_shots[columns.reflections.lattice],
             border_px=section.border_px,
             n_channels=n_channels,
         )

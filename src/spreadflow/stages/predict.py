@@ -25,6 +25,7 @@ from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Noise, Spots
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Reindex, Stage1
 from spreadflow.recipes.prediction import (
     KnownLattice,
     Recording,
@@ -100,7 +101,7 @@ def run(
     """
     section = config.predict
     log = logger(word, world)
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     check_runs(config.recordings, len(reindex))
     columns = zip(images, reindex, attributes, map(build.noise, config.recordings), strict=True)
     runs = [_open(number, *of_run) for number, of_run in enumerate(columns)]
@@ -171,20 +172,20 @@ def _open(
 
 def _blocks(run: Run) -> list[Block]:
     """Return the blocks of a run."""
-    return [Block(run, part) for part in store.parts_of(run.reindex, "reindex")]
+    return [Block(run, part) for part in store.parts_of(run.reindex, Reindex)]
 
 
 def _refined(stage1: Path) -> Known:
     """Return the lattices that stage 1 refined to the end, as prediction wants them."""
     names = [f"lattices/{name}" for name in REFINED_COLUMNS]
-    columns = store.read(stage1, "stage1", names)
-    unknowns = store.attributes(stage1, "stage1")["unknowns"]
-    values = columns["lattices/values"]
+    columns = store.read(stage1, Stage1, names)
+    unknowns = store.attributes(stage1, Stage1)["unknowns"]
+    values = columns.lattices.values
     distances = np.zeros(len(values))
     if "distance" in unknowns:
         distances = np.nan_to_num(values[:, unknowns.index("distance")])
     known = {}
-    for row in np.flatnonzero(columns["lattices/outcome"] == RefinedOutcome.REFINED):
+    for row in np.flatnonzero(columns.lattices.outcome == RefinedOutcome.REFINED):
         shot_id, k, _, A, n_cells, eta_rad, _ = (columns[name][row] for name in names)
         volume = unit_cell.volume(unit_cell.cell_of(A))
         domain_ang = (volume * np.prod(n_cells)) ** (1 / 3)
@@ -202,7 +203,7 @@ def _refined(stage1: Path) -> Known:
 def _mean_energy_ev(stage1: Path, reindex: list[Path]) -> float:
     """Return the median of the mean energies of the pulses that were indexed, eV."""
     names = ["shots/mean_energy_ev"]
-    energies = np.concatenate([store.read(path, "reindex", names)[names[0]] for path in reindex])
+    energies = np.concatenate([store.read(path, Reindex, names)[names[0]] for path in reindex])
     energies = energies[np.isfinite(energies)]
     if not len(energies):
         raise FileError(stage1, "a shot with a spectrum", "none", "Look at reindex.png.")
@@ -214,7 +215,7 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Return the columns of some shots of one block. columns: of its part of reindex."""
     rows_of_shot: dict[int, list[int]] = {}
-    for row, shot in enumerate(columns["lattices/shot"]):
+    for row, shot in enumerate(columns.lattices.shot):
         if shot in shots:
             rows_of_shot.setdefault(int(shot), []).append(row)
     pieces = [
@@ -232,7 +233,7 @@ def _tables(
     columns: of the part of reindex; shot: row of the shot in it; rows: of its lattices.
     """
     start = time.process_time()
-    shot_id = int(columns["shots/shot_id"][shot])
+    shot_id = int(columns.shots.shot_id[shot])
     number = block.part.rows("shots").start + shot
     lattices = [_known(context.known, columns, shot_id, row) for row in rows]
     outcomes = [_alone(known.outcome) for known in lattices]
@@ -258,7 +259,7 @@ def _tables(
                 "shot": number,
                 **known.lattice._asdict(),
                 "scale": scale,
-                "mean_energy_ev": columns["shots/mean_energy_ev"][shot],
+                "mean_energy_ev": columns.shots.mean_energy_ev[shot],
                 "n_spots": _n_spots(columns, row, context.config.predict.d_min),
                 "seconds": seconds,
             }
@@ -276,7 +277,7 @@ def _alone(outcome: PredictedOutcome) -> PredictedOutcome:
 
 def _known(known: Known, columns: dict[str, np.ndarray], shot_id: int, row: int) -> KnownLattice:
     """Return a lattice as stage 1 refined it, or else as its row of reindex has it."""
-    k = int(columns["lattices/k"][row])
+    k = int(columns.lattices.k[row])
     refined = known.get((shot_id, k))
     if refined is not None and refined.is_refined:
         return refined
@@ -287,14 +288,14 @@ def _known(known: Known, columns: dict[str, np.ndarray], shot_id: int, row: int)
 
 def _spots(columns: dict[str, np.ndarray], shot: int) -> Spots:
     """Return the observed spots of a shot."""
-    rows = columns["spots/shot"] == shot
+    rows = columns.spots.shot == shot
     return Spots(*(columns[f"spots/{name}"][rows] for name in Spots._fields))
 
 
 def _n_spots(columns: dict[str, np.ndarray], row: int, d_min: float) -> int:
     """Return the number of spots with d ≥ d_min (Å) that reindex gave a lattice."""
-    hkl = columns["spots/hkl"][columns["spots/lattice"] == row]
-    is_within = unit_cell.spacing(columns["lattices/A"][row], hkl) >= d_min
+    hkl = columns.spots.hkl[columns.spots.lattice == row]
+    is_within = unit_cell.spacing(columns.lattices.A[row], hkl) >= d_min
     return int(is_within.sum())
 
 
@@ -303,10 +304,10 @@ def _warnings(parts: store.Parts, world: World) -> list[StageWarning]:
     own = np.zeros(2, dtype=int)
     for block in range(world.rank, len(parts.keys), world.size):
         columns = parts.read(block, list(JUDGED))
-        is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
-        of_predicted = is_predicted[columns["reflections/lattice"]]
-        has_spot = np.isfinite(columns["reflections/fast_spot"])
-        own += [(has_spot & of_predicted).sum(), columns["lattices/n_spots"][is_predicted].sum()]
+        is_predicted = columns.lattices.outcome == PredictedOutcome.PREDICTED
+        of_predicted = is_predicted[columns.reflections.lattice]
+        has_spot = np.isfinite(columns.reflections.fast_spot)
+        own += [(has_spot & of_predicted).sum(), columns.lattices.n_spots[is_predicted].sum()]
     n_matched, n_spots = map(int, sum(world.gather(own)))
     if n_matched >= LEAST_MATCHED * n_spots:
         return []

@@ -154,7 +154,7 @@ def _reasons(parts: store.Parts, world: World) -> list[str]:
     own = Counter[tuple[int, str]]()
     for block in range(world.rank, len(parts.keys), world.size):
         columns = parts.read(block, ["shots/outcome", "shots/reason"])
-        own.update(reasons_of(columns["shots/outcome"], columns["shots/reason"]))
+        own.update(reasons_of(columns.shots.outcome, columns.shots.reason))
     reasons = sum(world.gather(own), Counter[tuple[int, str]]())
     return [
         f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
@@ -186,9 +186,9 @@ def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> 
     names = ["shots/n_refused", "lattices/domain_ang"]
     for block in range(world.rank, len(parts.keys), world.size):
         columns = parts.read(block, names)
-        domain_ang = columns["lattices/domain_ang"]
+        domain_ang = columns.lattices.domain_ang
         n_other_domains = np.count_nonzero(domain_ang != section.domain_ang)
-        own += [columns["shots/n_refused"].sum(), len(domain_ang), n_other_domains]
+        own += [columns.shots.n_refused.sum(), len(domain_ang), n_other_domains]
     return LatticeCounts(*map(int, sum(world.gather(own))))
 
 
@@ -231,16 +231,16 @@ def _bandwidth(
     for block in range(world.rank, len(of_blocks), world.size):
         columns = parts.read(block, ["spots/", "lattices/"])
         sums[block] = np.zeros(bandwidth.N_SUMS)
-        for n, row in enumerate(columns["lattices/shot"]):
+        for n, row in enumerate(columns.lattices.shot):
             spectrum = source.spectrum(int(of_blocks[block][row]))
             if spectrum is None:
                 continue
             if len(spectrum.energies_ev) > 1:
                 break  # the files of a run are alike
-            rows = columns["spots/lattice"] == n
+            rows = columns.spots.lattice == n
             sums[block] += bandwidth.sums(
                 MosaicLattice(*(columns[f"lattices/{name}"][n] for name in MosaicLattice._fields)),
-                columns["spots/hkl"][rows],
+                columns.spots.hkl[rows],
                 Spots(**{name: columns[f"spots/{name}"][rows] for name in Spots._fields}),
                 spectrum,
                 source.detector,

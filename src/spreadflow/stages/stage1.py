@@ -193,9 +193,9 @@ def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
     n_samples = N_SAMPLES
     for row_number in block.lattices:
         start_time = time.process_time()
-        run = columns["lattices/run"][row_number]
-        shot_id = columns["lattices/shot_id"][row_number]
-        k = columns["lattices/k"][row_number]
+        run = columns.lattices.run[row_number]
+        shot_id = columns.lattices.shot_id[row_number]
+        k = columns.lattices.k[row_number]
         lattice = unpack(columns, row_number)
         mosaic = context.mosaic_of(int(shot_id), int(k))
         of_pixels = refine_lattice(lattice, mosaic, context.models[run], section)
@@ -237,7 +237,7 @@ def _sums(parts: store.Parts, detectors: list[Detector], world: World) -> _Sums:
     own = {}
     for block in range(world.rank, len(parts.keys), world.size):
         table = parts.read(block, list(JUDGED))
-        gain = table["lattices/held_out_gain"]
+        gain = table.lattices.held_out_gain
         distances = centroid_distances(table, detectors)
         radial_mm = {name: px[:, 0] * distances.pixel_mm for name, px in distances.px.items()}
         own[block] = [

@@ -27,6 +27,7 @@ from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Gram, Merge, Stage1
 from spreadflow.recipes import factors, intensities, stage2, stage2_product
 from spreadflow.recipes.gram import ExpandedLattice
 from spreadflow.recipes.intensities import Merged, Reflections
@@ -155,9 +156,9 @@ def _reflections(
     of_model = intensities.from_model(model.factors, cell, model.space_group, photons)
     if config.stage2.start == "model":
         return of_model
-    table = store.read(merge, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    merged = Merged(sign * table["merged/hkl"], table["merged/intensity"], table["merged/sigma"])
+    table = store.read(merge, Merge, [Merge.merged])
+    sign = np.where(table.merged.friedel < 0, -1, 1)[:, None]
+    merged = Merged(sign * table.merged.hkl, table.merged.intensity, table.merged.sigma)
     try:
         return intensities.from_merge(of_model, merged)
     except ValueError as error:
@@ -212,7 +213,7 @@ def _cycles(
         about = _rounded(about)
         key = store.digest(key, about.tobytes())
         ids = [block.ids for block in context.blocks]
-        parts = store.Parts(out.with_suffix(".gram") / f"{number}.h5", "gram", key, ids)
+        parts = store.Parts(out.with_suffix(".gram") / f"{number}.h5", Gram, key, ids)
         _expand(context, parts, starts, about, number)
         before = cycles[-1].refined if cycles else None
         start_time = time.process_time()
@@ -248,16 +249,16 @@ def _with_factors(context: Context, starts: StartsOfBlock, shared: np.ndarray) -
 def _drawn_starts(stage1: Path, unknowns: list[str]) -> StartsOfBlock:
     """Return where stage 1 left each lattice, with N and η drawn to the common ones."""
     names = ("shot_id", "k", "outcome", "n_cells", "eta_axes_rad", "sigma_sandwich")
-    columns = store.read(stage1, "stage1", [f"lattices/{name}" for name in names])
-    is_good = columns["lattices/outcome"] == RefinedOutcome.REFINED
+    columns = store.read(stage1, Stage1, [f"lattices/{name}" for name in names])
+    is_good = columns.lattices.outcome == RefinedOutcome.REFINED
     moves = intensities.moves_together(
         unknowns,
-        columns["lattices/n_cells"][is_good],
-        columns["lattices/eta_axes_rad"][is_good],
-        columns["lattices/sigma_sandwich"][is_good],
+        columns.lattices.n_cells[is_good],
+        columns.lattices.eta_axes_rad[is_good],
+        columns.lattices.sigma_sandwich[is_good],
     )
-    shot_ids = columns["lattices/shot_id"][is_good].tolist()
-    ks = columns["lattices/k"][is_good].tolist()
+    shot_ids = columns.lattices.shot_id[is_good].tolist()
+    ks = columns.lattices.k[is_good].tolist()
     move_of = dict(zip(zip(shot_ids, ks, strict=True), moves, strict=True))
     starts = {
         identity: (outcome, intensities.with_factors(start, unknowns, move_of[identity]))
@@ -329,8 +330,8 @@ def _batches(context: Context, parts: store.Parts) -> stage2.Batches:
     def batches() -> Iterator[OwnBatch]:
         for block in range(world.rank, len(parts.keys), world.size):
             columns = parts.read(block)
-            used = columns["lattices/outcome"] == SpreadOutcome.USED
-            half = identity_hash.half_sets(columns["lattices/shot_id"][used])
+            used = columns.lattices.outcome == SpreadOutcome.USED
+            half = identity_hash.half_sets(columns.lattices.shot_id[used])
             yield OwnBatch(block, intensities.batch_of(columns, unique), half)
 
     return batches
@@ -374,7 +375,7 @@ def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
     unique = context.reflections.unique
     known = np.flatnonzero(np.isfinite(refined.sigma))
     amplitudes = stage2_product.amplitudes(context.reflections, refined)
-    of_merge = store.attributes(context.merge, "merge")
+    of_merge = store.attributes(context.merge, Merge)
     mtz.write_merged(
         path,
         mtz.MergedTable(
@@ -397,11 +398,11 @@ def _tables(context: Context, cycles: list[Cycle]) -> dict[str, dict[str, np.nda
     config = context.config
     last = cycles[-1]
     unique = context.reflections.unique
-    read = store.read(last.parts.product, "gram", JUDGED)
+    read = store.read(last.parts.product, Gram, JUDGED)
     lattices = {name: read[f"lattices/{name}"] for name in LATTICE_COLUMNS}
-    log_cells = np.log(read["lattices/n_cells"]).sum(axis=1)
-    lattices["log_volume"] = np.log(read["lattices/scale"]) + log_cells
-    merged = stage2_product.merged(store.read(context.merge, "merge", ["merged/"]), unique)
+    log_cells = np.log(read.lattices.n_cells).sum(axis=1)
+    lattices["log_volume"] = np.log(read.lattices.scale) + log_cells
+    merged = stage2_product.merged(store.read(context.merge, Merge, [Merge.merged]), unique)
     map_model = stage2_product.MapModel(
         factors=context.models[0].factors,
         places=factors.places(config.structure_factors, context.files),
@@ -422,7 +423,7 @@ def _attributes(context: Context, cycles: list[Cycle], reduced: _Reduction) -> d
     """Return the attributes of the product."""
     section = context.config.stage2
     last = cycles[-1].figures
-    of_merge = store.attributes(context.merge, "merge")
+    of_merge = store.attributes(context.merge, Merge)
     return {
         "config": section.model_dump(mode="json"),
         "space_group": of_merge["space_group"],

@@ -43,11 +43,11 @@ def centroid_distances(
 
     table: columns of a product of `stage1`, as `reflections/fast`; detectors: of the runs.
     """
-    lattice = table["reflections/lattice"]
-    is_refined = table["lattices/outcome"][lattice] == RefinedOutcome.REFINED
-    is_observed = np.isfinite(table["reflections/fast_obs"])
-    is_observed &= np.isfinite(table["reflections/fast"])
-    run = table["lattices/run"][lattice]
+    lattice = table.reflections.lattice
+    is_refined = table.lattices.outcome[lattice] == RefinedOutcome.REFINED
+    is_observed = np.isfinite(table.reflections.fast_obs)
+    is_observed &= np.isfinite(table.reflections.fast)
+    run = table.lattices.run[lattice]
     rows_of_run = [
         np.flatnonzero(is_observed & is_refined & (run == number))
         for number in range(len(detectors))
@@ -57,9 +57,9 @@ def centroid_distances(
     pixel_mm = []
     axes = []
     for detector, run_rows in zip(detectors, rows_of_run, strict=True):
-        panel = table["reflections/panel"][run_rows]
-        fast = table["reflections/fast_before"][run_rows]
-        slow = table["reflections/slow_before"][run_rows]
+        panel = table.reflections.panel[run_rows]
+        fast = table.reflections.fast_before[run_rows]
+        slow = table.reflections.slow_before[run_rows]
         axes.append(geometry.radial_axes(detector, panel, fast, slow))
         pixel_mm.append(np.full(len(run_rows), float(detector.pixel_mm)))
     radial_axes = np.concatenate(axes)
