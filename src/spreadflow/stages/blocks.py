@@ -18,7 +18,7 @@ from spreadflow.io.datasets import P
 from spreadflow.io.pieces import Piece
 from spreadflow.log import Progress
 from spreadflow.parallel import World
-from spreadflow.products import Column, Product, Table
+from spreadflow.products import Column, Table
 
 T = TypeVar("T", bound=Table)
 
@@ -112,7 +112,7 @@ def all_rows(
         block: parts.read(block, [table])
         for block in range(world.rank, len(parts.keys), world.size)
     }
-    read: list[Product] = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
+    read: list[P] = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
     rows = parts.product.joined(read).tables[table.table_name]
     assert isinstance(rows, table)
     return rows
