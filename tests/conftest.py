@@ -18,8 +18,8 @@ for _cap in THREAD_CAPS:
 import numpy as np
 
 from lab import TRICLINIC, cached_folder
+from spreadflow import products
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
-from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.physics.geometry import radial_axes
@@ -62,20 +62,22 @@ def real_stills(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those supplied, zeros elsewhere; tables
-    without a size are empty.
+    """A function that gives a product of a kind: the datasets supplied by name, zeros elsewhere;
+    tables without a size are empty.
     """
 
-    def columns(
+    def product(
         kind: str, sizes: dict[str, int], supplied: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        out = {}
-        for name, dataset in schema.FILES[kind].items():
-            shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in dataset.dims]
-            out[name] = np.asarray(supplied.get(name, np.zeros(shape)), dtype=dataset.dtype)
-        return out
+    ) -> products.Product:
+        described = products.BY_KIND[kind].described()
+        assert supplied.keys() <= described.keys()
+        columns = {}
+        for path, column in described.items():
+            shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in column.dims]
+            columns[path] = np.asarray(supplied.get(path, np.zeros(shape)), dtype=column.dtype)
+        return products.BY_KIND[kind].from_columns(columns)
 
-    return columns
+    return product
 
 
 TINY = {"cell": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"}
