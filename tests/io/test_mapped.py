@@ -17,11 +17,11 @@ N = 40_000
 
 @pytest.fixture
 def product(tmp_path, filled):
-    """A product in two parts, of which the second is small; and the columns of the first."""
+    """A product in two parts, of which the second is small; and the first as it was in memory."""
     mapped._sound.clear()
     rng = np.random.default_rng(0)
     parts = store.Parts(tmp_path / "pack.h5", Pack, "any", [[1], [2]])
-    columns = []
+    in_memory = []
     for block, n in enumerate((N, 5)):
         planted = {
             "pixels/photons": np.where(rng.random(n) < 0.9, rng.random(n), np.nan),
@@ -31,22 +31,23 @@ def product(tmp_path, filled):
             "lattices/shot_id": [block + 1],
         }
         sizes = {"lattices": 1, "spectra": 1, "channels": 4, "reflections": 3, "pixels": n}
-        columns.append(filled("pack", sizes, planted))
-        parts.write(block, columns[-1])
+        in_memory.append(filled("pack", sizes, planted))
+        parts.write(block, in_memory[-1])
     parts.finish(World())
-    return tmp_path / "pack.h5", columns[0]
+    return tmp_path / "pack.h5", in_memory[0]
 
 
-def read(product, names=None) -> dict:
+def read(product, wanted=None) -> Pack:
     path, _ = product
-    return store.parts_of(path, Pack)[0].read(names)
+    return store.parts_of(path, Pack)[0].read(wanted)
 
 
 def test_what_was_written_is_mapped(product):
     found = read(product)
-    for name, column in product[1].items():
-        np.testing.assert_array_equal(found[name], column, err_msg=name)
-        assert found[name].dtype == column.dtype
+    datasets = found.datasets()
+    for name, column in product[1].datasets().items():
+        np.testing.assert_array_equal(datasets[name], column, err_msg=name)
+        assert datasets[name].dtype == column.dtype
     assert isinstance(found.pixels.photons, np.memmap)
     assert not isinstance(found.reflections.hkl, np.memmap), "it is smaller than a few pages"
     with pytest.raises(ValueError, match="read-only"):
@@ -61,7 +62,8 @@ def test_parts_are_joined_as_those_of_other_products(product):
 
 def test_nothing_is_compressed(product):
     with h5py.File(store.part_path(product[0], 0)) as f:
-        assert f.pixels.photons.chunks is None and f.pixels.photons.compression is None
+        photons = f["pixels/photons"]
+        assert photons.chunks is None and photons.compression is None
 
 
 def test_content_is_checked_once(product, monkeypatch):
@@ -76,11 +78,11 @@ def test_content_is_checked_once(product, monkeypatch):
         return checksum(data)
 
     monkeypatch.setattr(checksums, "checksum", counted)
-    part.read(["pixels/valid"])
+    part.read([Pack.pixels.valid])
     assert checked == [N]
-    part.read(["pixels/valid"])
+    part.read([Pack.pixels.valid])
     assert checked == [N]
-    part.read(["pixels/valid", "pixels/overlap"])
+    part.read([Pack.pixels.valid, Pack.pixels.overlap])
     assert checked == [N, N]
 
 
@@ -88,11 +90,11 @@ def test_a_changed_part_is_refused_by_name(product):
     """One bit of one pixel, in a file of the same length."""
     part = store.part_path(product[0], 0)
     with h5py.File(part) as f:
-        offset = f.pixels.overlap.id.get_offset()
+        offset = f["pixels/overlap"].id.get_offset()
     content = bytearray(part.read_bytes())
     content[offset + 7] ^= 1
     part.write_bytes(content)
-    read(product, ["pixels/photons"])
+    read(product, [Pack.pixels.photons])
     with pytest.raises(FileError, match=r"000000\.h5: pixels/overlap: expected checksum") as error:
         read(product)
     assert "Rerun the stage that makes it" in str(error.value)
@@ -102,7 +104,7 @@ def test_a_part_that_changes_after_it_was_read_is_refused(product):
     read(product)
     part = store.part_path(product[0], 0)
     with h5py.File(part, "r+") as f:
-        f.reflections.hkl[0] = 99
+        f["reflections/hkl"][0] = 99
     with pytest.raises(FileError, match=r"000000\.h5: reflections/hkl"):
         read(product)
 

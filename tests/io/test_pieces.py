@@ -16,11 +16,11 @@ N_SHOTS = [len(block) for block in BLOCKS]
 
 @pytest.fixture
 def make(filled):
-    """A function that gives the columns of a piece: a shot has as many spots as its number says,
+    """A function that makes a piece: a shot has as many spots as its number says,
     which refer to it.
     """
 
-    def columns(piece: Piece) -> dict[str, np.ndarray]:
+    def part(piece: Piece) -> Index:
         ids = np.array(BLOCKS[piece.block][piece.first : piece.end])
         planted = {
             "shots/shot_id": ids,
@@ -30,14 +30,14 @@ def make(filled):
         }
         return filled("index", {"shots": len(ids), "spots": ids.sum()}, planted)
 
-    return columns
+    return part
 
 
-def parts_at(folder) -> store.Parts:
+def parts_at(folder) -> store.Parts[Index]:
     return store.Parts(folder / "index.h5", Index, "base", BLOCKS)
 
 
-def finished(folder, size: int, make) -> dict[str, np.ndarray]:
+def finished(folder, size: int, make) -> Index:
     parts = parts_at(folder)
     pieces.make_parts(parts, N_SHOTS, size, make, World())
     parts.finish(World())
@@ -49,9 +49,9 @@ def test_what_the_pieces_were_leaves_no_trace(tmp_path, make):
     assert whole.spots.shot.tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
     for size in (1, 3, 10):
         found = finished(tmp_path / str(size), size, make)
-        for name, column in whole.items():
+        for name, column in whole.datasets().items():
             if name != "spots/fast":
-                np.testing.assert_array_equal(found[name], column, err_msg=name)
+                np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
         left = sorted(path.name for path in (tmp_path / str(size) / "index.parts").iterdir())
         assert left == ["000000.h5", "000001.h5"]
 
@@ -101,12 +101,12 @@ def test_pieces_of_other_inputs_are_made_again(tmp_path, make):
 
 
 def _dies_at(make, last: Piece):
-    def columns(piece: Piece):
+    def make_or_die(piece: Piece) -> Index:
         if piece == last:
             raise KeyboardInterrupt
         return make(piece)
 
-    return columns
+    return make_or_die
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.errors import RefinedOutcome
 from spreadflow.physics import rotation, symmetry, unit_cell
+from spreadflow.products import Stage1
 from spreadflow.report import truth, truth_of_fits
 
 GROUP = "C 1 2 1"
@@ -134,8 +135,7 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
     rng = np.random.default_rng(3)
     product.lattices.A[2] = rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ product.lattices.A[2]
     product.lattices.A[7] = rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ product.lattices.A[6]
-    for name in [n for n in product if n.startswith("lattices/")]:
-        product[name] = np.concatenate([product[name], product[name][:1]])
+    product.lattices = product.lattices[[*range(len(LATTICES)), 0]]
     product.lattices.shot[-1] = len(KINDS) - 1 - 6
     product.lattices.A[-1] = rotation.random(rng) @ B
     counted = truth.counts(matched_run(product, simulated))
@@ -225,7 +225,7 @@ ETA_AWAY = np.array([0.04, 0.02, -0.02])
 """ln of η of the product over that of the truth, by axis"""
 
 
-def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
+def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[Stage1, dict]:
     """Return product and attributes of stage 1 for as many runs: the first lattices of `simulated`,
     with N and η wrong along each axis, and the cell wrong by half of its σ.
     """
@@ -256,8 +256,8 @@ def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[di
 def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated, filled, first):
     """Whichever of the two runs comes first."""
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
-    table, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
-    against = truth_of_fits.refinement(table, attributes, [simulated, simulated])
+    stage1, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
+    against = truth_of_fits.refinement(stage1, attributes, [simulated, simulated])
     assert len(against.angle) == 2
     assert against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
@@ -267,8 +267,8 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
 
 
 def test_each_axis_has_its_pull_where_each_has_its_own_cells_and_spread(simulated, filled):
-    table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
-    against = truth_of_fits.refinement(table, attributes, [simulated])
+    stage1, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
+    against = truth_of_fits.refinement(stage1, attributes, [simulated])
     fisher = against.pulls["fisher"]
     sandwich = against.pulls["sandwich"]
 

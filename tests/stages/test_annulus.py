@@ -12,7 +12,7 @@ from spreadflow.errors import ConfigError, FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
 from spreadflow.models import Overlap, Shot, Spectrum
 from spreadflow.parallel import World
-from spreadflow.products import Annulus, Cells, Reindex
+from spreadflow.products import SHOEBOXES, Annulus, Cells, Reindex
 from spreadflow.stages import annulus as stage
 
 SHAPE = (2, 60, 80)
@@ -94,11 +94,11 @@ def inputs(tmp_path, filled):
         f"lattices/{name}": [row[i] for row in rows]
         for i, name in enumerate(("run", "shot_id", "k"))
     }
-    planted.lattices.outcome = outcome
-    planted.lattices.setting = np.where(rng.random(len(rows))[:, None, None] < 0.3, OTHER, SAME)
+    planted["lattices/outcome"] = outcome
+    planted["lattices/setting"] = np.where(rng.random(len(rows))[:, None, None] < 0.3, OTHER, SAME)
     sizes = {"lattices": len(rows), "clusters": 1, "features": 1}
-    columns = filled("cells", sizes, planted)
-    store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
+    product = filled("cells", sizes, planted)
+    store.write(tmp_path / "cells.h5", product, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
 
 
@@ -107,8 +107,8 @@ OTHER = np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]])
 """settings of lattices: Miller indices on the shared axes from those of reindex"""
 
 
-def reflections(filled, rng, ids, of_shot) -> dict:
-    """Return the columns of one reindex part: 30 reflections per lattice anywhere on the panels, d
+def reflections(filled, rng, ids, of_shot) -> Reindex:
+    """Return one reindex part: 30 reflections per lattice anywhere on the panels, d
     of 1.9 to 2.7 Å.
     """
     n = 30 * len(of_shot)
@@ -143,18 +143,18 @@ def run(inputs, out, word="annulus", **section):
     stage.run(
         config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word
     )
-    return store.read(out, word)
+    return store.read(out, SHOEBOXES[word])
 
 
 def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
     """Return (shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
     _, reindex, cells = inputs
-    lattices = store.read(cells, Cells)
+    lattices = store.read(cells, Cells).lattices.as_dict()
     out = []
     names = ("run", "shot_id", "k", "outcome", "setting")
     accepted = {
         (int(r), int(i), int(k)): setting
-        for r, i, k, end, setting in zip(*(lattices[f"lattices/{n}"] for n in names), strict=True)
+        for r, i, k, end, setting in zip(*(lattices[name] for name in names), strict=True)
         if end == LatticeOutcome.ACCEPTED
     }
     for r, (name, path) in enumerate(zip(RUNS, reindex, strict=True)):
@@ -188,7 +188,8 @@ def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
 def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, strong):
     c = run(inputs, tmp_path / "annulus.h5", border_px=border, min_i_over_sigma=strong)
     expected = brute_force(inputs, border, strong)
-    assert len(c.reflections.hkl) == len(expected) > 50
+    assert len(c.reflections) == len(expected) > 50
+    assert (np.diff(c.reflections.lattice) >= 0).all(), "in the order of their lattices"
     assert len(c.pixels.photons) == sum(len(e[3]) for e in expected)
 
     ends = [*c.reflections.first_pixel[1:], len(c.pixels.photons)]
@@ -220,13 +221,13 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
         for shot_id, hkl, *values in zip(
             shot_ids,
             predicted.reflections.hkl,
-            *(predicted[f"reflections/{name}"] for name in CARRIED),
+            *(predicted.reflections.as_dict()[name] for name in CARRIED),
             strict=True,
         ):
             rows.setdefault((int(shot_id), *np.abs(hkl)), []).append(values)
     for j, lattice in enumerate(c.reflections.lattice):
         key = (int(c.lattices.shot_id[lattice]), *np.abs(c.reflections.hkl[j]))
-        assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
+        assert [c.reflections.as_dict()[name][j] for name in CARRIED] in rows[key]
 
     bbox = c.reflections.bbox
     width, height = (bbox[:, i + 1] - bbox[:, i] for i in (0, 2))
@@ -299,7 +300,8 @@ def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(
     store.part_path(out, 1).unlink()
     again = run(inputs, out)
     assert len(source.opened) <= 8 + len(RUNS)
-    assert all(np.array_equal(c[name], again[name]) for name in c)
+    for name, column in c.datasets().items():
+        np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
 
 def test_an_image_lost_since_reindex_is_said(inputs, source, tmp_path):
@@ -311,7 +313,7 @@ def test_an_image_lost_since_reindex_is_said(inputs, source, tmp_path):
 def test_cells_of_other_lattices_are_refused(inputs, source, tmp_path):
     images, reindex, cells = inputs
     with pytest.raises(FileError, match="Rerun cells"):
-        columns = store.read(cells, Cells)
-        columns.lattices.shot_id = columns.lattices.shot_id + np.uint64(1)
-        store.write(tmp_path / "other.h5", "cells", columns, key="other", runs=list(RUNS))
+        others = store.read(cells, Cells)
+        others.lattices.shot_id += np.uint64(1)
+        store.write(tmp_path / "other.h5", others, key="other", runs=list(RUNS))
         run((images, reindex, tmp_path / "other.h5"), tmp_path / "annulus.h5")

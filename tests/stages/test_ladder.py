@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stage
 
 
 def run(packed_run, out, cells=None, **keys):
-    """Run the stage, and return its columns and the figures of its summary."""
+    """Run the stage, and return its product and the figures of its summary."""
     tree = packed_run.tree | {"ladder": {"misset_deg": 0.1, "n_domains": 9, **keys}}
     config = for_stage(section(parse(tree), "ladder"), "ladder")
     stage.run(
@@ -33,16 +33,16 @@ def product(packed_run, tmp_path_factory):
 
 
 def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run, product):
-    _, table, figures = product
+    _, found, figures = product
     annulus = store.read(packed_run.annulus, Annulus)
-    np.testing.assert_array_equal(table.lattices.shot_id, [1, 2, 3, 4])
+    np.testing.assert_array_equal(found.lattices.shot_id, [1, 2, 3, 4])
 
     strong = annulus.reflections.intensity >= 2.0 * annulus.reflections.sigma
     n_flagged = np.bincount(annulus.reflections.lattice[strong], minlength=4)
-    np.testing.assert_array_equal(table.lattices.n_flagged, n_flagged)
-    np.testing.assert_array_equal(table.lattices.n_counted, n_flagged)
+    np.testing.assert_array_equal(found.lattices.n_flagged, n_flagged)
+    np.testing.assert_array_equal(found.lattices.n_counted, n_flagged)
     assert n_flagged.min() > 5
-    assert set(zip(table.rungs.lattice.tolist(), table.rungs.rung.tolist(), strict=True)) == {
+    assert set(zip(found.rungs.lattice.tolist(), found.rungs.rung.tolist(), strict=True)) == {
         (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
     }
 
@@ -62,10 +62,10 @@ def test_figures_are_sums_over_the_list(packed_run, product):
     """
     figures = product[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
-    a = store.read(packed_run.annulus, Annulus, [Annulus.reflections, Annulus.pixels.valid])
-    on = np.isfinite(a.reflections.fast_obs) & (a.reflections.lattice < 3)
+    listed = store.read(packed_run.annulus, Annulus, [Annulus.reflections]).reflections
+    on = np.isfinite(listed.fast_obs) & (listed.lattice < 3)
     names = ("panel", "fast", "slow", "fast_obs", "slow_obs")
-    columns = [a[f"reflections/{name}"][on] for name in names]
+    columns = [listed.as_dict()[name][on] for name in names]
     squares = []
     for panel, fast, slow, fast_obs, slow_obs in zip(*columns, strict=True):
         panel_keys = packed_run.tree["detector"]["panels"][panel]
@@ -109,15 +109,15 @@ def test_with_what_is_true_the_last_rung_is_right(product):
 
 
 def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, product):
-    _, table, _ = product
+    _, found, _ = product
     a = store.read(packed_run.annulus, Annulus)
     size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a.reflections.bbox])
     i_over_sigma = a.reflections.intensity / a.reflections.sigma
 
-    assert len(table.samples.lattice) == 3
+    assert len(found.samples.lattice) == 3
 
     for lattice, hkl, first in zip(
-        *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
+        found.samples.lattice, found.samples.hkl, found.samples.first_pixel, strict=True
     ):
         rows = np.flatnonzero(a.reflections.lattice == lattice)
         best = rows[np.argmax(i_over_sigma[rows])]
@@ -127,11 +127,11 @@ def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, produc
         box = slice(start, start + size[best])
         pixels = slice(first, first + size[best])
         expected = np.where(a.pixels.valid[box], a.pixels.photons[box], np.nan)
-        np.testing.assert_array_equal(table.pixels.photons[pixels], expected)
+        np.testing.assert_array_equal(found.pixels.photons[pixels], expected)
 
         good = np.isfinite(expected)
         photons = expected[good, None]
-        residual = table.pixels.model[pixels][good] - photons
+        residual = found.pixels.model[pixels][good] - photons
         z = residual / np.sqrt(photons + 1.0)
         square = (z**2).mean(axis=0)
         assert square[2] < square[1]
@@ -142,8 +142,8 @@ def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tm
         "lattices/shot_id": [1, 2, 3, 4, 5, 6],
         "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE],
     }
-    columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, planted)
-    store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
+    cells = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, planted)
+    store.write(tmp_path / "cells.h5", cells, key="other", runs=["r"])
     figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
     rung = figures["rungs"][0]
 
@@ -168,15 +168,16 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
 def test_finished_parts_are_kept_and_other_structure_factors_make_others(
     packed_run, product, tmp_path
 ):
-    out, table, _ = product
+    out, found, _ = product
     key = store.attributes(out, Ladder)["key"]
     store.part_path(out, 1).unlink()
     before = store.part_path(out, 0).stat().st_mtime_ns
     again, _ = run(packed_run, out, n_lattices=3)
 
     assert store.part_path(out, 0).stat().st_mtime_ns == before
-    for name in table.keys() - {"rungs/seconds"}:
-        np.testing.assert_array_equal(again[name], table[name], err_msg=name)
+    for name, column in found.datasets().items():
+        if name != Ladder.rungs.seconds.path:
+            np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
     other = tmp_path / "ladder.h5"
     run(packed_run, other, n_lattices=1, structure_factors={"perturb": True})

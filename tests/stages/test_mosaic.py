@@ -34,14 +34,14 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
     attributes = store.attributes(packed_run.annulus, Annulus)
     rng = np.random.default_rng(2)
-    blocks = [part.read() for part in store.parts_of(packed_run.annulus, Annulus)]
-    blank = dict(blocks[1])
+    of_run = store.parts_of(packed_run.annulus, Annulus)
+    blocks = [of_run[number].read() for number in (0, 1, 1)]
+    blank = blocks[2]
     blank.lattices.shot_id = np.array([BLANK, BLANK + 1], np.uint64)
-    blank.pixels.photons = rng.poisson(20.0, len(blank.pixels.photons))
-    blocks.append(blank)
+    blank.pixels.photons = rng.poisson(20.0, len(blank.pixels))
     parts = store.Parts(path, Annulus, "begun", [[1, 2], [3, 4], [BLANK, BLANK + 1]])
-    for n, columns in enumerate(blocks):
-        parts.write(n, {name: column for name, column in columns.items() if name})
+    for n, block in enumerate(blocks):
+        parts.write(n, block)
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in also})
@@ -54,14 +54,14 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=domains)
 
 
-def run(run_with_blanks, out, **keys) -> dict[str, np.ndarray]:
+def run(run_with_blanks, out, **keys) -> Mosaic:
     tree = run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}
     config = for_stage(section(parse(tree), "mosaic"), "mosaic")
     stage.run(config, shoeboxes=run_with_blanks.annulus, out=out, world=World())
     return store.read(out, Mosaic)
 
 
-def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
+def refined(run_with_blanks, out, mosaic=None, **keys) -> Stage1:
     tree = run_with_blanks.tree | {"stage1": {**KEYS, **keys}}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     stage1.run(config, shoeboxes=run_with_blanks.annulus, mosaic=mosaic, out=out, world=World())
@@ -70,14 +70,14 @@ def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def shared(run_with_blanks, tmp_path_factory):
-    """The product learned from all lattices together, and its columns."""
+    """Path and product, learned from all lattices together."""
     out = tmp_path_factory.mktemp("shared") / "mosaic.h5"
     return out, run(run_with_blanks, out)
 
 
 @pytest.fixture(scope="module")
 def alone(run_with_blanks, tmp_path_factory):
-    """The product of each lattice by itself, one in a part, and its columns."""
+    """Path and product of each lattice by itself, one in a part."""
     out = tmp_path_factory.mktemp("alone") / "mosaic.h5"
     return out, run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
 
@@ -121,7 +121,7 @@ def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
     true = refined(run_with_blanks, tmp_path / "true.h5", mosaicity="domains", domains=domains)
     found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
     smooth_loss, true_loss, loss = (
-        columns.lattices.loss_after[:4].sum() for columns in (smooth, true, found)
+        product.lattices.loss_after[:4].sum() for product in (smooth, true, found)
     )
 
     assert smooth_loss - loss > 0.3 * (smooth_loss - true_loss) > 20
@@ -227,9 +227,10 @@ def test_other_blocks_make_the_same_lattices(run_with_blanks, alone, tmp_path):
     )
 
 
-def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    for name in theirs.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+def same(ours: Mosaic, theirs: Mosaic) -> None:
+    for name, column in theirs.datasets().items():
+        if name != Mosaic.lattices.seconds.path:
+            np.testing.assert_array_equal(ours.datasets()[name], column, err_msg=name)
 
 
 def test_stage1_says_what_it_lacks(shared):

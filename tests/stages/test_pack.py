@@ -39,13 +39,13 @@ def packed(refined_run, tmp_path_factory) -> SimpleNamespace:
         reindex=refined_run.reindex,
         predict=folder / "predict.h5",
     )
-    columns = run(inputs, out)
+    shoeboxes = run(inputs, out)
     return SimpleNamespace(
-        path=out, columns=columns, predicted=store.read(inputs.predict, Predict), inputs=inputs
+        path=out, shoeboxes=shoeboxes, predicted=store.read(inputs.predict, Predict), inputs=inputs
     )
 
 
-def run(inputs: SimpleNamespace, out, **keys) -> dict[str, np.ndarray]:
+def run(inputs: SimpleNamespace, out, **keys) -> Pack:
     config = PackConfig.model_validate({"pack": {"border_px": BORDER} | keys})
     stage.run(
         config,
@@ -59,25 +59,26 @@ def run(inputs: SimpleNamespace, out, **keys) -> dict[str, np.ndarray]:
 
 
 def test_lattices_and_reflections_are_those_that_were_chosen(packed):
-    c = packed.columns
+    c = packed.shoeboxes
     predicted = packed.predicted
     rows = np.flatnonzero(predicted.lattices.outcome == PredictedOutcome.PREDICTED)
     for name in ("run", "shot_id", "k", "A", "eta_rad", "domain_ang"):
-        np.testing.assert_array_equal(c[f"lattices/{name}"], predicted[f"lattices/{name}"][rows])
+        expected = predicted.lattices.as_dict()[name][rows]
+        np.testing.assert_array_equal(c.lattices.as_dict()[name], expected)
     chosen = np.isin(predicted.reflections.choice, CHOSEN)
     for name in ("hkl", "d", "fast", "intensity", "partiality", "flags"):
-        expected = predicted[f"reflections/{name}"][chosen]
-        np.testing.assert_array_equal(c[f"reflections/{name}"], expected)
+        expected = predicted.reflections.as_dict()[name][chosen]
+        np.testing.assert_array_equal(c.reflections.as_dict()[name], expected)
     lattice_of = rows[c.reflections.lattice]
     np.testing.assert_array_equal(lattice_of, predicted.reflections.lattice[chosen])
 
 
 def test_pixels_are_those_of_the_images(packed):
     source = Source(packed.inputs.manifest)
-    c = packed.columns
+    c = packed.shoeboxes
     predicted = packed.predicted
-    ids, number = (predicted[f"lattices/{name}"].tolist() for name in ("shot_id", "shot"))
-    numbers = dict(zip(ids, number, strict=True))
+    lattices = predicted.lattices
+    numbers = dict(zip(lattices.shot_id.tolist(), lattices.shot.tolist(), strict=True))
     shots = {shot_id: source.read(numbers[shot_id]) for shot_id in c.lattices.shot_id.tolist()}
     bbox = predicted.reflections.bbox[np.isin(predicted.reflections.choice, CHOSEN)]
     for row in range(0, len(bbox), 7):
@@ -97,7 +98,7 @@ def test_pixels_are_those_of_the_images(packed):
 
 def test_pixels_of_a_neighbour_are_told(packed):
     """Also of one that stage 1 did not refine: it has no shoebox here, and lights pixels."""
-    c = packed.columns
+    c = packed.shoeboxes
     ends = packed.predicted.lattices.outcome
     assert (ends == PredictedOutcome.NEIGHBOUR).sum() == 1
     beside = packed.predicted.lattices.shot_id[ends == PredictedOutcome.NEIGHBOUR]
@@ -114,8 +115,8 @@ def test_the_size_of_parts_changes_nothing_but_their_number(packed, tmp_path):
     found = run(packed.inputs, one, block_lattices=1)
     assert len(store.parts_of(packed.path, Pack)) == 1
     assert len(store.parts_of(one, Pack)) == 2
-    for name, column in packed.columns.items():
-        np.testing.assert_array_equal(found[name], column, err_msg=name)
+    for name, column in packed.shoeboxes.datasets().items():
+        np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
 
 
 def test_stages_read_it_as_other_shoeboxes(packed):
@@ -123,10 +124,10 @@ def test_stages_read_it_as_other_shoeboxes(packed):
     assert recording.attributes["config"]["d_min"] == 2.5
     assert recording.attributes["runs"] == ["tiny"]
     (block,) = shoebox_blocks.blocks_of(packed.path, "pack", 16)
-    columns = block.read()
+    part = block.read()
     for row in block.lattices:
-        lattice = unpack(columns, row)
-        n_own = (packed.columns.reflections.lattice == row).sum()
+        lattice = unpack(part, row)
+        n_own = (packed.shoeboxes.reflections.lattice == row).sum()
         assert len(lattice.boxes.hkl) == n_own > 50
         assert len(lattice.boxes.photons) == lattice.boxes.n_pixels.sum()
 

@@ -17,6 +17,7 @@ from spreadflow.models import CHOSEN, Choice, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.products import Predict, Reindex, Stage1
+from spreadflow.products.predict import Reflections
 from spreadflow.stages import predict as stage
 from spreadflow.units import DEG
 
@@ -29,7 +30,7 @@ def configured(tree: dict, **keys):
     return for_stage(section(parse(overlay(tree, {"predict": keys})), "predict"), "predict")
 
 
-def run(inputs: SimpleNamespace, out, **keys) -> dict[str, np.ndarray]:
+def run(inputs: SimpleNamespace, out, **keys) -> Predict:
     stage.run(
         configured(inputs.tree, **keys),
         images=[inputs.manifest],
@@ -47,28 +48,23 @@ def predicted(refined_run, tmp_path_factory) -> SimpleNamespace:
     out = tmp_path_factory.mktemp("predict") / "predict.h5"
     return SimpleNamespace(
         path=out,
-        columns=run(refined_run, out),
+        product=run(refined_run, out),
         reindex=store.read(refined_run.reindex, Reindex),
         stage1=store.read(refined_run.stage1, Stage1, [Stage1.lattices]),
     )
 
 
-def own(predicted, row: int) -> dict[str, np.ndarray]:
+def own(predicted, row: int) -> Reflections:
     """Return the reflections of a lattice."""
-    columns = predicted.columns
-    rows = columns.reflections.lattice == row
-    return {
-        name.split("/")[1]: column[rows]
-        for name, column in columns.items()
-        if name.startswith("reflections/")
-    }
+    reflections = predicted.product.reflections
+    return reflections[reflections.lattice == row]
 
 
 def test_each_lattice_has_one_end(predicted):
     """The lattice without a refined companion is not predicted; the other is a neighbour."""
-    c = predicted.columns
-    for name in ("shot_id", "k"):
-        np.testing.assert_array_equal(c[f"lattices/{name}"], predicted.reindex[f"lattices/{name}"])
+    c = predicted.product
+    np.testing.assert_array_equal(c.lattices.shot_id, predicted.reindex.lattices.shot_id)
+    np.testing.assert_array_equal(c.lattices.k, predicted.reindex.lattices.k)
     refined = predicted.stage1.lattices.outcome == RefinedOutcome.REFINED
     ends = c.lattices.outcome
     assert (ends[refined] == PREDICTED).all() and refined.sum() == 2
@@ -85,7 +81,7 @@ def test_each_lattice_has_one_end(predicted):
 def test_reflections_are_those_of_the_refined_lattice(predicted, refined_run):
     """Predicted again, with N of stage 1 as the size of the domains."""
     source = Source(refined_run.manifest)
-    c = predicted.columns
+    c = predicted.product
     row = int(np.argmax(c.lattices.outcome == PREDICTED))
     n_cells = predicted.stage1.lattices.n_cells[row]
     A = predicted.stage1.lattices.A[row]
@@ -96,13 +92,13 @@ def test_reflections_are_those_of_the_refined_lattice(predicted, refined_run):
     assert shot.shot_id == c.lattices.shot_id[row]
     again = predict(lattice, shot.spectrum, source.detector, space_group="P 43 21 2", d_min=2.5)
     found = own(predicted, row)
-    np.testing.assert_array_equal(found["hkl"], again.hkl)
-    np.testing.assert_allclose(found["fast"], again.fast)
-    np.testing.assert_allclose(found["partiality"], again.partiality, rtol=1e-6)
+    np.testing.assert_array_equal(found.hkl, again.hkl)
+    np.testing.assert_allclose(found.fast, again.fast)
+    np.testing.assert_allclose(found.partiality, again.partiality, rtol=1e-6)
 
 
 def test_what_becomes_of_a_reflection_is_written_with_it(predicted):
-    c = predicted.columns
+    c = predicted.product
     choice = c.reflections.choice
     ends = c.lattices.outcome[c.reflections.lattice]
     np.testing.assert_array_equal(choice == Choice.NEIGHBOUR, ends == NEIGHBOUR)
@@ -116,7 +112,7 @@ def test_what_becomes_of_a_reflection_is_written_with_it(predicted):
 
 def test_what_has_signal_is_chosen(predicted):
     """Even though nothing is chosen by its own intensity."""
-    c = predicted.columns
+    c = predicted.product
     is_sound = c.reflections.flags & (ReflectionFlag.FAILED | ReflectionFlag.OVERLAP) == 0
     bright = c.reflections.intensity > 3 * c.reflections.sigma
     rows = is_sound & bright & (c.reflections.choice != Choice.NEIGHBOUR)
@@ -126,7 +122,7 @@ def test_what_has_signal_is_chosen(predicted):
 
 def test_observed_spots_are_matched(predicted):
     """Most spots of refined lattices, each to the reflection whose index reindex gave it."""
-    c = predicted.columns
+    c = predicted.product
     spots = {
         (int(shot), fast, slow): tuple(hkl)
         for shot, fast, slow, hkl in zip(
@@ -164,7 +160,7 @@ NAMES = (
 
 def test_dials_reads_it(predicted):
     """An experiment for each lattice, and its chosen reflections; Δψ by DIALS' own formula."""
-    c = predicted.columns
+    c = predicted.product
     experiments = ExperimentList(predicted.path.with_suffix(".expt"))
     table = reflections.read(predicted.path.with_suffix(".refl"), NAMES)
     lattices = np.flatnonzero(c.lattices.outcome == PREDICTED)
@@ -174,14 +170,14 @@ def test_dials_reads_it(predicted):
         experiment = experiments[number]
         rows = table.is_of(experiment.identifier, -1)
         of_lattice = own(predicted, row)
-        chosen = np.isin(of_lattice["choice"], CHOSEN)
+        chosen = np.isin(of_lattice.choice, CHOSEN)
         found = {name: column[rows] for name, column in table.columns.items()}
         np.testing.assert_allclose(experiment.A, c.lattices.A[row], atol=1e-12)
-        np.testing.assert_array_equal(found["miller_index"], of_lattice["hkl"][chosen])
-        np.testing.assert_array_equal(found["xyzcal.px"][:, 0], of_lattice["fast"][chosen])
-        is_matched = np.isfinite(of_lattice["slow_spot"][chosen])
+        np.testing.assert_array_equal(found["miller_index"], of_lattice.hkl[chosen])
+        np.testing.assert_array_equal(found["xyzcal.px"][:, 0], of_lattice.fast[chosen])
+        is_matched = np.isfinite(of_lattice.slow_spot[chosen])
         np.testing.assert_array_equal(found["is_strong"], is_matched)
-        expected = np.where(is_matched, of_lattice["slow_spot"][chosen], of_lattice["slow"][chosen])
+        expected = np.where(is_matched, of_lattice.slow_spot[chosen], of_lattice.slow[chosen])
         np.testing.assert_array_equal(found["xyzobs.px.value"][:, 1], expected)
         by_hand = [
             delta_psi(experiment.A @ hkl, experiment.wavelength) for hkl in found["miller_index"]
@@ -225,7 +221,8 @@ def test_structure_factors_must_reach_as_far(refined_run, tmp_path):
 def changed(refined_run, folder, unknowns=("scale",), **columns) -> SimpleNamespace:
     """Return the inputs with columns of the lattices of stage 1 replaced."""
     product = store.read(refined_run.stage1, Stage1)
-    product |= {f"lattices/{name}": column for name, column in columns.items()}
+    for name, column in columns.items():
+        product.lattices.put(name, column)
     parts = store.Parts(folder / "stage1.h5", Stage1, "other", [[1]])
     parts.write(0, product)
     parts.finish(World(), unknowns=list(unknowns), runs=["tiny"])
@@ -249,20 +246,19 @@ def test_a_lattice_is_predicted_where_stage_1_moved_the_detector(predicted, refi
     values = np.full((4, 1), 0.9)
     other = changed(refined_run, tmp_path, ["distance"], values=values)
     moved = run(other, tmp_path / "predict.h5")
-    keys = ("reflections/lattice", "reflections/hkl", "reflections/fast", "reflections/choice")
-    before = positions(predicted.columns, *keys)
-    after = positions(moved, *keys)
+    before = positions(predicted.product)
+    after = positions(moved)
     common = before.keys() & after.keys()
     assert len(common) > 300
     old, new = (np.array([table[key] for key in common]) - 256.0 for table in (before, after))
     np.testing.assert_allclose(new, 1.01 * old, atol=0.05)
 
 
-def positions(columns: dict, lattice: str, hkl: str, fast: str, choice: str) -> dict:
+def positions(product: Predict) -> dict:
     """Return lattice and Miller index → predicted fast, of refined lattices."""
-    rows = columns[choice] != Choice.NEIGHBOUR
-    keys = np.column_stack([columns[lattice], columns[hkl]])[rows]
-    return dict(zip(map(tuple, keys.tolist()), columns[fast][rows], strict=True))
+    refined = product.reflections[product.reflections.choice != Choice.NEIGHBOUR]
+    keys = np.column_stack([refined.lattice, refined.hkl])
+    return dict(zip(map(tuple, keys.tolist()), refined.fast, strict=True))
 
 
 def test_lattices_of_another_trial_are_refused(predicted, refined_run, tmp_path):

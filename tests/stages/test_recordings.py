@@ -21,11 +21,11 @@ PSF = {"psf": "gauss", "psf_fwhm_mm": 0.4}
 """point spread of the second run"""
 
 
-def spread_out(columns: dict[str, np.ndarray], pixel_mm: float) -> np.ndarray:
+def spread_out(part: Wide, pixel_mm: float) -> np.ndarray:
     """Return the photons of a part after the point spread."""
     kernel = noise.gauss_kernel(PSF["psf_fwhm_mm"], pixel_mm, 10)
-    photons = columns.pixels.photons.copy()
-    for first, bbox in zip(columns.reflections.first_pixel, columns.reflections.bbox, strict=True):
+    photons = part.pixels.photons.copy()
+    for first, bbox in zip(part.reflections.first_pixel, part.reflections.bbox, strict=True):
         fast0, fast1, slow0, slow1 = bbox.astype(int)
         shape = (slow1 - slow0, fast1 - fast0)
         pixels = slice(int(first), int(first) + shape[0] * shape[1])
@@ -42,11 +42,11 @@ def two_runs(wide_run, tmp_path_factory) -> SimpleNamespace:
     pixel_mm = float(Detector.from_json(attributes["detectors"][0]).pixel_mm)
     parts = store.Parts(path, Wide, "two", [[1, 2], [3, 4]])
     for number, part in enumerate(store.parts_of(wide_run.wide, Wide)):
-        columns = {name: column for name, column in part.read().items() if name}
+        wide = part.read()
         if number == 1:
-            columns.lattices.run = np.ones_like(columns.lattices.run)
-            columns.pixels.photons = spread_out(columns, pixel_mm)
-        parts.write(number, columns)
+            wide.lattices.run = np.ones_like(wide.lattices.run)
+            wide.pixels.photons = spread_out(wide, pixel_mm)
+        parts.write(number, wide)
     of_runs = {"runs": ["psff", "psft"]}
     of_runs |= {name: attributes[name] * 2 for name in ("detectors", "polarizations")}
     alike = {name: attributes[name] for name in ("space_group", "config")}
@@ -61,7 +61,7 @@ def configured(tree: dict, word: str, runs: dict[str, dict]):
     return for_stage(section(parse(tree | {"runs": keys, "stage1": ranged}), word), word)
 
 
-def refined(inputs: SimpleNamespace, out, runs: dict[str, dict]) -> dict[str, np.ndarray]:
+def refined(inputs: SimpleNamespace, out, runs: dict[str, dict]) -> Stage1:
     """Return the product of stage 1."""
     config = configured(inputs.tree, "stage1", runs)
     stage1.run(config, shoeboxes=inputs.wide, out=out, world=World())

@@ -17,6 +17,7 @@ from spreadflow.io import images
 from spreadflow.io.truth import read_truth, true_curves
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
+from spreadflow.products import Children, Truth
 from spreadflow.recipes import still
 from spreadflow.stages import simulate
 
@@ -101,15 +102,16 @@ def test_truth_lies_where_the_photons_are(manifest):
     source = images.Source(manifest)
     truth = read_truth(manifest)
     image = source.read(0).image[0]
-    true_photons = truth.reflections.photons
-    strong = (truth.reflections.lattice == 0) & (true_photons > 2000)
-    fast, slow = (truth[f"reflections/{name}"][strong].astype(int) for name in ("fast", "slow"))
+    reflections = truth.reflections
+    strong = reflections[(reflections.lattice == 0) & (reflections.photons > 2000)]
+    fast = strong.fast.astype(int)
+    slow = strong.slow.astype(int)
     inside = (fast > 8) & (fast < 232) & (slow > 20) & (slow < 212)
     found = []
     for f, s in zip(fast[inside], slow[inside], strict=True):
         box = image[s - 8 : s + 9, f - 8 : f + 9]
         found.append((box - np.median(box)).sum())
-    photons = true_photons[strong][inside]
+    photons = strong.photons[inside]
     sigma = np.sqrt(17**2 * np.median(image))
 
     assert len(photons) >= 5
@@ -252,10 +254,10 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     assert set(truth.reflections.panel) == {0, 1}
 
 
-def domain_rotations(truth: dict) -> list[np.ndarray]:
+def domain_rotations(truth: Truth) -> list[np.ndarray]:
     """Return the rotations (domain, 3, 3) of the domains of each lattice."""
-    n = len(truth.lattices.shot)
-    return [truth.domains.rotation[truth.domains.lattice == lattice] for lattice in range(n)]
+    of_lattices = Children(truth.domains.lattice)
+    return [truth.domains.rotation[of_lattices[n]] for n in range(len(truth.lattices))]
 
 
 def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):

@@ -36,9 +36,17 @@ def run(wide_run, out, more=None, **keys):
     return store.read(out, Spread)
 
 
+def assert_same(ours: Spread, theirs: Spread) -> None:
+    """Assert that two products are equal but for their clocks."""
+    datasets = ours.datasets()
+    for name, column in theirs.datasets().items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(datasets[name], column, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def product(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product: its path and columns, its lattices' Gram matrices read again, the structure
+    """The product: its path and tables, its lattices' Gram matrices read again, the structure
     factors of the model, and the parametrisation of the quoted fit.
     """
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
@@ -66,40 +74,36 @@ def test_shoeboxes_of_pack_give_the_same_curves(wide_run, product, tmp_path):
     attributes = store.attributes(wide_run.wide, Wide)
     parts = store.Parts(tmp_path / "pack.h5", Pack, "packed", [[1, 2], [3, 4]])
     for n, part in enumerate(store.parts_of(wide_run.wide, Wide)):
-        columns = part.read()
-        parts.write(n, {name: column for name, column in columns.items() if name})
+        parts.write(n, Pack(**part.read().tables))
     names = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
 
     packed = SimpleNamespace(wide=tmp_path / "pack.h5", stage1=wide_run.stage1, tree=wide_run.tree)
     found = run(packed, tmp_path / "spread.h5", shoeboxes="pack")
-    for name in product.found.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(found[name], product.found[name], err_msg=name)
+    assert_same(found, product.found)
 
 
 def _values(product, name: str, fit: int = 0) -> np.ndarray:
     """Return a column of f′ and f″ at the nodes of a fit, (site · 2 · node,)."""
-    t = product.found
-    rows = product.found.curves.fit == fit
-    pair = [t[f"curves/{kind}{name}"][rows].reshape(2, -1) for kind in ("fp", "fdp")]
+    curves = product.found.curves
+    rows = curves[curves.fit == fit].as_dict()
+    pair = [rows[f"{kind}{name}"].reshape(2, -1) for kind in ("fp", "fdp")]
     return np.stack(pair, axis=1).ravel()
 
 
 def test_each_lattice_has_one_end(wide_run, product, tmp_path):
-    ends = product.found.lattices.outcome
-    assert product.found.lattices.shot_id.tolist() == [1, 2, 3, 4]
+    lattices = product.found.lattices
+    ends = lattices.outcome
+    assert lattices.shot_id.tolist() == [1, 2, 3, 4]
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
 
-    for name in ("loss", "loss_start", "sigma_z", "model_error"):
-        is_finite = np.isfinite(product.found[f"lattices/{name}"])
-        assert is_finite.tolist() == [True, True, True, False]
+    for figure in (lattices.loss, lattices.loss_start, lattices.sigma_z, lattices.model_error):
+        assert np.isfinite(figure).tolist() == [True, True, True, False]
 
-    loss = product.found.lattices.loss.sum(where=ends == 0)
-    loss_start = product.found.lattices.loss_start.sum(where=ends == 0)
-
-    assert loss < loss_start
-    np.testing.assert_allclose(product.found.lattices.sigma_z[:3], 1.0, atol=0.1)
+    used = lattices[ends == SpreadOutcome.USED]
+    assert used.loss.sum() < used.loss_start.sum()
+    np.testing.assert_allclose(used.sigma_z, 1.0, atol=0.1)
 
 
 def test_curves_are_where_their_gram_matrices_are_least(product):
@@ -189,7 +193,7 @@ def test_the_table_says_the_same(product):
 
     for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
         listed = [float(row[name]) for row in rows]
-        np.testing.assert_allclose(listed, product.found[f"curves/{name}"], rtol=1e-12)
+        np.testing.assert_allclose(listed, product.found.curves.as_dict()[name], rtol=1e-12)
 
 
 def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
@@ -208,9 +212,7 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
     again = run(wide_run, tmp_path / "spread.h5")
     after = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
     assert before.items() <= after.items()
-    for name, column in product.found.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    assert_same(again, product.found)
 
 
 def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, product, tmp_path):
@@ -268,8 +270,8 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
 
 
 def test_blocks_do_not_matter(wide_run, product, tmp_path):
-    again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False)
-    for name, column in product.found.items():
+    again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False).datasets()
+    for name, column in product.found.datasets().items():
         if name != "lattices/seconds":
             np.testing.assert_allclose(again[name], column, rtol=1e-7, atol=1e-7, err_msg=name)
     assert store.attributes(tmp_path / "spread.h5", Spread)["controls"] == []
@@ -339,7 +341,7 @@ def _parts(out, cycle):
 
 @pytest.fixture(scope="module")
 def with_rest(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product where X is unknown, and its columns."""
+    """The product where X is unknown: its path and tables."""
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out, unknown_f="complex")
     return SimpleNamespace(out=out, found=found)
@@ -358,10 +360,9 @@ def test_with_x_unknown_all_is_there(product, with_rest):
     assert set(names) - set(of_model) == {"scale", "model", "at rest"}
     assert all(np.isfinite(verdict["figure"]) for verdict in ours["controls"])
 
-    assert with_rest.found.keys() == product.found.keys()
-    for name in with_rest.found:
-        if name.startswith(("curves/", "values/")):
-            assert np.isfinite(with_rest.found[name]).all(), name
+    for table in (with_rest.found.curves, with_rest.found.values):
+        for name, column in table.as_dict().items():
+            assert np.isfinite(column).all(), name
     is_free = with_rest.found.curves.fit == 0
     larger = with_rest.found.curves.fp_fisher / product.found.curves.fp_fisher
     assert np.all(larger[is_free] > 0.99) and np.median(larger[is_free]) > 1.1
@@ -381,9 +382,7 @@ def test_with_x_unknown_a_killed_run_goes_on_where_it_was(wide_run, with_rest, t
     again = run(wide_run, out, unknown_f="complex")
     assert _parts(out, 1) == before[0]
     assert before[1].items() <= _parts(out, 2).items()
-    for name, column in with_rest.found.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    assert_same(again, with_rest.found)
 
 
 def test_lattices_of_a_cycle_depend_on_x_of_the_one_before(
@@ -438,11 +437,12 @@ def test_real_x_keeps_the_curves_of_a_right_model(wide_run, product, tmp_path):
     keys = {"controls": False, "max_cycles": 1}
     alone = run(wide_run, tmp_path / "alone" / "spread.h5", **keys)
     found = run(wide_run, out, unknown_f="real", f0_sigma=1e-3, **keys)
-    is_free = found.curves.fit == 0
+    free = found.curves[found.curves.fit == 0].as_dict()
+    of_model = alone.curves[alone.curves.fit == 0].as_dict()
     for name in ("fp", "fdp"):
-        sigma = alone[f"curves/{name}_fisher"]
-        moved = (found[f"curves/{name}"] - alone[f"curves/{name}"]) / sigma
-        assert np.abs(moved[is_free]).max() < 1.0
-        assert np.abs(moved[is_free]).max() > 1e-3
-        larger = found[f"curves/{name}_fisher"] / sigma
-        assert np.all(larger[is_free] > 0.999) and np.all(larger[is_free] < 1.5)
+        sigma = of_model[f"{name}_fisher"]
+        moved = (free[name] - of_model[name]) / sigma
+        assert np.abs(moved).max() < 1.0
+        assert np.abs(moved).max() > 1e-3
+        larger = free[f"{name}_fisher"] / sigma
+        assert np.all(larger > 0.999) and np.all(larger < 1.5)

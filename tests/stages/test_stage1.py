@@ -47,20 +47,20 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     rng = np.random.default_rng(2)
     attributes = store.attributes(packed_run.annulus, Annulus)
     path = folder / "annulus.h5"
-    blocks = [part.read() for part in store.parts_of(packed_run.annulus, Annulus)]
-    blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
+    of_run = store.parts_of(packed_run.annulus, Annulus)
+    blocks = [of_run[number].read() for number in (0, 1, 1)]
+    blocks[2].lattices.shot_id = np.array([BLANK, FEW], np.uint64)
     parts = store.Parts(path, Annulus, "begun", [[1, 2], [3, 4], [BLANK, FEW]])
 
     for n, block in enumerate(blocks):
         sign = np.where(rng.random((2, 3)) < 0.5, -1, 1)
         turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * sign)
-        columns = dict(block)
-        columns.lattices.A = turns @ block.lattices.A
-        columns.lattices.eta_rad = block.lattices.eta_rad * 1.4
-        columns.lattices.domain_ang = block.lattices.domain_ang * 0.8
+        block.lattices.A = turns @ block.lattices.A
+        block.lattices.eta_rad *= 1.4
+        block.lattices.domain_ang *= 0.8
         if n == 2:
-            _spoil(columns, rng)
-        parts.write(n, {name: column for name, column in columns.items() if name})
+            _spoil(block, rng)
+        parts.write(n, block)
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
@@ -78,15 +78,13 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=domains)
 
 
-def _spoil(columns: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+def _spoil(block: Annulus, rng: np.random.Generator) -> None:
     """Leave the first lattice of a block without photons, and the second with 500 pixels."""
-    second_lattice = columns.reflections.lattice == 1
-    border = int(columns.reflections.first_pixel[second_lattice][0])
-    photons = columns.pixels.photons.copy()
-    photons[:border] = rng.poisson(20.0, border)
-    pixel = np.arange(len(columns.pixels.valid))
-    columns.pixels.photons = photons
-    columns.pixels.overlap = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
+    second_lattice = block.reflections.lattice == 1
+    border = int(block.reflections.first_pixel[second_lattice][0])
+    block.pixels.photons[:border] = rng.poisson(20.0, border)
+    pixel = np.arange(len(block.pixels))
+    block.pixels.overlap = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
 
 
 def configured(perturbed_run, **keys):
@@ -102,7 +100,7 @@ def run(perturbed_run, out, **keys):
 
 @pytest.fixture(scope="module")
 def refined(perturbed_run, tmp_path_factory):
-    """The product with the domains given, a lattice in each part, and its columns."""
+    """Path and product with the domains given, a lattice in each part."""
     out = tmp_path_factory.mktemp("given") / "stage1.h5"
     return out, run_in_small_parts(perturbed_run, out)
 
@@ -140,12 +138,11 @@ def test_each_lattice_has_one_end(perturbed_run, refined):
 def test_shoeboxes_of_which_no_lattice_can_be_fitted_are_refused(perturbed_run, tmp_path):
     """Not a product of NaN."""
     shoeboxes = perturbed_run.annulus
-    part = store.parts_of(shoeboxes, Annulus)[2]
-    block = part.read()
+    block = store.parts_of(shoeboxes, Annulus)[2].read()
     attributes = store.attributes(shoeboxes, Annulus)
     lost = SimpleNamespace(annulus=tmp_path / "annulus.h5", tree=perturbed_run.tree)
     parts = store.Parts(lost.annulus, Annulus, "lost", [[BLANK, FEW]])
-    parts.write(0, {name: column for name, column in block.items() if name})
+    parts.write(0, block)
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
@@ -163,8 +160,7 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     attributes = store.attributes(perturbed_run.annulus, Annulus)
     part = store.parts_of(perturbed_run.annulus, Annulus)[0]
     parts = store.Parts(tmp_path / "wide.h5", Wide, "wide", [[1, 2]])
-    columns = part.read()
-    parts.write(0, {name: column for name, column in columns.items() if name})
+    parts.write(0, Wide(**part.read().tables))
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
     domains = str(perturbed_run.domains)
@@ -224,11 +220,7 @@ def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
     """They are compared with the true centroids of the strong shoeboxes, which the packed run holds
     as observed.
     """
-    found = {
-        name.removeprefix("reflections/"): column
-        for name, column in refined[1].items()
-        if name.startswith("reflections/")
-    }
+    found = refined[1].reflections.as_dict()
     strong = np.isfinite(found["fast_obs"])
     # but where none of the pixels that may be used has any of the photons
     lit = np.isfinite(found["fast"])
@@ -294,9 +286,9 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
     }
-    for name, column in before.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    for name, column in before.datasets().items():
+        if name != Stage1.lattices.seconds.path:
+            np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
 
 def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
@@ -309,9 +301,9 @@ def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
         block_lattices=2,
     )
 
-    for name, column in refined[1].items():
-        if not name.startswith("sample") and name != "lattices/seconds":
-            np.testing.assert_array_equal(found[name], column, err_msg=name)
+    for name, column in refined[1].datasets().items():
+        if not name.startswith("sample") and name != Stage1.lattices.seconds.path:
+            np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
 
 
 def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
@@ -354,7 +346,8 @@ def test_a_spread_by_axis_has_an_unknown_for_each(perturbed_run, tmp_path):
     packed = lattice.unpack(part.read(), 0)
     how = configured(perturbed_run, **keys)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
-    start = lattice.Start(*(found[f"lattices/{name}"][0] for name in lattice.Start._fields))
+    first = found.lattices.as_dict()
+    start = lattice.Start(*(first[name][0] for name in lattice.Start._fields))
     problem = lattice.problem_of(packed, mosaic.continuous(), run_model, how.stage1, start)
     np.testing.assert_array_equal(problem.start.crystal.eta_rad, by_axis[0])
 
@@ -450,16 +443,14 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_
     assert (lbfgs.lattices.outcome == usual.lattices.outcome).all()
     assert (short.lattices.outcome[fine] == RefinedOutcome.NOT_CONVERGED).all()
 
-    loss, usual_loss = (columns.lattices.loss_after[fine] for columns in (lbfgs, usual))
+    loss, usual_loss = (end.lattices.loss_after[fine] for end in (lbfgs, usual))
     np.testing.assert_allclose(loss, usual_loss, rtol=0, atol=0.1)
 
-    n_lbfgs, n_short, n_usual = (
-        columns.lattices.n_evaluations[fine] for columns in (lbfgs, short, usual)
-    )
+    n_lbfgs, n_short, n_usual = (end.lattices.n_evaluations[fine] for end in (lbfgs, short, usual))
     assert (n_lbfgs > n_usual).all()
     assert (n_short < n_lbfgs).all()
 
-    sigma, usual_sigma = (columns.lattices.sigma_fisher[fine] for columns in (lbfgs, usual))
+    sigma, usual_sigma = (end.lattices.sigma_fisher[fine] for end in (lbfgs, usual))
     np.testing.assert_allclose(sigma, usual_sigma, rtol=0.05)
 
 
@@ -558,13 +549,13 @@ def test_a_point_spread_is_undone(perturbed_run):
     other lattices; the readout noise grows.
     """
     part = store.parts_of(perturbed_run.annulus, Annulus)[0]
-    columns = part.read()
-    columns.pixels.valid = np.ones_like(columns.pixels.valid)
-    columns.pixels.overlap = np.where(np.arange(len(columns.pixels.valid)) % 7, 0, Overlap.FOREIGN)
+    annulus = part.read()
+    annulus.pixels.valid = np.ones_like(annulus.pixels.valid)
+    annulus.pixels.overlap = np.where(np.arange(len(annulus.pixels)) % 7, 0, Overlap.FOREIGN)
     run_model = run_models(
         configured(perturbed_run), read_recording(perturbed_run.annulus, "annulus"), "stage1"
     )[0]
-    counted = lattice.unpack(columns, 0)
+    counted = lattice.unpack(annulus, 0)
     boxes = counted.boxes
     kernel = noise.gauss_kernel(0.4, float(run_model.detector.pixel_mm), 10)
     ends = np.cumsum(boxes.n_pixels)

@@ -14,8 +14,8 @@ def chain(folder, intensity=(1.0, 2.0), n_shots=3, seconds=0.5, outcome="not_sup
     results = folder / "results" / "t"
     results.mkdir(parents=True)
     with h5py.File(results / "index.h5", "w") as file:
-        file.reflections.intensity = np.array(intensity)
-        file.shots.seconds = np.array([seconds])
+        file["reflections/intensity"] = np.array(intensity)
+        file["shots/seconds"] = np.array([seconds])
         file.attrs["key"] = str(seconds)
         file.attrs["outcomes"] = json.dumps({outcome: 1})
     summary = {"n_shots": n_shots, "runs": [{"seconds_per_shot": seconds}], "nothing": None}
@@ -71,9 +71,9 @@ def in_parts(folder, sizes, n_shots=6):
         part.parent.mkdir(exist_ok=True)
         with h5py.File(part, "w") as file:
             file.attrs["kind"] = "index"
-            file.shots.shot_id = np.arange(first, first + n) % n_shots
-            file.spots.shot = np.repeat(np.arange(n), 2).astype(np.int32)
-            file.spots.lattice = np.full(2 * n, -1, np.int32)
+            file["shots/shot_id"] = np.arange(first, first + n) % n_shots
+            file["spots/shot"] = np.repeat(np.arange(n), 2).astype(np.int32)
+            file["spots/lattice"] = np.full(2 * n, -1, np.int32)
         first += n
     return folder
 

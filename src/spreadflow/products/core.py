@@ -195,7 +195,7 @@ class Children:
     def __init__(self, parent: np.ndarray):
         """Sort the rows. parent: (row,) the row that each refers to, negative for none."""
         self._order = np.argsort(parent, kind="stable")
-        self._parent = parent[self._order]
+        self._parent = parent[self._order].astype(np.int64)
 
     def __getitem__(self, parent: int) -> np.ndarray:
         """Return the rows that refer to this one, in their order."""

@@ -15,6 +15,7 @@ from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
 from spreadflow.physics import symmetry
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products.gram import Boxes
 from spreadflow.recipes.lattice import (
     LatticeFit,
     PackedLattice,
@@ -43,13 +44,13 @@ class ExpandedLattice(NamedTuple):
     """standard deviation of a modelled pixel, relative to its Bragg photons"""
     sigma_z: float = np.nan
     """standard deviation of (data − model)/√variance over the pixels"""
-    boxes: dict[str, np.ndarray] | None = None
-    """d, n_pixels and sigma_z of each shoebox, (box,) each"""
+    boxes: Boxes | None = None
+    """d, n_pixels and sigma_z of each shoebox"""
 
 
-def box_figures(fit: LatticeFit, lattice: PackedLattice) -> dict[str, np.ndarray]:
+def box_figures(fit: LatticeFit, lattice: PackedLattice) -> Boxes:
     """Return the resolution of each shoebox of a lattice that was fitted, the pixels that were, and
-    the r.m.s. of their (data − model)/√variance: columns (box,) by name.
+    the r.m.s. of their (data − model)/√variance.
     """
     assert fit.problem is not None and fit.refined is not None, "only of lattices that were fitted"
     data = fit.problem.data
@@ -60,7 +61,7 @@ def box_figures(fit: LatticeFit, lattice: PackedLattice) -> dict[str, np.ndarray
     squares = np.bincount(box, z**2, len(n_pixels))
     with np.errstate(invalid="ignore"):
         sigma_z = np.sqrt(squares / n_pixels)
-    return {"d": lattice.reflections["d"], "n_pixels": n_pixels, "sigma_z": sigma_z}
+    return Boxes(d=lattice.reflections.d, n_pixels=n_pixels, sigma_z=sigma_z)
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:

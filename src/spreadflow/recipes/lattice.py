@@ -25,6 +25,7 @@ from spreadflow.models import (
 )
 from spreadflow.physics import geometry, noise, symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products.annulus import Annulus, Reflections
 from spreadflow.units import DEG
 
 LARGEST_TURN_RAD = 0.5 * DEG
@@ -59,8 +60,7 @@ class PackedLattice(NamedTuple):
     """valid: may be used, holds this lattice's photons alone, and is in no nearer shoebox"""
     recorded: np.ndarray
     """(pixel,) bool: may be used, whosever photons it holds"""
-    reflections: dict[str, np.ndarray]
-    """columns of its rows of `reflections`"""
+    reflections: Reflections
 
 
 class RunModel(NamedTuple):
@@ -103,38 +103,37 @@ class LatticeFit(NamedTuple):
 
 
 def unpack(
-    columns: dict[str, np.ndarray], row: int, d_min: float = 0.0, d_max: float = np.inf
+    shoeboxes: Annulus, row: int, d_min: float = 0.0, d_max: float = np.inf
 ) -> PackedLattice:
-    """Return the lattice of a row of a part of an annulus, with its reflections of d_min ≤ d <
-    d_max (Å).
+    """Return the lattice of a row of a part of packed shoeboxes, with its reflections of d_min ≤ d
+    < d_max (Å).
     """
-    d = columns.reflections.d
-    is_chosen = (columns.reflections.lattice == row) & (d >= d_min) & (d < d_max)
-    rows = np.flatnonzero(is_chosen)
-    reflections = {
-        name.split("/")[1]: column[rows]
-        for name, column in columns.items()
-        if name.startswith("reflections/")
-    }
-    fast0, fast1, slow0, slow1 = reflections["bbox"].T.astype(np.int64)
+    # reflections are in the order of their lattices
+    lattice_of = shoeboxes.reflections.lattice
+    first, end = np.searchsorted(lattice_of, np.array([row, row + 1], lattice_of.dtype))
+    reflections = shoeboxes.reflections[first:end]
+    reflections = reflections[(reflections.d >= d_min) & (reflections.d < d_max)]
+
+    fast0, fast1, slow0, slow1 = reflections.bbox.T.astype(np.int64)
     n_pixels = (fast1 - fast0) * (slow1 - slow0)
-    first_pixel = np.repeat(reflections["first_pixel"] - np.cumsum(n_pixels) + n_pixels, n_pixels)
+    first_pixel = np.repeat(reflections.first_pixel - np.cumsum(n_pixels) + n_pixels, n_pixels)
     pixels = first_pixel + np.arange(n_pixels.sum())
-    recorded = columns.pixels.valid[pixels]
+    recorded = shoeboxes.pixels.valid[pixels]
     boxes = Shoeboxes(
-        hkl=reflections["hkl"],
-        panel=reflections["panel"],
-        bbox=reflections["bbox"],
-        photons=columns.pixels.photons[pixels],
-        valid=recorded & (columns.pixels.overlap[pixels] & Overlap.LEFT_OUT == 0),
+        hkl=reflections.hkl,
+        panel=reflections.panel,
+        bbox=reflections.bbox,
+        photons=shoeboxes.pixels.photons[pixels],
+        valid=recorded & (shoeboxes.pixels.overlap[pixels] & Overlap.LEFT_OUT == 0),
     )
-    pulse = columns.lattices.spectrum[row]
-    spectrum = Spectrum(*(columns[f"spectra/{name}"][pulse] for name in Spectrum._fields))
+    lattices = shoeboxes.lattices
+    spectra = shoeboxes.spectra
+    pulse = lattices.spectrum[row]
     return PackedLattice(
-        A=columns.lattices.A[row],
-        eta_rad=columns.lattices.eta_rad[row],
-        domain_ang=columns.lattices.domain_ang[row],
-        spectrum=without_padding(spectrum),
+        A=lattices.A[row],
+        eta_rad=lattices.eta_rad[row],
+        domain_ang=lattices.domain_ang[row],
+        spectrum=without_padding(Spectrum(spectra.energies_ev[pulse], spectra.photons[pulse])),
         boxes=boxes,
         recorded=recorded,
         reflections=reflections,

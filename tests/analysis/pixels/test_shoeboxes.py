@@ -40,12 +40,12 @@ def test_pack_equals_a_loop_over_pixels():
                     core_fast = range(f0 + (f0 > 0), f1 - (f1 < 40))
                     core_slow = range(s0 + (s0 > 0), s1 - (s1 < 30))
                     foreground.append(fast in core_fast and slow in core_slow)
-    assert np.array_equal(packed["photons"], photons)
-    assert np.array_equal(packed["valid"], valid)
-    assert np.array_equal(packed["foreground"], foreground)
-    assert np.array_equal(packed["first_pixel"], first)
-    assert not packed["overlap"].any()
-    assert packed["bbox"].tolist() == [
+    assert np.array_equal(packed.photons, photons)
+    assert np.array_equal(packed.valid, valid)
+    assert np.array_equal(packed.foreground, foreground)
+    assert np.array_equal(packed.first_pixel, first)
+    assert not packed.overlap.any()
+    assert packed.bbox.tolist() == [
         [8, 16, 8, 15],
         [0, 5, 26, 30],
         [35, 40, 0, 7],
@@ -58,7 +58,7 @@ def test_nothing_to_pack():
     packed = shoeboxes.pack(
         np.zeros(SHAPE), np.ones(SHAPE, bool), one, np.zeros(1, bool), border=3, frame=4
     )
-    assert packed["photons"].shape == (0,) and packed["bbox"].shape == (0, 4)
+    assert packed.photons.shape == (0,) and packed.bbox.shape == (0, 4)
 
 
 def test_chosen_is_half_open_and_strong_needs_an_intensity():
@@ -125,7 +125,7 @@ def test_overlaps_equal_a_loop_over_pixels():
         for slow in range(grown[i][2], grown[i][3])
         for fast in range(grown[i][0], grown[i][1])
     ]
-    np.testing.assert_array_equal(packed["overlap"], expected)
+    np.testing.assert_array_equal(packed.overlap, expected)
     assert set(expected) == {0, 1, 3, 4, 5, 7}
 
 
@@ -136,4 +136,4 @@ def test_a_pixel_counts_once_where_centroids_are_equally_near():
     )
     first = [Overlap.SHARED] * 16
     second = [Overlap.SHARED | Overlap.ELSEWHERE] * 16
-    assert packed["overlap"].tolist() == first + second
+    assert packed.overlap.tolist() == first + second

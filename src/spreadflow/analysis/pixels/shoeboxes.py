@@ -90,6 +90,23 @@ class Boxes(NamedTuple):
     """(n, 4) integration box, px"""
 
 
+class CutShoeboxes(NamedTuple):
+    """Shoeboxes cut out of an image, and their pixels, one shoebox after the other."""
+
+    bbox: np.ndarray
+    """(shoebox, 4) px"""
+    first_pixel: np.ndarray
+    """(shoebox,) its first pixel"""
+    photons: np.ndarray
+    """(pixel,)"""
+    valid: np.ndarray
+    """(pixel,) bool, as the mask has it"""
+    foreground: np.ndarray
+    """(pixel,) bool, see `foregrounds`"""
+    overlap: np.ndarray
+    """(pixel,) bits of `models.Overlap`"""
+
+
 def pack(
     image: np.ndarray,
     mask: np.ndarray,
@@ -98,13 +115,11 @@ def pack(
     *,
     border: int,
     frame: int,
-) -> dict:
+) -> CutShoeboxes:
     """Cut the shoeboxes of selected reflections of a shot out of its image.
 
     image, mask: (panel, slow, fast). boxes: all of the shot (n). selected: (n,) bool, which of them
-    to cut out (m). border: px around the integration boxes. frame: how many px of these are
-    background. Returns `bbox` (m, 4) of shoeboxes, `first_pixel` (m,) and, per pixel, `photons`,
-    `valid`, `foreground` (see `foregrounds`) and `overlap` (bits of `models.Overlap`).
+    to cut out. border: px around the integration boxes. frame: how many px of these are background.
     """
     chosen_boxes = Boxes(*(column[selected] for column in boxes))
     bbox = widened(chosen_boxes.bbox, border, image.shape[1:])
@@ -118,14 +133,14 @@ def pack(
 
     overlap = shared(chosen_boxes, box, address, image.shape)
     overlap |= _foreign(chosen_boxes.lattice[box], address, boxes, cores, image.shape)
-    return {
-        "bbox": bbox,
-        "first_pixel": np.cumsum(n) - n,
-        "photons": image[address],
-        "valid": mask[address],
-        "foreground": is_foreground,
-        "overlap": overlap,
-    }
+    return CutShoeboxes(
+        bbox=bbox,
+        first_pixel=np.cumsum(n) - n,
+        photons=image[address],
+        valid=mask[address],
+        foreground=is_foreground,
+        overlap=overlap,
+    )
 
 
 def shared(
