@@ -341,6 +341,7 @@ def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.
             slopes=table.slopes[rows, 1],
             intensity=photons,
             sigma=np.sqrt(rest + own_variance(photons, rest)),
+            sigma_background=np.sqrt(rest),
         ),
     )
 

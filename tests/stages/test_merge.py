@@ -114,6 +114,7 @@ class TwoRuns:
             "reflections/capture": np.ones(n),
             "reflections/intensity": photons,
             "reflections/sigma": np.sqrt(np.maximum(photons + 40.0, 1.0)),
+            "reflections/sigma_background": np.full(n, np.sqrt(40.0)),
             "reflections/flags": flags,
         }
         self.reflections.append(Reindex.reflections(hkl=hkl.copy(), flags=flags))

@@ -421,7 +421,7 @@ def test_the_second_cycle_is_expanded_about_x_of_the_first(wide_run, with_rest):
     )
     part = store.parts_of(path, Gram)[0]
     ((_, lattice_gram),) = gram_rows.grams_of(part.read())
-    node = columns.rows(about, lattice_gram.hkl)
+    node = about.rows(lattice_gram.hkl)
     of_model = np.abs(about.at(node)[np.arange(len(node)), lattice_gram.channel]) ** 2
     change = np.abs(lattice_gram.intensity / of_model - 1.0)
     assert np.median(change) > 1e-3, "X has moved"

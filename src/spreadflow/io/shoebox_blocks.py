@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.products import SHOEBOXES, Annulus, Pulses
@@ -29,8 +30,14 @@ class ShoeboxBlock(NamedTuple):
         return list(zip(self.ids[::2], self.ids[1::2], strict=True))
 
     def read(self) -> Annulus:
-        """Return the part that the lattices are in."""
-        return self.part.read()
+        """Return the part that the lattices are in. Raises FileError where its reflections are not
+        in the order of their lattices.
+        """
+        part = self.part.read()
+        if (np.diff(part.reflections.lattice) < 0).any():
+            path = store.part_path(self.part.manifest.path, self.part.number)
+            raise FileError(path, "reflections in the order of lattices", "others", store.RERUN)
+        return part
 
 
 def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:

@@ -176,6 +176,12 @@ class Table:
         self._n_rows = len(column)
         self._columns[name] = column
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set a column. Raises TypeError for one that the table does not have."""
+        if not name.startswith("_") and name not in self._described:
+            raise TypeError(f"table {self.table_name} has no column {name}")
+        super().__setattr__(name, value)
+
     def as_dict(self) -> dict[str, np.ndarray]:
         """Return the columns in memory, by name."""
         return self._columns
@@ -215,11 +221,7 @@ class TableOf(Generic[T]):
         self.name = ""
 
     def __set_name__(self, product: type, name: str) -> None:
-        """Note the name, which is that in files. Raises TypeError where the table has another."""
-        known = vars(self.table).get("table_name", name)
-        if known != name:
-            raise TypeError(f"table {known} can't be {name} in another product")
-        self.table.table_name = name
+        """Note the name, which is that in files."""
         self.name = name
 
     @overload
@@ -246,6 +248,22 @@ class Product:
     """attribute `kind` of its files"""
     tables: dict[str, Table]
     """by name"""
+    _declared: ClassVar[dict[str, type[Table]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Give tables their names in files. Raises TypeError where one has another already."""
+        super().__init_subclass__()
+        cls._declared = {
+            name: attribute.table
+            for base in reversed(cls.__mro__)
+            for name, attribute in vars(base).items()
+            if isinstance(attribute, TableOf)
+        }
+        for name, table in cls._declared.items():
+            known = vars(table).get("table_name", name)
+            if known != name:
+                raise TypeError(f"table {known} can't be {name} in another product")
+            table.table_name = name
 
     def __init__(self, **tables: Table):
         """Take tables by name; the others have no rows. Raises TypeError for one that the product
@@ -260,15 +278,16 @@ class Product:
             for name, table in declared.items()
         }
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set a table. Raises TypeError for one that the product does not have."""
+        if name != "tables" and name not in self._declared:
+            raise TypeError(f"product {self.kind} has no table {name}")
+        super().__setattr__(name, value)
+
     @classmethod
     def declared(cls) -> dict[str, type[Table]]:
         """Return the declaration of each table, by name."""
-        return {
-            name: attribute.table
-            for base in reversed(cls.__mro__)
-            for name, attribute in vars(base).items()
-            if isinstance(attribute, TableOf)
-        }
+        return cls._declared
 
     @classmethod
     def described(cls) -> dict[str, Column]:
@@ -325,21 +344,23 @@ class Product:
                 description = declared.described()[column]
                 rows = [piece.as_dict()[column] for piece in pieces]
                 if description.refers:
-                    rows = _shifted(rows, description.refers, parts)
+                    rows = _shifted(rows, description, parts)
                 columns[column] = _one_after_the_other(rows, description)
             n_rows = sum(len(piece) for piece in pieces)
             tables[name] = declared(**columns) if columns else declared.unread(n_rows)
         return cls(**tables)
 
 
-def _shifted(rows: Sequence[np.ndarray], table: str, parts: Sequence[Product]) -> list[np.ndarray]:
-    """Return the row numbers of a table, those of each product, greater by the rows that the
-    products before have; −1 stays −1.
+def _shifted(
+    rows: Sequence[np.ndarray], column: Column, parts: Sequence[Product]
+) -> list[np.ndarray]:
+    """Return a column of row numbers, that of each product, greater by the rows that the products
+    before have; −1 stays −1.
     """
-    n_rows = [len(part.tables[table]) for part in parts]
+    n_rows = [len(part.tables[column.refers]) for part in parts]
     n_before = np.cumsum([0, *n_rows[:-1]])
     return [
-        np.where(of_part < 0, of_part, of_part + n).astype(of_part.dtype)
+        np.where(of_part < 0, of_part, of_part + n).astype(column.dtype)
         for of_part, n in zip(rows, n_before, strict=True)
     ]
 

@@ -152,9 +152,22 @@ class Reflections(Table):
     )
     intensity = Column("float32", "photon", "summed above background")
     sigma = Column("float32", "photon", "standard deviation of intensity")
+    sigma_background = Column(
+        "float32",
+        "photon",
+        "the same but for the number of the reflection's own photons: of background, readout and "
+        "gains",
+    )
     background = Column("float32", "photon/px", "mean under the peak")
     n_foreground = Column("int32", "px", "summed pixels")
     bbox = Column("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,))
+    half_px = Column(
+        "float32",
+        "px",
+        "half sizes of the foreground, a rectangle about the predicted centroid, along the radius "
+        "from the beam centre and across",
+        (2,),
+    )
     flags = Column("int32", "", "bits of models.ReflectionFlag")
 
 

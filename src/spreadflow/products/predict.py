@@ -1,7 +1,7 @@
 """Product of `predict`: the reflections of refined lattices, integrated, and which are chosen."""
 
 from spreadflow.products import index
-from spreadflow.products.core import Column, LatticeIdentity, Product, Table, TableOf
+from spreadflow.products.core import Column, LatticeIdentity, Product, TableOf
 
 
 class Lattices(LatticeIdentity):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import directions, same_rows
+from spreadflow.analysis.curves.columns import directions
 from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
 from spreadflow.analysis.pixels import lattice_fit, solve
@@ -13,7 +13,7 @@ from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
-from spreadflow.physics import symmetry
+from spreadflow.physics import miller, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.products.gram import Boxes
 from spreadflow.recipes.lattice import (
@@ -80,7 +80,7 @@ def with_rest(
     if rest is None:
         return factors
     asu, friedel = symmetry.to_asu(np.asarray(factors.hkl), space_group)
-    row = same_rows(rest.hkl, asu)
+    row = miller.rows(rest.hkl, asu)
     base = np.asarray(factors.rest)
     e = directions(factors, np.arange(len(base)))
     across = np.where(friedel < 0, -1j, 1j)
@@ -124,7 +124,7 @@ def expand_fit(
             photons = problem.data.photons
             own_error = model_error(point.model, point.bragg, photons, problem.noise)
         own = gram(refined_model, point.planes, model_error=own_error)
-        channels = channels_of(lattice, model)
+        channels = model.channels(lattice.spectrum)
         return own._replace(channel=channels[own.channel]), own_error
 
     return reduced(fit, lattice, model, pixels, reduce)
@@ -157,7 +157,7 @@ def reduced(
     )
     own, error = reduce(refined_model, point)
     photons = np.zeros(len(model.energies_ev))
-    photons[channels_of(lattice, model)] = lattice.spectrum.photons
+    photons[model.channels(lattice.spectrum)] = lattice.spectrum.photons
     return ExpandedLattice(
         outcome=SpreadOutcome.USED,
         gram=own,
@@ -168,8 +168,3 @@ def reduced(
         sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
         boxes=box_figures(fit, lattice),
     )
-
-
-def channels_of(lattice: PackedLattice, model: RunModel) -> np.ndarray:
-    """Return the channels of a lattice's pulse among all channels of the run."""
-    return np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))

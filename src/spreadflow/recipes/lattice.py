@@ -13,7 +13,7 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.restraints import Unknown
 from spreadflow.config import RecordingSection, Stage1Section
-from spreadflow.errors import RefinedOutcome
+from spreadflow.errors import FileError, RefinedOutcome
 from spreadflow.models import (
     Crystal,
     Detector,
@@ -22,6 +22,7 @@ from spreadflow.models import (
     Parameters,
     Shoeboxes,
     Spectrum,
+    pixel_counts,
 )
 from spreadflow.physics import geometry, noise, symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
@@ -33,6 +34,9 @@ LARGEST_TURN_RAD = 0.5 * DEG
 
 LARGEST_SCALE_SIGMA = 1.0
 """Standard deviation of ln scale above which the photons do not determine the scale."""
+
+RERUN = "Rerun annulus, or wide, and the stages after it."
+"""What to do about shoeboxes whose parts do not belong together."""
 
 KERNEL_PX = 10
 """Half size of the kernel of the point spread, px; light that spreads farther is background."""
@@ -77,6 +81,18 @@ class RunModel(NamedTuple):
     recording: RecordingSection
     """how its shots were recorded"""
 
+    def channels(self, spectrum: Spectrum) -> np.ndarray:
+        """Return the rows (n,) of `energies_ev` that the channels of a pulse are. Raises FileError
+        where one is none of them.
+        """
+        own = np.asarray(spectrum.energies_ev)
+        rows = np.minimum(np.searchsorted(self.energies_ev, own), len(self.energies_ev) - 1)
+        is_apart = self.energies_ev[rows] != own
+        if is_apart.any():
+            expected = f"{len(self.energies_ev)} channels that are common to all pulses"
+            raise FileError("spectra", expected, f"another at {own[is_apart][0]} eV", RERUN)
+        return rows
+
 
 class Start(NamedTuple):
     """Where an earlier refinement of a lattice ended: the next one starts there."""
@@ -114,8 +130,7 @@ def unpack(
     reflections = shoeboxes.reflections[first:end]
     reflections = reflections[(reflections.d >= d_min) & (reflections.d < d_max)]
 
-    fast0, fast1, slow0, slow1 = reflections.bbox.T.astype(np.int64)
-    n_pixels = (fast1 - fast0) * (slow1 - slow0)
+    n_pixels = pixel_counts(reflections.bbox)
     first_pixel = np.repeat(reflections.first_pixel - np.cumsum(n_pixels) + n_pixels, n_pixels)
     pixels = first_pixel + np.arange(n_pixels.sum())
     recorded = shoeboxes.pixels.valid[pixels]
@@ -161,8 +176,8 @@ def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Paramet
     volume = unit_cell.volume(unit_cell.cell_of(lattice.A))
     n_cells = np.full(3, max(lattice.domain_ang / volume ** (1 / 3), FEWEST_CELLS))
     eta_rad = lattice.eta_rad if mosaic.eta_rad is None else mosaic.eta_rad
-    is_of_pulse = np.isin(model.energies_ev, lattice.spectrum.energies_ev)
-    factors = model.factors._replace(anomalous=model.factors.anomalous[:, is_of_pulse])
+    channels = model.channels(lattice.spectrum)
+    factors = model.factors._replace(anomalous=model.factors.anomalous[:, channels])
     whole = Parameters(
         crystal=Crystal(lattice.A, n_cells, np.float64(eta_rad)),
         mosaic=mosaic,
@@ -172,7 +187,7 @@ def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Paramet
         polarization=model.polarization,
         detector=model.detector,
         hkl=factors.hkl,
-        f_squared=np.broadcast_to(1.0, (len(factors.hkl), is_of_pulse.sum())),
+        f_squared=np.broadcast_to(1.0, (len(factors.hkl), len(channels))),
     )
     rows = lattice_fit.reachable(whole, lattice.boxes)
     return whole._replace(hkl=factors.hkl[rows], f_squared=factors.squared(rows))

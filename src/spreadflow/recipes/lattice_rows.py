@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
-from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve, spot_positions
+from spreadflow.analysis.pixels import lattice_fit, shoeboxes, spot_positions
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.still import prediction
 from spreadflow.physics import unit_cell
@@ -130,9 +130,7 @@ def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> Reflections:
     point = refined.fit.point
     reflections = lattice.reflections
     n_pixels = np.diff(data.start)
-    bbox = reflections.bbox
-    middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
-    positions = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(n_pixels, axis=0)
+    positions = problem.boxes.middles[problem.boxes.valid]
     centroids = spot_positions.centroids(point.bragg, positions, data.start)
     squared = (data.photons - point.model) ** 2
     squares = squared / variance(point.model, problem.noise)
@@ -226,10 +224,7 @@ def image(problem: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndar
     """Return values (pixel that counts,) of one shoebox as an image (slow, fast); NaN elsewhere."""
     boxes = problem.boxes
     start = problem.data.start
-    fast0, fast1, slow0, slow1 = boxes.bbox[box]
-    shape = (slow1 - slow0, fast1 - fast0)
-    first = int(boxes.n_pixels[:box].sum())
-    valid = boxes.valid[first : first + shape[0] * shape[1]]
-    out = np.full(len(valid), np.nan)
-    out[valid] = values[start[box] : start[box + 1]]
-    return out.reshape(shape)
+    out = np.full(len(boxes.valid), np.nan)
+    own = boxes.of_box(box)
+    out[own][boxes.valid[own]] = values[start[box] : start[box + 1]]
+    return boxes.image(box, out)

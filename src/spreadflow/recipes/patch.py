@@ -120,15 +120,8 @@ def packed_lattice(simulated: Patch, d_max: float = np.inf) -> PackedLattice:
     true = simulated.parameters
     predicted = simulated.predicted
     is_chosen = predicted.d < d_max
-    of_pixels = np.repeat(is_chosen, boxes.n_pixels)
     volume = 1.0 / np.linalg.det(true.crystal.A)
-    chosen = Shoeboxes(
-        hkl=boxes.hkl[is_chosen],
-        panel=boxes.panel[is_chosen],
-        bbox=boxes.bbox[is_chosen],
-        photons=boxes.photons[of_pixels],
-        valid=boxes.valid[of_pixels],
-    )
+    chosen = boxes.chosen(is_chosen)
     reflections = Reflections(
         hkl=chosen.hkl,
         d=predicted.d[is_chosen],

@@ -25,7 +25,7 @@ from spreadflow.analysis.still.tails import Tails
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome
 from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
-from spreadflow.physics import unit_cell
+from spreadflow.physics import miller, unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.noise import FIBRE_SHAPE
 from spreadflow.physics.symmetry import misorientation
@@ -359,7 +359,7 @@ def _integrate(
     evidences = []
     for number, (lattice, predicted) in enumerate(zip(lattices, of_lattices, strict=True)):
         own = lattice_of == number
-        is_spot = _is_among(predicted.hkl, lattice.hkl)
+        is_spot = miller.rows(lattice.hkl, predicted.hkl) >= 0
         control = np.concatenate([of_turn[number] for of_turn in controls])
         evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
     return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
@@ -403,12 +403,6 @@ def _control(
     lattice_of = numbers(elsewhere)
     z = evidence.strengths(reflections)
     return [z[lattice_of == number] for number in range(len(of_lattices))]
-
-
-def _is_among(hkl: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which Miller indices (n, 3) are among others (m, 3), (n,) bool."""
-    known = set(map(tuple, others.tolist()))
-    return np.array([tuple(index) in known for index in hkl.tolist()], dtype=bool)
 
 
 def _within_limits(integrated: _Integrated) -> Reflections:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import rows
 from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.anomalous_map import NoMap, site_peaks
 from spreadflow.analysis.merging import merging, statistics
@@ -116,7 +115,7 @@ def peaks(
     """
     unique = reflections.unique
     sign = np.where(unique.friedel < 0, -1, 1)[:, None]
-    row = rows(model.factors, sign * unique.hkl)
+    row = model.factors.rows(sign * unique.hkl)
     energy = int(np.argmax(np.cumsum(model.photons) >= 0.5 * model.photons.sum()))
     at_energy = model.factors._replace(anomalous=model.factors.anomalous[:, [energy]])
     F = np.where(row >= 0, at_energy.at(np.maximum(row, 0))[:, 0], np.nan)

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.io import store
-from spreadflow.models import Overlap, ReflectionFlag
+from spreadflow.models import Overlap, ReflectionFlag, pixel_counts
 from spreadflow.physics import symmetry
 from spreadflow.products import SHOEBOXES, Annulus
 from spreadflow.products.annulus import Pixels, Reflections
@@ -102,7 +102,7 @@ def _pixels(
     rows: of the reflections, in the order in which they are returned.
     """
     first = reflections.first_pixel
-    size = _pixels_per_box(reflections)
+    size = pixel_counts(reflections.bbox)
     names = ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted")
     counts = dict.fromkeys(names, 0)
     boxes: Boxes = {}
@@ -138,7 +138,7 @@ def _figures(annulus: Annulus, attributes: dict) -> dict[str, Any]:
     lattice = annulus.reflections.lattice
     n_lattices = len(run)
     n_reflections = len(lattice)
-    n_pixels = _pixels_per_box(annulus.reflections)
+    n_pixels = pixel_counts(annulus.reflections.bbox)
     multiplicity = _multiplicity(annulus.reflections.hkl, attributes["space_group"])
     per_lattice = np.bincount(lattice, minlength=n_lattices)
     return {
@@ -188,12 +188,6 @@ def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
         start = low + i * step
         bins.append({"from": start, "to": start + step - 1, "n": int(n)})
     return bins
-
-
-def _pixels_per_box(reflections: Reflections) -> np.ndarray:
-    """Return (reflection,) pixels of each shoebox."""
-    fast0, fast1, slow0, slow1 = reflections.bbox.T.astype(np.int64)
-    return (fast1 - fast0) * (slow1 - slow0)
 
 
 # ---------------------------------------------------------------- the picture

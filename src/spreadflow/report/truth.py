@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from spreadflow.models import ReflectionFlag
-from spreadflow.physics import symmetry, unit_cell
+from spreadflow.physics import miller, symmetry, unit_cell
 from spreadflow.products import KINDS, Children, Index, Truth
 from spreadflow.products.index import Reflections, Spots
 from spreadflow.products.truth import Reflections as TrueReflections
@@ -272,10 +272,8 @@ def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) ->
     tree = cKDTree(_positions(reflections, predicted))
     _, nearest = tree.query(_positions(true_reflections, true_rows))
     neighbours = predicted[nearest]
-    own_variance = np.maximum(reflections.intensity[neighbours], 0)
-    background = reflections.sigma[neighbours] ** 2 - own_variance
     photons = true_reflections.photons[true_rows]
-    sigma = np.sqrt(photons + np.maximum(background, 0))
+    sigma = np.sqrt(photons + reflections.sigma_background[neighbours] ** 2)
     return photons > STRONG_SIGMAS * sigma
 
 
@@ -304,12 +302,10 @@ def _common_reflections(run: MatchedRun) -> list[tuple[np.ndarray, np.ndarray]]:
     for lattice in run.right_on_singles:
         rows = predicted_reflections[lattice]
         true_rows = true_reflections[matched.row[lattice]]
-        true_hkl = truth.reflections.hkl[true_rows].tolist()
-        row_of_hkl = {tuple(h): row for h, row in zip(true_hkl, true_rows, strict=True)}
-        hkl = (product.reflections.hkl[rows] @ matched.to_truth[lattice].T).tolist()
-        partner = np.array([row_of_hkl.get(tuple(h), -1) for h in hkl], dtype=int)
+        hkl = product.reflections.hkl[rows] @ matched.to_truth[lattice].T
+        partner = miller.rows(truth.reflections.hkl[true_rows], hkl)
         has_partner = partner >= 0
-        common.append((rows[has_partner], partner[has_partner]))
+        common.append((rows[has_partner], true_rows[partner[has_partner]]))
     return common
 
 

@@ -7,10 +7,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.analysis.still import footprints
+from spreadflow.analysis.still.footprints import Footprints
 from spreadflow.errors import FileError
 from spreadflow.io.images import Source, read_again
-from spreadflow.models import Spectrum
+from spreadflow.models import Detector, Spectrum
+from spreadflow.physics.geometry import radial_axes
 from spreadflow.products import Annulus, index, predict
 
 S = TypeVar("S", bound=Annulus)
@@ -77,9 +78,9 @@ def _of_shot(cutting: Cutting, product: type[S], lattices: np.ndarray, is_of_sho
             slow=predicted.slow,
             bbox=predicted.bbox,
         ),
+        _foregrounds(predicted, cutting.source.detector),
         is_chosen,
         border=cutting.border_px,
-        frame=footprints.BORDER_PX,
     )
     chosen = predicted[is_chosen]
     reflections = {name: chosen.as_dict()[name] for name in index.Reflections.described()}
@@ -111,6 +112,12 @@ def _of_shot(cutting: Cutting, product: type[S], lattices: np.ndarray, is_of_sho
             overlap=cut.overlap,
         ),
     )
+
+
+def _foregrounds(reflections: index.Reflections, detector: Detector) -> Footprints:
+    """Return the foregrounds that integration had."""
+    axes = radial_axes(detector, reflections.panel, reflections.fast, reflections.slow)
+    return Footprints(axes, reflections.half_px)
 
 
 def _padded(spectrum: Spectrum, n_channels: int) -> Spectrum:

@@ -277,7 +277,7 @@ def _model(config: LadderConfig, lattice: PackedLattice, model: RunModel) -> Lad
         if name == "1":
             centroids = _predicted(lattice)
         else:
-            centroids = ladder.centroids(step, data, lattice.boxes.bbox)
+            centroids = ladder.centroids(step, data, lattice.boxes)
         row = {
             "lattice": 0,
             "rung": list(ladder.RUNGS).index(name),
@@ -327,9 +327,7 @@ def _sample(
 ) -> tuple[Samples, Pixels]:
     """Return data and models in one shoebox."""
     boxes = lattice.boxes
-    first_pixel = boxes.n_pixels[:box].sum()
-    end_pixel = boxes.n_pixels[: box + 1].sum()
-    valid = boxes.valid[first_pixel:end_pixel]
+    valid = boxes.valid[boxes.of_box(box)]
     of_box = slice(data.start[box], data.start[box + 1])
     photons = np.full(len(valid), np.nan)
     photons[valid] = data.photons[of_box]

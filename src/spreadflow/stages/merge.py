@@ -53,7 +53,7 @@ REFLECTIONS = (
     Reflections.capture,
     Reflections.slopes,
     Reflections.intensity,
-    Reflections.sigma,
+    Reflections.sigma_background,
     Reflections.flags,
 )
 """Columns of reflections that are merged."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
-from spreadflow.analysis.still.variance import rest_variance
 from spreadflow.models import ReflectionFlag
 from spreadflow.physics import symmetry
 from spreadflow.products.index import Reflections
@@ -360,7 +359,7 @@ def select(
     every reflection.
 
     reflections: `lattice`, row of lattices; hkl, partiality, lorentz, polarization, capture,
-    slopes, intensity, sigma, flags. Its columns are let go of on the way, for want of memory.
+    slopes, intensity, sigma_background, flags. Its columns are let go of on the way, for want of memory.
     Lattices without observations are left out of the result, whose lattice numbers count the
     others. Collective.
     """
@@ -403,23 +402,13 @@ def select(
         half=lattices.half[is_used],
         unique=row,
         s2=judged.s2[rows],
-        intensity=reflections.intensity[rows].astype(np.float64),
-        variance=_rest_variance(columns.pop("intensity"), columns.pop("sigma"), rows),
+        intensity=columns.pop("intensity")[rows].astype(np.float64),
+        variance=columns.pop("sigma_background")[rows].astype(np.float64) ** 2,
         factor=judged.factor[rows],
         partiality=np.minimum(partiality, 1.0, out=partiality),
         slopes=columns.pop("slopes")[rows],
     )
     return observations, np.where(is_used, n_good, 0), fate
-
-
-def _rest_variance(intensity: np.ndarray, sigma: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return `variance`, as in `Observations`, of some reflections."""
-    variance = np.empty(len(rows))
-    for chunk in _chunks(len(rows)):
-        of_chunk = rows[chunk]
-        square = sigma[of_chunk].astype(np.float64) ** 2
-        variance[chunk] = rest_variance(intensity[of_chunk], square)
-    return variance
 
 
 def _judge(reflections: Reflections, pulse: np.ndarray, unique: Unique) -> _Judged:
@@ -463,7 +452,7 @@ def _fates_alone(
     `Observations`.
     """
     is_finite = np.isfinite(reflections.intensity) & np.isfinite(factor)
-    is_valid = is_finite & (reflections.sigma > 0) & (factor > 0)
+    is_valid = is_finite & (reflections.sigma_background > 0) & (factor > 0)
     has_failed = (reflections.flags & ReflectionFlag.FAILED) != 0
     fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
     fate[is_beyond] = Fate.RESOLUTION
