@@ -29,6 +29,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import numpy as np
 
+import recorded
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging, scaling
 from spreadflow.analysis.still import prediction
@@ -449,7 +450,7 @@ def main() -> None:
         results = run_parts(args)
         report_parts(results)
         if args.json:
-            args.json.write_text(json.dumps(results["now"] | {"all": results}, indent=2))
+            recorded.save(args.json, "merge_parts", results["now"] | {"all": results})
         return
     unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
     table = draw(args.lattices, unique, args.seed)
@@ -459,11 +460,8 @@ def main() -> None:
     total = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     print(f"user CPU seconds of everything, drawing included: {total:.1f}")
     if args.json:
-        args.json.write_text(
-            json.dumps(
-                {"n_lattices": args.lattices, "user_cpu_s": total, "merge": results}, indent=2
-            )
-        )
+        figures = {"n_lattices": args.lattices, "user_cpu_s": total, "merge": results}
+        recorded.save(args.json, "merge", figures)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import jax
 import numpy as np
 
 import jacobian
+import recorded
 from spreadflow import config
 from spreadflow.models import Parameters, Pixels
 from spreadflow.parallel import World
@@ -371,10 +372,17 @@ def main() -> None:
     derivatives = {name: jacobian.measure(name) for name in ("domains", "continuous")}
     figures["jacobian_seconds"] = max(m["float64"] for m in derivatives.values())
     figures["jacobian_seconds_float32"] = max(m["float32"] for m in derivatives.values())
+    figures |= {"stages": stages, "fine": fine, "derivatives": derivatives}
+    seconds = {peer.name: peer.seconds for peer in peers}
+    seconds["sparse"] = figures["bragg_seconds_1920"]
+    figures["bragg"] = {
+        name: {"seconds": s, "steps_per_s": steps / s, "over_sparse": s / seconds["sparse"]}
+        for name, s in seconds.items()
+    }
     report(peers, sparse, steps, stages, figures)
     print(f"\n{jacobian.table(derivatives)}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
+        recorded.save(args.json, "simulate", figures)
 
 
 if __name__ == "__main__":

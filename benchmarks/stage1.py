@@ -11,7 +11,6 @@ are 0.003° (each axis), 20 % (N) and 35 % (η) off, or as a row says.
 import lattices  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+import recorded
 from lattices import FREE, PLAIN, Data
 from spreadflow.analysis import orientation_matrix
 from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve
@@ -547,7 +547,7 @@ def main() -> None:
     tasks = [task._replace(n=max(1, round(task.n * args.n))) for task in chosen]
     out = measure(tasks, args.races, args.processes)
     if args.json:
-        args.json.write_text(json.dumps(out, indent=2))
+        recorded.save(args.json, "stage1", out)
     report(out)
 
 

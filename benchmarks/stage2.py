@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import recorded
 from curve_lattices import teach
 from kept_lattices import MERGED_COLUMNS, Made, Simulation, make
-from lattices import commit, user_cpu
+from lattices import user_cpu
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
@@ -383,7 +384,7 @@ def measure(row: Row, folder: Path, n_processes: int) -> dict[str, Any]:
             model, Merged(sign * model.unique.hkl, best.intensity, best.sigma)
         )
     figures: dict[str, Any] = {
-        "commit": commit(),
+        "commit": recorded.commit(),
         "n_lattices": row.n,
         "multiplicity": float(best.n.sum() / has_merge.sum()),
         "merge": of_merge[refine_b]._asdict() | {"refine_b": refine_b},
@@ -431,7 +432,7 @@ def memory(folder: Path, n_processes: int) -> dict[str, Any]:
     stage2.refine(problem, replicated, about, None)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "commit": commit(),
+        "commit": recorded.commit(),
         "n_lattices": n_times * n_lattices,
         "n_reflections": n,
         "peak_gb": after / 2**20,
@@ -499,9 +500,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
     names = list(ROWS) if args.full else args.rows or list(CLOSING)
-    rows = {}
-    if args.json and args.json.exists():
-        rows = json.loads(args.json.read_text())
+    rows = recorded.rows(args.json)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -512,7 +511,7 @@ def main() -> None:
             rows[name] = measure(ROWS[name], folder, args.processes)
             report(name, ROWS[name], rows[name], rows)
             if args.json:
-                args.json.write_text(json.dumps(rows, indent=1))
+                recorded.save(args.json, "stage2", rows)
     print("\n--- all rows")
     for name in filter(rows.get, ROWS):
         report(name, ROWS[name], rows[name], rows)
