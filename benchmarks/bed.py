@@ -214,6 +214,7 @@ def _of_merges(sets: Sequence[dict]) -> dict[str, float]:
             worst = values.max() if key == "r_iso" else values.min()
             figures |= {
                 f"merge{words}: {name}, mean of sets": values.mean(),
+                f"merge{words}: {name}, median of sets": np.median(values),
                 f"merge{words}: {name}, worst set": worst,
             }
         n = [one[which]["n"] for one in sets]

@@ -441,6 +441,17 @@ def memory(folder: Path, n_processes: int) -> dict[str, Any]:
     }
 
 
+def over_yardstick(row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> list[float]:
+    """Return R of each cycle over that of the merge, or of stage 2 started from the merge where the
+    row starts from a model. reference: all rows.
+    """
+    yardstick = figures["merge"]["r_f"]
+    if row.start != "merged":
+        merged_start = reference.get(str(row.n))
+        yardstick = merged_start["cycles"][-1]["r_f"] if merged_start else np.nan
+    return [float(cycle["r_f"] / yardstick) for cycle in figures["cycles"]]
+
+
 def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> None:
     """Print a row; reference: all rows, for those it is compared with."""
     merge = figures["merge"]
@@ -452,11 +463,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
         f"  merge        R {merge['r_f']:.4f}, CC ano {merge['cc_ano']:.3f} of {merge['n_pairs']}, "
         f"pulls {spoken(merge['pull_sd'])}"
     )
-    yardstick = merge["r_f"]
-    if row.start != "merged":
-        own = next((key for key in reference if key == str(row.n)), None)
-        yardstick = reference[own]["cycles"][-1]["r_f"] if own else np.nan
-    for number, cycle in enumerate(figures["cycles"], 1):
+    ratios = over_yardstick(row, figures, reference)
+    for number, (cycle, ratio) in enumerate(zip(figures["cycles"], ratios, strict=True), 1):
         worse = [
             shell
             for shell, (ours, theirs) in enumerate(
@@ -465,7 +473,7 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
             if ours > theirs
         ]
         print(
-            f"  cycle {number}      R {cycle['r_f']:.4f}, x {cycle['r_f'] / yardstick:.2f} (bar "
+            f"  cycle {number}      R {cycle['r_f']:.4f}, x {ratio:.2f} (bar "
             f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
             f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
             f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; "
@@ -509,6 +517,8 @@ def main() -> None:
             return
         for name in names:
             rows[name] = measure(ROWS[name], folder, args.processes)
+            for other, figures in rows.items():
+                figures["r_over"] = over_yardstick(ROWS[other], figures, rows)
             report(name, ROWS[name], rows[name], rows)
             if args.json:
                 recorded.save(args.json, "stage2", rows)
