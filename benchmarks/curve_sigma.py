@@ -137,12 +137,12 @@ def main() -> None:
     }
     columns = ("r.m.s./e", "before", "edge", "now", "edge")
     print(f"{'spots':<8}{'lattices':<10}{'fit':<16}{'σ':<10}", *(f"{c:>8}" for c in columns))
-    rows = []
+    rows: dict[str, dict] = {}
     for (spots, brightness), n, (fit, p) in product(
         BRIGHTNESS.items(), args.lattices, fits.items()
     ):
         figures = measured(p, brightness, n, max(4, args.total // n))
-        rows.append({"spots": spots, "lattices": n, "fit": fit, **figures._asdict()})
+        rows.setdefault(f"{spots}, {n}", {})[fit] = figures._asdict()
         numbers = (figures.rms_e, *figures.pulls)
         cells = (f"{number:>8.2f}" for number in numbers)
         print(f"{spots:<8}{n:<10}{fit:<16}{figures.kind:<10}", *cells, flush=True)
