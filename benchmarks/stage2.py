@@ -517,8 +517,8 @@ def main() -> None:
             return
         for name in names:
             rows[name] = measure(ROWS[name], folder, args.processes)
-            for other, figures in rows.items():
-                figures["r_over"] = over_yardstick(ROWS[other], figures, rows)
+            for other in filter(rows.get, ROWS):
+                rows[other]["r_over"] = over_yardstick(ROWS[other], rows[other], rows)
             report(name, ROWS[name], rows[name], rows)
             if args.json:
                 recorded.save(args.json, "stage2", rows)
