@@ -13,7 +13,6 @@ from spreadflow.trial.commands import THREAD_CAPS
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import argparse
-import json
 import resource
 import tempfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import recorded
 from spreadflow import config
 from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
 from spreadflow.errors import Outcome
@@ -141,7 +141,7 @@ def main() -> None:
     }
     report(figures)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
+        recorded.save(args.json, "index", figures)
 
 
 if __name__ == "__main__":
