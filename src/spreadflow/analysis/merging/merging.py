@@ -360,8 +360,8 @@ def select(
 
     reflections: `lattice`, row of lattices; hkl, partiality, lorentz, polarization, capture,
     slopes, intensity, sigma_background, flags. Its columns are let go of on the way, for want of
-    memory. Lattices without observations are left out of the result, whose lattice numbers count the
-    others. Collective.
+    memory. Lattices without observations are left out of the result, whose lattice numbers count
+    the others. Collective.
     """
     group = lattices.group
     judged = _judge(reflections, lattices.pulse, unique)
