@@ -10,12 +10,19 @@ import pytest
 from spreadflow.config import STAGE_CONFIGS, IndexSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
-from spreadflow.models import Overlap, Shot, Spectrum
+from spreadflow.models import Detector, Overlap, Shot, Spectrum
 from spreadflow.parallel import World
 from spreadflow.products import SHOEBOXES, Annulus, Cells, Reindex
 from spreadflow.stages import annulus as stage
 
 SHAPE = (2, 60, 80)
+DETECTOR = Detector(
+    origin_mm=np.array([[-10.0, 3.0, -60.0], [1.0, 3.0, -60.0]]),
+    fast=np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]),
+    slow=np.array([[0.0, -1.0, 0.0], [0.0, -1.0, 0.0]]),
+    pixel_mm=np.float64(0.1),
+    shape=SHAPE[1:],
+)
 RUNS = {"one": 20, "two": 7}
 CHANNELS = {"one": 5, "two": 1}
 CARRIED = ("fast_obs", "slow_obs", "energy_ev", "delta_psi_rad", "partiality", "background")
@@ -47,6 +54,7 @@ def source(monkeypatch):
             self.run = self.identity = manifest.parent.name
             self.polarization = {"one": 1.0, "two": 0.9}[self.run]
             self.spectra = None
+            self.detector = DETECTOR
 
         def read(self, number: int):
             state.opened.append((self.run, number))
@@ -132,6 +140,7 @@ def reflections(filled, rng, ids, of_shot) -> Reindex:
         **{f"reflections/{name}": rng.random(n) for name in CARRIED},
         "reflections/intensity": rng.normal(20, 10, n),
         "reflections/sigma": rng.uniform(2, 5, n),
+        "reflections/half_px": rng.uniform(1.0, 4.0, (n, 2)),
     }
     sizes = {"shots": len(ids), "spots": 0, "lattices": len(of_shot), "reflections": n}
     return filled("reindex", sizes, planted)

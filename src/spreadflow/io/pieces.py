@@ -57,11 +57,11 @@ def make_parts(
     pieces = [piece for block in missing for piece in gaps[block]]
     for number in world.share(len(pieces)):
         piece = pieces[number]
-        made = make(piece)
+        tables = make(piece)
         if piece.end - piece.first == n_items[piece.block]:
-            parts.write(piece.block, made)
+            parts.write(piece.block, tables)
         else:
-            store.write_part(_path(parts, piece), made, _key(parts, piece))
+            store.write_part(_path(parts, piece), tables, _key(parts, piece))
     world.barrier()
 
     of_blocks = {block: sorted(finished[block] + gaps[block]) for block in missing}
