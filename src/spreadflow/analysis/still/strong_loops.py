@@ -1,0 +1,374 @@
+"""The loops of `strong_pixels`, compiled: over all pixels of a shot once, over the windows of a few
+twice.
+
+A position is a flat index into panels that have a margin of one pixel around each: no array holds
+it, but a pixel beyond an edge has a position of its own. Windows end at the edges of their panel.
+"""
+
+import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+
+LEAST_VARIANCE = 1e-9
+"""Photons²; the least variance of a pixel, so that nothing is divided by zero where neither photons
+nor readout noise are expected.
+"""
+
+SLACK = 1e-5
+"""How far float32 sums of a window may be off, relative: the bound that they give is lowered by
+it.
+"""
+
+MASKED, VALID, TESTED, BESIDE, STRONG = 0, 1, 2, 4, 8
+"""Bits of the role of a pixel: whether it may be used, was tested a second time, is strong or next
+to a strong one, is strong.
+"""
+
+
+class Frame(NamedTuple):
+    """The pixels of a shot. Arrays (panel, slow, fast), C order."""
+
+    image: np.ndarray
+    """float32 photons"""
+    mask: np.ndarray
+    """bool, True = valid"""
+    relative_gain: np.ndarray
+    """float32 gain of each pixel, by which its readout noise is divided; (0, 0, 0) = 1"""
+
+
+class Test(NamedTuple):
+    """The settings of `strong_pixels.DispersionThreshold` as they are computed with."""
+
+    gain: float
+    readout_photons: float
+    k_slow: int
+    k_fast: int
+    sigma_background: float
+    sigma_strong: float
+    global_threshold: float
+
+
+class Rows(NamedTuple):
+    """What is kept of the rows of a panel while they are gone through; float32."""
+
+    photons: np.ndarray
+    """(2 k_slow + 1, fast), those of the rows around the present one; row r lies in r modulo their
+    number
+    """
+    column: np.ndarray
+    """(fast + 2 k_fast,) sums over these rows, with margins of zeros"""
+    total: np.ndarray
+    """(fast,) sums over windows"""
+    share: np.ndarray
+    """(fast,) 1/columns of the panel in the window, less slack"""
+    is_above: np.ndarray
+    """(fast,) bool, pixels that may be strong"""
+
+
+# ---------------------------------------------------------------- one pixel
+
+
+@_compiled
+def _is_background(role):
+    """Whether a pixel of this role is valid and not beside a strong one."""
+    return (role & (VALID | BESIDE)) == VALID
+
+
+@_compiled
+def _readout_variance(frame, test, panel, slow, fast):
+    """Return the variance of the readout of a pixel, photons²."""
+    if frame.relative_gain.size == 0:
+        return test.readout_photons**2
+    readout = np.float32(test.readout_photons) / frame.relative_gain[panel, slow, fast]
+    return np.float64(readout * readout)
+
+
+@_compiled
+def _gather(frame, test, role, panel, slow, fast, values):
+    """Put the photons of the background pixels in the window of a pixel one after the other, so
+    that loops over them run in vector registers, and return their number. values: (n,) float64.
+    """
+    _, n_slow, n_fast = frame.image.shape
+    n = 0
+    for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
+        for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
+            values[n] = frame.image[panel, i, j]
+            n += _is_background(role[panel, i, j])
+    return n
+
+
+@_compiled
+def _is_strong(frame, test, role, panel, slow, fast, values):
+    """Whether a pixel is brighter than the background pixels in its window, and these with it more
+    dispersed than their noise. A pixel that is no background itself need not pass the second.
+
+    values: as of `_room`, is overwritten.
+    """
+    n = _gather(frame, test, role, panel, slow, fast, values)
+    if n < 2:
+        return False
+    total = 0.0
+    for i in range(n):
+        total += values[i]
+    mean = total / n
+    readout = _readout_variance(frame, test, panel, slow, fast)
+    noise = max(test.gain * max(mean, 0.0) + readout, LEAST_VARIANCE)
+    limit = max(mean, 0.0) + test.sigma_strong * np.sqrt(noise)
+    if not frame.image[panel, slow, fast] > limit:
+        return False
+    if not _is_background(role[panel, slow, fast]):
+        return True
+
+    squares = 0.0
+    for i in range(n):
+        squares += (values[i] - mean) ** 2
+    # the relative variance of a sample's variance: of a Gaussian, and the kurtosis of counts
+    kurtosis = test.gain**2 * (noise - readout) / (n * noise**2)
+    relative_sigma = np.sqrt(2.0 / (n - 1) + kurtosis)
+    return squares / (n - 1) > noise * (1.0 + test.sigma_background * relative_sigma)
+
+
+@_compiled
+def _room(test):
+    """Return an array for the pixels of a window, and one more."""
+    return np.empty((2 * test.k_slow + 1) * (2 * test.k_fast + 1) + 1, np.float64)
+
+
+# ---------------------------------------------------------------- all pixels
+
+
+@_compiled
+def _fill(image, mask, photons, role):
+    """Set the photons of a row, 0 where masked, and the roles of its pixels."""
+    for j in range(len(photons)):
+        photons[j] = image[j] if mask[j] else np.float32(0)
+        role[j] = mask[j]
+
+
+@_compiled
+def _add_one(one, total):
+    """Add a row to a total."""
+    for j in range(len(total)):
+        total[j] += one[j]
+
+
+@_compiled
+def _add_three(one, two, three, total):
+    """Add three rows to a total, which is loaded and stored once."""
+    for j in range(len(total)):
+        total[j] += one[j] + two[j] + three[j]
+
+
+@_compiled
+def _sum_rows(photons, first, last, column):
+    """Add rows `first` to `last` of a panel to sums over columns. There are only additions: no
+    bright pixel leaks out of its windows, as it does from sums that move along.
+    """
+    n_kept = len(photons)
+    i = first
+    while i + 2 <= last:
+        _add_three(photons[i % n_kept], photons[(i + 1) % n_kept], photons[(i + 2) % n_kept], column)
+        i += 3
+    while i <= last:
+        _add_one(photons[i % n_kept], column)
+        i += 1
+
+
+@_compiled
+def _sum_columns(column, width, total):
+    """Set the sums over windows of `width` columns."""
+    n = len(total)
+    total[:] = 0
+    j = 0
+    while j + 2 < width:
+        _add_three(column[j : j + n], column[j + 1 : j + 1 + n], column[j + 2 : j + 2 + n], total)
+        j += 3
+    while j < width:
+        _add_one(column[j : j + n], total)
+        j += 1
+
+
+@_compiled
+def _compare(photons, rows, share, test, relative_gain):
+    """Mark the pixels of a row that exceed the mean of their windows by the noise that it has, and
+    return their number.
+
+    share: 1/rows of the panel in the window; relative_gain: (fast,) of the pixels, or (0,).
+    """
+    gain = np.float32(test.gain)
+    readout = np.float32(test.readout_photons)
+    sigma2 = np.float32(test.sigma_strong**2 * (1 - SLACK))
+    threshold = np.float32(test.global_threshold)
+    is_same = len(relative_gain) == 0
+    n_above = 0
+    for j in range(len(photons)):
+        mean = rows.total[j] * (rows.share[j] * share)
+        mean = mean if mean > 0 else np.float32(0)
+        own_readout = readout if is_same else readout / relative_gain[j]
+        variance = gain * mean + own_readout * own_readout
+        above = photons[j] - mean
+        is_above = (above > 0) & (above * above > sigma2 * variance) & (photons[j] > threshold)
+        rows.is_above[j] = is_above
+        n_above += is_above
+    return n_above
+
+
+@_compiled
+def _position(shape, panel, slow, fast):
+    """Return the position of a pixel. shape: (panel, slow, fast)."""
+    return (panel * (shape[1] + 2) + slow + 1) * (shape[2] + 2) + fast + 1
+
+
+@_compiled
+def _place(shape, position):
+    """Return panel, slow and fast of a position."""
+    row, fast = divmod(position, shape[2] + 2)
+    panel, slow = divmod(row, shape[1] + 2)
+    return panel, slow - 1, fast - 1
+
+
+@_compiled
+def _longer(positions):
+    """Return positions with room for as many again."""
+    longer = np.empty(2 * len(positions), np.int64)
+    longer[: len(positions)] = positions
+    return longer
+
+
+@_compiled
+def strong_once(frame, test, role):
+    """Return the sorted positions of the strong pixels of a shot when no other is known. role: is
+    set, (panel, slow, fast) uint8.
+
+    A cheap bound of the mean, from the sum over the window, leaves few pixels to test: masked ones
+    count as zeros in it, so that the mean comes out too small, never too large.
+    """
+    n_panels, n_slow, n_fast = frame.image.shape
+    n_kept = 2 * test.k_slow + 1
+    width = 2 * test.k_fast + 1
+    rows = Rows(
+        np.zeros((n_kept, n_fast), np.float32),
+        np.zeros(n_fast + 2 * test.k_fast, np.float32),
+        np.zeros(n_fast, np.float32),
+        np.zeros(n_fast, np.float32),
+        np.zeros(-(-n_fast // 8) * 8, np.uint8),
+    )
+    words = rows.is_above.view(np.uint64)
+    for j in range(n_fast):
+        in_reach = min(j, test.k_fast) + min(n_fast - 1 - j, test.k_fast) + 1
+        rows.share[j] = (1 - SLACK) / in_reach
+    column = rows.column[test.k_fast : test.k_fast + n_fast]
+    no_gain = np.zeros(0, np.float32)
+    is_same = frame.relative_gain.size == 0
+
+    values = _room(test)
+    found = np.empty(1024, np.int64)
+    n_found = 0
+    for panel in range(n_panels):
+        n_filled = 0
+        for i in range(n_slow):
+            first, last = max(i - test.k_slow, 0), min(i + test.k_slow, n_slow - 1)
+            while n_filled <= last:
+                photons = rows.photons[n_filled % n_kept]
+                _fill(
+                    frame.image[panel, n_filled],
+                    frame.mask[panel, n_filled],
+                    photons,
+                    role[panel, n_filled],
+                )
+                n_filled += 1
+            column[:] = 0
+            _sum_rows(rows.photons, first, last, column)
+            _sum_columns(rows.column, width, rows.total)
+            gain = no_gain if is_same else frame.relative_gain[panel, i]
+            share = np.float32(1 / (last - first + 1))
+            if not _compare(rows.photons[i % n_kept], rows, share, test, gain):
+                continue
+            for word in range(len(words)):
+                if not words[word]:
+                    continue
+                for j in range(8 * word, 8 * word + 8):
+                    if not rows.is_above[j] or not role[panel, i, j]:
+                        continue
+                    if _is_strong(frame, test, role, panel, i, j, values):
+                        if n_found == len(found):
+                            found = _longer(found)
+                        found[n_found] = _position(frame.image.shape, panel, i, j)
+                        n_found += 1
+    return found[:n_found]
+
+
+# ---------------------------------------------------------------- around strong pixels
+
+
+@_compiled
+def mark(positions, role):
+    """Give strong pixels and those next to them their roles."""
+    _, n_slow, n_fast = role.shape
+    for position in positions:
+        panel, slow, fast = _place(role.shape, position)
+        role[panel, slow, fast] |= STRONG
+        for i in range(max(slow - 1, 0), min(slow + 2, n_slow)):
+            for j in range(max(fast - 1, 0), min(fast + 2, n_fast)):
+                role[panel, i, j] |= BESIDE
+
+
+@_compiled
+def strong_around(frame, test, role, strong):
+    """Return the positions, not sorted, of more strong pixels in the windows around those that are
+    known, `strong`: brighter than what is background by `role`.
+    """
+    _, n_slow, n_fast = frame.image.shape
+    threshold = np.float32(test.global_threshold)
+    values = _room(test)
+    found = np.empty(1024, np.int64)
+    n_found = 0
+    for position in strong:
+        panel, slow, fast = _place(role.shape, position)
+        for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
+            for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
+                if role[panel, i, j] & (VALID | TESTED | STRONG) != VALID:
+                    continue
+                role[panel, i, j] |= TESTED
+                if not frame.image[panel, i, j] > threshold:
+                    continue
+                if _is_strong(frame, test, role, panel, i, j, values):
+                    if n_found == len(found):
+                        found = _longer(found)
+                    found[n_found] = _position(role.shape, panel, i, j)
+                    n_found += 1
+    return found[:n_found]
+
+
+@_compiled
+def window_moments(frame, test, role, strong):
+    """Return sums (pixel, 9) over the background pixels in the window around each strong pixel: the
+    columns of `spots._Moments`, counted from that pixel.
+    """
+    _, n_slow, n_fast = frame.image.shape
+    sums = np.zeros((len(strong), 9))
+    for number in range(len(strong)):
+        panel, slow, fast = _place(role.shape, strong[number])
+        own = sums[number]
+        for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
+            for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
+                if not _is_background(role[panel, i, j]):
+                    continue
+                x, y = float(j - fast), float(i - slow)
+                photons = np.float64(frame.image[panel, i, j])
+                own[0] += 1.0
+                own[1] += x
+                own[2] += y
+                own[3] += x * x
+                own[4] += x * y
+                own[5] += y * y
+                own[6] += photons
+                own[7] += photons * x
+                own[8] += photons * y
+    return sums
