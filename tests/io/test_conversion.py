@@ -42,7 +42,7 @@ def test_photons_are_what_was_recorded(tmp_path):
     conversion = Conversion(100.0, 9.0, read_maps(path, TWO))
     adu = photons * 9.0 * gain + pedestal + 100.0
     every = np.ones(SHAPE, bool)
-    np.testing.assert_allclose(conversion.photons(adu, every), photons, atol=1e-4)
+    np.testing.assert_allclose(conversion.photons(adu, every).image, photons, atol=1e-4)
     np.testing.assert_allclose(conversion.adu(1.0), 9.0 * gain + pedestal + 100.0, rtol=1e-6)
     fewest = ((1e4 - pedestal - 100.0) / (9.0 * gain)).min()
     assert conversion.fewest_photons(1e4) == pytest.approx(fewest)
@@ -56,7 +56,7 @@ def test_pixels_whose_maps_make_no_sense_are_not_used(tmp_path):
     pedestal[1, 3, 5] = np.inf
     maps = read_maps(write_maps(tmp_path / "maps.h5", gain=gain, pedestal=pedestal), TWO)
     assert np.argwhere(~maps.good).tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 3, 5]]
-    photons = Conversion(0.0, 1.0, maps).photons(np.full(SHAPE, 7.0), maps.good)
+    photons = Conversion(0.0, 1.0, maps).photons(np.full(SHAPE, 7.0), maps.good).image
     assert np.isfinite(photons).all()
     assert Conversion(0.0, 1.0, maps).fewest_photons(np.inf) == np.inf
 

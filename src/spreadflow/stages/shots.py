@@ -14,7 +14,7 @@ from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import datasets, schema, store
-from spreadflow.io.images import Source
+from spreadflow.io.images import KeptArrays, Source
 from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
@@ -91,10 +91,13 @@ def index_shots(
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
+    kept = KeptArrays()
+
     def make(piece: Piece) -> datasets.Columns:
         numbers = of_blocks[piece.block][piece.first : piece.end]
         shots = [
-            _index_shot(section, recording, source, int(i), supplied, is_refined) for i in numbers
+            _index_shot(section, recording, source, int(i), supplied, kept, is_refined=is_refined)
+            for i in numbers
         ]
         for problem in source.problems:
             log.warning("%s", problem)
@@ -269,15 +272,19 @@ def _index_shot(
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
+    kept: KeptArrays,
+    *,
     is_refined: bool,
 ) -> dict:
-    """Return all rows of a shot, as one piece for `datasets.joined`."""
+    """Return all rows of a shot, as one piece for `datasets.joined`. kept: arrays that it is read
+    into, and that nothing in these rows is part of.
+    """
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
         result = Result(Outcome.NOT_SUPPLIED, "no lattice is supplied for it")
     else:
-        shot = source.read(number)
+        shot = source.read(number, kept)
         if isinstance(shot, Outcome):
             result = Result(shot, source.causes.pop(number, ""))
         else:

@@ -131,8 +131,9 @@ def _backgrounds(
     """Return the planes through the background pixels of the windows around each spot's strong
     pixels.
 
-    strong: (pixel,) positions; spot: (pixel,) number of their spot; role: (panel, slow, fast). A level background would pull centroids up the slopes of a diffuse ring. Slopes are damped
-    where few pixels determine them.
+    strong: (pixel,) positions; spot: (pixel,) number of their spot; role: (panel, slow, fast). A
+    level background would pull centroids up the slopes of a diffuse ring. Slopes are damped where
+    few pixels determine them.
     """
     _, fast, slow = panels.coordinates(strong)
 
@@ -140,7 +141,7 @@ def _backgrounds(
     totals = [np.bincount(spot, coordinate, n_spots) for coordinate in (fast, slow)]
     centre = np.stack([total / size for total in totals], axis=1)
 
-    sums = strong_loops.window_moments(panels.frame, panels.test, role, strong)
+    sums = strong_loops.window_moments(panels.frame, panels.settings, role, strong)
     moments = _Moments(*sums.T)
     from_centre = np.stack([fast, slow], axis=1) - centre[spot]
     moments = _moved(moments, *from_centre.T)
@@ -186,13 +187,11 @@ def _plane(moments: _Moments) -> np.ndarray:
 # ---------------------------------------------------------------- spots
 
 
-def _measure(
-    panels: Panels, strong: np.ndarray, spot: np.ndarray, role: np.ndarray
-) -> Spots:
+def _measure(panels: Panels, strong: np.ndarray, spot: np.ndarray, role: np.ndarray) -> Spots:
     """Return position and intensity of each spot whose intensity above background is positive.
 
     strong: (pixel,) positions; spot: (pixel,) number of their spot, from 0; role:
-    (position,) bool.
+    (panel, slow, fast).
     """
     n_spots = int(spot.max()) + 1 if len(spot) else 0
     background = _backgrounds(panels, strong, spot, n_spots, role)

@@ -42,7 +42,7 @@ class Frame(NamedTuple):
     """float32 gain of each pixel, by which its readout noise is divided; (0, 0, 0) = 1"""
 
 
-class Test(NamedTuple):
+class Settings(NamedTuple):
     """The settings of `strong_pixels.DispersionThreshold` as they are computed with."""
 
     gain: float
@@ -81,45 +81,48 @@ def _is_background(role):
 
 
 @_compiled
-def _readout_variance(frame, test, panel, slow, fast):
+def _readout_variance(frame, settings, panel, slow, fast):
     """Return the variance of the readout of a pixel, photons²."""
     if frame.relative_gain.size == 0:
-        return test.readout_photons**2
-    readout = np.float32(test.readout_photons) / frame.relative_gain[panel, slow, fast]
+        return settings.readout_photons**2
+    readout = np.float32(settings.readout_photons) / frame.relative_gain[panel, slow, fast]
     return np.float64(readout * readout)
 
 
 @_compiled
-def _gather(frame, test, role, panel, slow, fast, values):
+def _gather(frame, settings, role, panel, slow, fast, values):
     """Put the photons of the background pixels in the window of a pixel one after the other, so
     that loops over them run in vector registers, and return their number. values: (n,) float64.
     """
     _, n_slow, n_fast = frame.image.shape
+    first, end = max(fast - settings.k_fast, 0), min(fast + settings.k_fast + 1, n_fast)
     n = 0
-    for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
-        for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
-            values[n] = frame.image[panel, i, j]
-            n += _is_background(role[panel, i, j])
+    for i in range(max(slow - settings.k_slow, 0), min(slow + settings.k_slow + 1, n_slow)):
+        photons = frame.image[panel, i, first:end]
+        roles = role[panel, i, first:end]
+        for j in range(len(photons)):
+            values[n] = photons[j]
+            n += _is_background(roles[j])
     return n
 
 
 @_compiled
-def _is_strong(frame, test, role, panel, slow, fast, values):
+def _is_strong(frame, settings, role, panel, slow, fast, values):
     """Whether a pixel is brighter than the background pixels in its window, and these with it more
     dispersed than their noise. A pixel that is no background itself need not pass the second.
 
     values: as of `_room`, is overwritten.
     """
-    n = _gather(frame, test, role, panel, slow, fast, values)
+    n = _gather(frame, settings, role, panel, slow, fast, values)
     if n < 2:
         return False
     total = 0.0
     for i in range(n):
         total += values[i]
     mean = total / n
-    readout = _readout_variance(frame, test, panel, slow, fast)
-    noise = max(test.gain * max(mean, 0.0) + readout, LEAST_VARIANCE)
-    limit = max(mean, 0.0) + test.sigma_strong * np.sqrt(noise)
+    readout = _readout_variance(frame, settings, panel, slow, fast)
+    noise = max(settings.gain * max(mean, 0.0) + readout, LEAST_VARIANCE)
+    limit = max(mean, 0.0) + settings.sigma_strong * np.sqrt(noise)
     if not frame.image[panel, slow, fast] > limit:
         return False
     if not _is_background(role[panel, slow, fast]):
@@ -129,15 +132,15 @@ def _is_strong(frame, test, role, panel, slow, fast, values):
     for i in range(n):
         squares += (values[i] - mean) ** 2
     # the relative variance of a sample's variance: of a Gaussian, and the kurtosis of counts
-    kurtosis = test.gain**2 * (noise - readout) / (n * noise**2)
+    kurtosis = settings.gain**2 * (noise - readout) / (n * noise**2)
     relative_sigma = np.sqrt(2.0 / (n - 1) + kurtosis)
-    return squares / (n - 1) > noise * (1.0 + test.sigma_background * relative_sigma)
+    return squares / (n - 1) > noise * (1.0 + settings.sigma_background * relative_sigma)
 
 
 @_compiled
-def _room(test):
+def _room(settings):
     """Return an array for the pixels of a window, and one more."""
-    return np.empty((2 * test.k_slow + 1) * (2 * test.k_fast + 1) + 1, np.float64)
+    return np.empty((2 * settings.k_slow + 1) * (2 * settings.k_fast + 1) + 1, np.float64)
 
 
 # ---------------------------------------------------------------- all pixels
@@ -173,7 +176,9 @@ def _sum_rows(photons, first, last, column):
     n_kept = len(photons)
     i = first
     while i + 2 <= last:
-        _add_three(photons[i % n_kept], photons[(i + 1) % n_kept], photons[(i + 2) % n_kept], column)
+        _add_three(
+            photons[i % n_kept], photons[(i + 1) % n_kept], photons[(i + 2) % n_kept], column
+        )
         i += 3
     while i <= last:
         _add_one(photons[i % n_kept], column)
@@ -195,16 +200,16 @@ def _sum_columns(column, width, total):
 
 
 @_compiled
-def _compare(photons, rows, share, test, relative_gain):
+def _compare(photons, rows, share, settings, relative_gain):
     """Mark the pixels of a row that exceed the mean of their windows by the noise that it has, and
     return their number.
 
     share: 1/rows of the panel in the window; relative_gain: (fast,) of the pixels, or (0,).
     """
-    gain = np.float32(test.gain)
-    readout = np.float32(test.readout_photons)
-    sigma2 = np.float32(test.sigma_strong**2 * (1 - SLACK))
-    threshold = np.float32(test.global_threshold)
+    gain = np.float32(settings.gain)
+    readout = np.float32(settings.readout_photons)
+    sigma2 = np.float32(settings.sigma_strong**2 * (1 - SLACK))
+    threshold = np.float32(settings.global_threshold)
     is_same = len(relative_gain) == 0
     n_above = 0
     for j in range(len(photons)):
@@ -242,7 +247,7 @@ def _longer(positions):
 
 
 @_compiled
-def strong_once(frame, test, role):
+def strong_once(frame, settings, role):
     """Return the sorted positions of the strong pixels of a shot when no other is known. role: is
     set, (panel, slow, fast) uint8.
 
@@ -250,30 +255,30 @@ def strong_once(frame, test, role):
     count as zeros in it, so that the mean comes out too small, never too large.
     """
     n_panels, n_slow, n_fast = frame.image.shape
-    n_kept = 2 * test.k_slow + 1
-    width = 2 * test.k_fast + 1
+    n_kept = 2 * settings.k_slow + 1
+    width = 2 * settings.k_fast + 1
     rows = Rows(
         np.zeros((n_kept, n_fast), np.float32),
-        np.zeros(n_fast + 2 * test.k_fast, np.float32),
+        np.zeros(n_fast + 2 * settings.k_fast, np.float32),
         np.zeros(n_fast, np.float32),
         np.zeros(n_fast, np.float32),
         np.zeros(-(-n_fast // 8) * 8, np.uint8),
     )
     words = rows.is_above.view(np.uint64)
     for j in range(n_fast):
-        in_reach = min(j, test.k_fast) + min(n_fast - 1 - j, test.k_fast) + 1
+        in_reach = min(j, settings.k_fast) + min(n_fast - 1 - j, settings.k_fast) + 1
         rows.share[j] = (1 - SLACK) / in_reach
-    column = rows.column[test.k_fast : test.k_fast + n_fast]
+    column = rows.column[settings.k_fast : settings.k_fast + n_fast]
     no_gain = np.zeros(0, np.float32)
     is_same = frame.relative_gain.size == 0
 
-    values = _room(test)
+    values = _room(settings)
     found = np.empty(1024, np.int64)
     n_found = 0
     for panel in range(n_panels):
         n_filled = 0
         for i in range(n_slow):
-            first, last = max(i - test.k_slow, 0), min(i + test.k_slow, n_slow - 1)
+            first, last = max(i - settings.k_slow, 0), min(i + settings.k_slow, n_slow - 1)
             while n_filled <= last:
                 photons = rows.photons[n_filled % n_kept]
                 _fill(
@@ -288,7 +293,7 @@ def strong_once(frame, test, role):
             _sum_columns(rows.column, width, rows.total)
             gain = no_gain if is_same else frame.relative_gain[panel, i]
             share = np.float32(1 / (last - first + 1))
-            if not _compare(rows.photons[i % n_kept], rows, share, test, gain):
+            if not _compare(rows.photons[i % n_kept], rows, share, settings, gain):
                 continue
             for word in range(len(words)):
                 if not words[word]:
@@ -296,7 +301,7 @@ def strong_once(frame, test, role):
                 for j in range(8 * word, 8 * word + 8):
                     if not rows.is_above[j] or not role[panel, i, j]:
                         continue
-                    if _is_strong(frame, test, role, panel, i, j, values):
+                    if _is_strong(frame, settings, role, panel, i, j, values):
                         if n_found == len(found):
                             found = _longer(found)
                         found[n_found] = _position(frame.image.shape, panel, i, j)
@@ -320,25 +325,25 @@ def mark(positions, role):
 
 
 @_compiled
-def strong_around(frame, test, role, strong):
+def strong_around(frame, settings, role, strong):
     """Return the positions, not sorted, of more strong pixels in the windows around those that are
     known, `strong`: brighter than what is background by `role`.
     """
     _, n_slow, n_fast = frame.image.shape
-    threshold = np.float32(test.global_threshold)
-    values = _room(test)
+    threshold = np.float32(settings.global_threshold)
+    values = _room(settings)
     found = np.empty(1024, np.int64)
     n_found = 0
     for position in strong:
         panel, slow, fast = _place(role.shape, position)
-        for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
-            for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
+        for i in range(max(slow - settings.k_slow, 0), min(slow + settings.k_slow + 1, n_slow)):
+            for j in range(max(fast - settings.k_fast, 0), min(fast + settings.k_fast + 1, n_fast)):
                 if role[panel, i, j] & (VALID | TESTED | STRONG) != VALID:
                     continue
                 role[panel, i, j] |= TESTED
                 if not frame.image[panel, i, j] > threshold:
                     continue
-                if _is_strong(frame, test, role, panel, i, j, values):
+                if _is_strong(frame, settings, role, panel, i, j, values):
                     if n_found == len(found):
                         found = _longer(found)
                     found[n_found] = _position(role.shape, panel, i, j)
@@ -347,7 +352,7 @@ def strong_around(frame, test, role, strong):
 
 
 @_compiled
-def window_moments(frame, test, role, strong):
+def window_moments(frame, settings, role, strong):
     """Return sums (pixel, 9) over the background pixels in the window around each strong pixel: the
     columns of `spots._Moments`, counted from that pixel.
     """
@@ -356,8 +361,8 @@ def window_moments(frame, test, role, strong):
     for number in range(len(strong)):
         panel, slow, fast = _place(role.shape, strong[number])
         own = sums[number]
-        for i in range(max(slow - test.k_slow, 0), min(slow + test.k_slow + 1, n_slow)):
-            for j in range(max(fast - test.k_fast, 0), min(fast + test.k_fast + 1, n_fast)):
+        for i in range(max(slow - settings.k_slow, 0), min(slow + settings.k_slow + 1, n_slow)):
+            for j in range(max(fast - settings.k_fast, 0), min(fast + settings.k_fast + 1, n_fast)):
                 if not _is_background(role[panel, i, j]):
                     continue
                 x, y = float(j - fast), float(i - slow)

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.still import strong_loops
-from spreadflow.analysis.still.strong_loops import LEAST_VARIANCE, Frame, Test
+from spreadflow.analysis.still.strong_loops import LEAST_VARIANCE, Frame, Settings
+
 
 class DispersionThreshold(NamedTuple):
     """The settings of the dispersion test, under the names that DIALS gives them."""
@@ -74,10 +75,11 @@ class Panels:
             np.ascontiguousarray(mask, bool),
             np.ascontiguousarray(gain, np.float32),
         )
-        self.test = Test(
+        self.settings = Settings(
             float(threshold.gain),
             float(threshold.readout_photons),
-            *map(int, threshold.kernel),
+            int(threshold.kernel[0]),
+            int(threshold.kernel[1]),
             float(threshold.sigma_background),
             float(threshold.sigma_strong),
             float(threshold.global_threshold),
@@ -108,8 +110,8 @@ class Panels:
 
     def noise(self, mean: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the variance of the valid pixels at some positions that expect `mean` photons."""
-        shot_noise = self.test.gain * np.maximum(mean, 0.0)
-        readout = self.test.readout_photons
+        shot_noise = self.settings.gain * np.maximum(mean, 0.0)
+        readout = self.settings.readout_photons
         if self.frame.relative_gain.size:
             readout = np.float32(readout) / self.frame.relative_gain[self._place(positions)]
         readout_variance = np.square(readout).astype(np.float64)
@@ -120,10 +122,10 @@ def find(panels: Panels) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted positions of the strong pixels of a shot, and the roles (panel, slow, fast)
     uint8 of all pixels, in bits of `strong_loops`.
     """
-    frame, test = panels.frame, panels.test
+    frame, settings = panels.frame, panels.settings
     role = np.empty(frame.mask.shape, np.uint8)
-    strong = strong_loops.strong_once(frame, test, role)
+    strong = strong_loops.strong_once(frame, settings, role)
     strong_loops.mark(strong, role)
-    more = strong_loops.strong_around(frame, test, role, strong)
+    more = strong_loops.strong_around(frame, settings, role, strong)
     strong_loops.mark(more, role)
     return np.sort(np.concatenate([strong, more])), role

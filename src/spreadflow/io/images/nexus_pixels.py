@@ -18,6 +18,7 @@ from spreadflow.io.images.nexus_items import (
     numbers,
     place,
 )
+from spreadflow.io.images.stored_masks import is_nonzero
 
 GAPS = (-1, -2)
 """Lowest numbers of signed integers that stand for gaps and bad pixels where no lower end of the
@@ -241,7 +242,7 @@ class Masks:
         """Take up a mask."""
         shape = stack.frame_shape
         if item.shape in (shape, (1, *shape)):
-            self.is_bad |= (numbers(item) != 0).reshape(shape)
+            self.is_bad |= is_nonzero(item).reshape(shape)
         elif item.shape == (stack.n_frames, *shape):
             self._of_frames.append(item)
         else:
