@@ -25,7 +25,13 @@ SLACK = 1e-5
 it.
 """
 
-MASKED, VALID, TESTED, BESIDE, STRONG = 0, 1, 2, 4, 8
+WORD = 8
+"""Marks of pixels that are looked at together, bytes."""
+
+ROOM = 1024
+"""Strong pixels that there is room for at first."""
+
+VALID, TESTED, BESIDE, STRONG = 1, 2, 4, 8
 """Bits of the role of a pixel: whether it may be used, was tested a second time, is strong or next
 to a strong one, is strong.
 """
@@ -68,7 +74,7 @@ class Rows(NamedTuple):
     share: np.ndarray
     """(fast,) 1/columns of the panel in the window, less slack"""
     is_above: np.ndarray
-    """(fast,) bool, pixels that may be strong"""
+    """(fast,) uint8, 1 = the pixel may be strong; up to the next whole word"""
 
 
 # ---------------------------------------------------------------- one pixel
@@ -169,19 +175,21 @@ def _add_three(one, two, three, total):
 
 
 @_compiled
-def _sum_rows(photons, first, last, column):
-    """Add rows `first` to `last` of a panel to sums over columns. There are only additions: no
-    bright pixel leaks out of its windows, as it does from sums that move along.
+def _sum_rows(photons, first, last, column, margin):
+    """Set sums over rows `first` to `last` of a panel, between the margins of `column`. There are
+    only additions: no bright pixel leaks out of its windows, as it does from sums that move along.
     """
-    n_kept = len(photons)
+    n_kept, n_fast = photons.shape
+    inside = column[margin : margin + n_fast]
+    for j in range(n_fast):
+        inside[j] = 0
     i = first
     while i + 2 <= last:
-        _add_three(
-            photons[i % n_kept], photons[(i + 1) % n_kept], photons[(i + 2) % n_kept], column
-        )
+        one, two, three = i % n_kept, (i + 1) % n_kept, (i + 2) % n_kept
+        _add_three(photons[one], photons[two], photons[three], inside)
         i += 3
     while i <= last:
-        _add_one(photons[i % n_kept], column)
+        _add_one(photons[i % n_kept], inside)
         i += 1
 
 
@@ -189,7 +197,8 @@ def _sum_rows(photons, first, last, column):
 def _sum_columns(column, width, total):
     """Set the sums over windows of `width` columns."""
     n = len(total)
-    total[:] = 0
+    for j in range(n):
+        total[j] = 0
     j = 0
     while j + 2 < width:
         _add_three(column[j : j + n], column[j + 1 : j + 1 + n], column[j + 2 : j + 2 + n], total)
@@ -239,11 +248,47 @@ def _place(shape, position):
 
 
 @_compiled
-def _longer(positions):
-    """Return positions with room for as many again."""
-    longer = np.empty(2 * len(positions), np.int64)
-    longer[: len(positions)] = positions
+def _appended(positions, n, position):
+    """Return the first n positions with another after them, in an array that has room for more."""
+    if n < len(positions):
+        positions[n] = position
+        return positions
+    longer = np.empty(2 * n, np.int64)
+    for i in range(n):
+        longer[i] = positions[i]
+    longer[n] = position
     return longer
+
+
+@_compiled
+def _rows(n_fast, settings):
+    """Return rows for panels of so many columns."""
+    rows = Rows(
+        np.zeros((2 * settings.k_slow + 1, n_fast), np.float32),
+        np.zeros(n_fast + 2 * settings.k_fast, np.float32),
+        np.zeros(n_fast, np.float32),
+        np.zeros(n_fast, np.float32),
+        np.zeros(-(-n_fast // WORD) * WORD, np.uint8),
+    )
+    for j in range(n_fast):
+        in_reach = min(j, settings.k_fast) + min(n_fast - 1 - j, settings.k_fast) + 1
+        rows.share[j] = (1 - SLACK) / in_reach
+    return rows
+
+
+@_compiled
+def _valid_above(words, is_above, role, columns):
+    """Put the valid columns of a row that are marked into `columns`, and return their number.
+
+    words: the marks, of which few are set, as numbers of `WORD` bytes.
+    """
+    n = 0
+    for word in range(len(words)):
+        if words[word]:
+            for j in range(WORD * word, min(WORD * word + WORD, len(role))):
+                columns[n] = j
+                n += (is_above[j] != 0) & (role[j] != 0)
+    return n
 
 
 @_compiled
@@ -255,57 +300,34 @@ def strong_once(frame, settings, role):
     count as zeros in it, so that the mean comes out too small, never too large.
     """
     n_panels, n_slow, n_fast = frame.image.shape
-    n_kept = 2 * settings.k_slow + 1
-    width = 2 * settings.k_fast + 1
-    rows = Rows(
-        np.zeros((n_kept, n_fast), np.float32),
-        np.zeros(n_fast + 2 * settings.k_fast, np.float32),
-        np.zeros(n_fast, np.float32),
-        np.zeros(n_fast, np.float32),
-        np.zeros(-(-n_fast // 8) * 8, np.uint8),
-    )
+    rows = _rows(n_fast, settings)
+    n_kept = len(rows.photons)
     words = rows.is_above.view(np.uint64)
-    for j in range(n_fast):
-        in_reach = min(j, settings.k_fast) + min(n_fast - 1 - j, settings.k_fast) + 1
-        rows.share[j] = (1 - SLACK) / in_reach
-    column = rows.column[settings.k_fast : settings.k_fast + n_fast]
+    columns = np.empty(n_fast + 1, np.int64)
+    values = _room(settings)
     no_gain = np.zeros(0, np.float32)
     is_same = frame.relative_gain.size == 0
-
-    values = _room(settings)
-    found = np.empty(1024, np.int64)
+    found = np.empty(ROOM, np.int64)
     n_found = 0
     for panel in range(n_panels):
         n_filled = 0
         for i in range(n_slow):
             first, last = max(i - settings.k_slow, 0), min(i + settings.k_slow, n_slow - 1)
             while n_filled <= last:
-                photons = rows.photons[n_filled % n_kept]
-                _fill(
-                    frame.image[panel, n_filled],
-                    frame.mask[panel, n_filled],
-                    photons,
-                    role[panel, n_filled],
-                )
+                image, mask = frame.image[panel, n_filled], frame.mask[panel, n_filled]
+                _fill(image, mask, rows.photons[n_filled % n_kept], role[panel, n_filled])
                 n_filled += 1
-            column[:] = 0
-            _sum_rows(rows.photons, first, last, column)
-            _sum_columns(rows.column, width, rows.total)
+            _sum_rows(rows.photons, first, last, rows.column, settings.k_fast)
+            _sum_columns(rows.column, 2 * settings.k_fast + 1, rows.total)
             gain = no_gain if is_same else frame.relative_gain[panel, i]
             share = np.float32(1 / (last - first + 1))
             if not _compare(rows.photons[i % n_kept], rows, share, settings, gain):
                 continue
-            for word in range(len(words)):
-                if not words[word]:
-                    continue
-                for j in range(8 * word, 8 * word + 8):
-                    if not rows.is_above[j] or not role[panel, i, j]:
-                        continue
-                    if _is_strong(frame, settings, role, panel, i, j, values):
-                        if n_found == len(found):
-                            found = _longer(found)
-                        found[n_found] = _position(frame.image.shape, panel, i, j)
-                        n_found += 1
+            for number in range(_valid_above(words, rows.is_above, role[panel, i], columns)):
+                j = columns[number]
+                if _is_strong(frame, settings, role, panel, i, j, values):
+                    found = _appended(found, n_found, _position(role.shape, panel, i, j))
+                    n_found += 1
     return found[:n_found]
 
 
@@ -332,7 +354,7 @@ def strong_around(frame, settings, role, strong):
     _, n_slow, n_fast = frame.image.shape
     threshold = np.float32(settings.global_threshold)
     values = _room(settings)
-    found = np.empty(1024, np.int64)
+    found = np.empty(ROOM, np.int64)
     n_found = 0
     for position in strong:
         panel, slow, fast = _place(role.shape, position)
@@ -344,9 +366,7 @@ def strong_around(frame, settings, role, strong):
                 if not frame.image[panel, i, j] > threshold:
                     continue
                 if _is_strong(frame, settings, role, panel, i, j, values):
-                    if n_found == len(found):
-                        found = _longer(found)
-                    found[n_found] = _position(role.shape, panel, i, j)
+                    found = _appended(found, n_found, _position(role.shape, panel, i, j))
                     n_found += 1
     return found[:n_found]
 
