@@ -3,7 +3,7 @@ reflections, by step.
 
 The shots are stills as in config/demo.yaml (its detector, wrong β and header error), simulated into
 a temporary folder, or those of `--manifest`. One thread; the first pass over the shots compiles,
-the second is measured. `--before SRC` measures another revision too, by its own script beside its
+the second is measured. `--before SRC` measures another checkout too, by its own script beside its
 `src`, in turns with this one, so that what else the machine does falls on both alike.
 """
 
@@ -123,7 +123,7 @@ def report(figures: dict) -> None:
 
 
 def compare(before: Path, manifest: Path, n_rounds: int) -> dict[str, dict[str, float]]:
-    """Medians by step of another revision, whose `src` is named, and of this one."""
+    """Medians by step of another checkout, whose `src` is named, and of this one."""
     sources = {"before": before, "now": Path(__file__).parents[1] / "src"}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def main() -> None:
     )
     parser.add_argument("--shots", type=int, default=24, help="to simulate")
     parser.add_argument("--manifest", type=Path, help="of images that are there already")
-    parser.add_argument("--before", type=Path, help="src of another revision: measure it too")
+    parser.add_argument("--before", type=Path, help="src of another checkout: measure it too")
     parser.add_argument("--rounds", type=int, default=3, help="of both, with --before")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

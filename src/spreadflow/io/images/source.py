@@ -222,7 +222,7 @@ class Source:
             if self._saturation_photons is not None:
                 high = self._conversion.adu(self._saturation_photons)
             self._pixels = _Pixels(
-                usable=file.mask & self._extra_mask,
+                usable=file.mask & self._extra_mask if self._extra_mask.ndim else file.mask,
                 low=low,
                 high=high,
                 saturation_photons=self._conversion.fewest_photons(high),
