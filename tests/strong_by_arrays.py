@@ -256,8 +256,8 @@ def _strong(panels: PaddedPanels, positions: np.ndarray, use: np.ndarray) -> np.
 def window_moments(
     panels: PaddedPanels, strong: np.ndarray, is_background: np.ndarray
 ) -> np.ndarray:
-    """Return the moments (pixel, 9) of the background pixels in the window around each strong pixel,
-    counted from that pixel.
+    """Return the moments (pixel, 9) of the background pixels in the window around each strong
+    pixel, counted from that pixel.
     """
     k_slow, k_fast = panels.kernel
     window = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]

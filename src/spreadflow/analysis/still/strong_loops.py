@@ -67,8 +67,14 @@ class Rows(NamedTuple):
     """(2 k_slow + 1, fast), those of the rows around the present one; row r lies in r modulo their
     number
     """
+    since: np.ndarray
+    """(fast,) sums over the rows from the first of these to the last that was filled"""
+    behind: np.ndarray
+    """(2 k_slow + 1, fast) sums from each of these to the last, as they were filled before"""
     column: np.ndarray
-    """(fast + 2 k_fast,) sums over these rows, with margins of zeros"""
+    """(fast + 2 k_fast,) sums over all rows of the windows, with margins of zeros"""
+    threes: np.ndarray
+    """likewise, sums of each of them and the next two"""
     total: np.ndarray
     """(fast,) sums over windows"""
     share: np.ndarray
@@ -161,51 +167,67 @@ def _fill(image, mask, photons, role):
 
 
 @_compiled
-def _add_one(one, total):
+def _add(one, total):
     """Add a row to a total."""
     for j in range(len(total)):
         total[j] += one[j]
 
 
 @_compiled
-def _add_three(one, two, three, total):
-    """Add three rows to a total, which is loaded and stored once."""
+def _set_sum(one, two, total):
+    """Set the sum of two rows."""
     for j in range(len(total)):
-        total[j] += one[j] + two[j] + three[j]
+        total[j] = one[j] + two[j]
 
 
 @_compiled
-def _sum_rows(photons, first, last, column, margin):
-    """Set sums over rows `first` to `last` of a panel, between the margins of `column`. There are
-    only additions: no bright pixel leaks out of its windows, as it does from sums that move along.
+def _set_sum_of_three(one, two, three, total):
+    """Set the sum of three rows."""
+    for j in range(len(total)):
+        total[j] = one[j] + two[j] + three[j]
+
+
+@_compiled
+def _sum_rows(rows, slot):
+    """Set the sums over the rows of the windows that end with the row in this slot, newly filled.
+
+    They are the sum of the rows since the first slot and that of the rows behind this one when the
+    slots were filled before. There are only additions: no bright pixel leaks out of its windows, as
+    it does from sums that move along.
     """
-    n_kept, n_fast = photons.shape
-    inside = column[margin : margin + n_fast]
+    n_kept, n_fast = rows.photons.shape
+    margin = (len(rows.column) - n_fast) // 2
+    column = rows.column[margin : margin + n_fast]
+    _add(rows.photons[slot], rows.since)
+    if slot + 1 < n_kept:
+        _set_sum(rows.since, rows.behind[slot + 1], column)
+        return
     for j in range(n_fast):
-        inside[j] = 0
-    i = first
-    while i + 2 <= last:
-        one, two, three = i % n_kept, (i + 1) % n_kept, (i + 2) % n_kept
-        _add_three(photons[one], photons[two], photons[three], inside)
-        i += 3
-    while i <= last:
-        _add_one(photons[i % n_kept], inside)
-        i += 1
+        column[j] = rows.since[j]
+        rows.since[j] = 0
+        rows.behind[slot, j] = rows.photons[slot, j]
+    for earlier in range(slot - 1, 0, -1):
+        _set_sum(rows.photons[earlier], rows.behind[earlier + 1], rows.behind[earlier])
 
 
 @_compiled
-def _sum_columns(column, width, total):
-    """Set the sums over windows of `width` columns."""
-    n = len(total)
+def _sum_columns(rows, width):
+    """Set the sums over windows of `width` columns, by threes where these fill it."""
+    n = len(rows.total)
+    column, step = rows.column, 1
+    if width % 3 == 0:
+        m = len(column) - 2
+        _set_sum_of_three(column[:m], column[1 : 1 + m], column[2 : 2 + m], rows.threes[:m])
+        column, step = rows.threes, 3
+    if width == 3 * step:
+        _set_sum_of_three(
+            column[:n], column[step : step + n], column[2 * step : 2 * step + n], rows.total
+        )
+        return
     for j in range(n):
-        total[j] = 0
-    j = 0
-    while j + 2 < width:
-        _add_three(column[j : j + n], column[j + 1 : j + 1 + n], column[j + 2 : j + 2 + n], total)
-        j += 3
-    while j < width:
-        _add_one(column[j : j + n], total)
-        j += 1
+        rows.total[j] = column[j]
+    for j in range(step, width, step):
+        _add(column[j : j + n], rows.total)
 
 
 @_compiled
@@ -263,9 +285,14 @@ def _appended(positions, n, position):
 @_compiled
 def _rows(n_fast, settings):
     """Return rows for panels of so many columns."""
+    n_kept = 2 * settings.k_slow + 1
+    n_wide = n_fast + 2 * settings.k_fast
     rows = Rows(
-        np.zeros((2 * settings.k_slow + 1, n_fast), np.float32),
-        np.zeros(n_fast + 2 * settings.k_fast, np.float32),
+        np.zeros((n_kept, n_fast), np.float32),
+        np.zeros(n_fast, np.float32),
+        np.zeros((n_kept, n_fast), np.float32),
+        np.zeros(n_wide, np.float32),
+        np.zeros(n_wide, np.float32),
         np.zeros(n_fast, np.float32),
         np.zeros(n_fast, np.float32),
         np.zeros(-(-n_fast // WORD) * WORD, np.uint8),
@@ -274,6 +301,21 @@ def _rows(n_fast, settings):
         in_reach = min(j, settings.k_fast) + min(n_fast - 1 - j, settings.k_fast) + 1
         rows.share[j] = (1 - SLACK) / in_reach
     return rows
+
+
+@_compiled
+def _zero(row):
+    """Set a row to 0."""
+    for j in range(len(row)):
+        row[j] = 0
+
+
+@_compiled
+def _clear(rows):
+    """Forget the rows of the panel before."""
+    _zero(rows.since)
+    for slot in range(len(rows.behind)):
+        _zero(rows.behind[slot])
 
 
 @_compiled
@@ -310,17 +352,22 @@ def strong_once(frame, settings, role):
     found = np.empty(ROOM, np.int64)
     n_found = 0
     for panel in range(n_panels):
-        n_filled = 0
-        for i in range(n_slow):
-            first, last = max(i - settings.k_slow, 0), min(i + settings.k_slow, n_slow - 1)
-            while n_filled <= last:
-                image, mask = frame.image[panel, n_filled], frame.mask[panel, n_filled]
-                _fill(image, mask, rows.photons[n_filled % n_kept], role[panel, n_filled])
-                n_filled += 1
-            _sum_rows(rows.photons, first, last, rows.column, settings.k_fast)
-            _sum_columns(rows.column, 2 * settings.k_fast + 1, rows.total)
+        _clear(rows)
+        for newest in range(n_slow + settings.k_slow):
+            photons = rows.photons[newest % n_kept]
+            if newest < n_slow:
+                image, mask = frame.image[panel, newest], frame.mask[panel, newest]
+                _fill(image, mask, photons, role[panel, newest])
+            else:
+                _zero(photons)
+            _sum_rows(rows, newest % n_kept)
+            i = newest - settings.k_slow
+            if i < 0:
+                continue
+            _sum_columns(rows, 2 * settings.k_fast + 1)
             gain = no_gain if is_same else frame.relative_gain[panel, i]
-            share = np.float32(1 / (last - first + 1))
+            in_reach = min(i, settings.k_slow) + min(n_slow - 1 - i, settings.k_slow) + 1
+            share = np.float32(1 / in_reach)
             if not _compare(rows.photons[i % n_kept], rows, share, settings, gain):
                 continue
             for number in range(_valid_above(words, rows.is_above, role[panel, i], columns)):
