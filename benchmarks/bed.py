@@ -10,7 +10,6 @@ stills of another simulator (--nanobragg).
 import bed_chain  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 import bed_truth
+import recorded
 from bed_chain import CHAIN, POINT_SPREADS_MM, Course, Trial
 from bed_truth import Truth
 
@@ -214,6 +214,7 @@ def _of_merges(sets: Sequence[dict]) -> dict[str, float]:
             worst = values.max() if key == "r_iso" else values.min()
             figures |= {
                 f"merge{words}: {name}, mean of sets": values.mean(),
+                f"merge{words}: {name}, median of sets": np.median(values),
                 f"merge{words}: {name}, worst set": worst,
             }
         n = [one[which]["n"] for one in sets]
@@ -343,9 +344,8 @@ def main() -> None:
         show_pulls(name, rows)
     if args.json:
         sets = {name: [one.figures for one in of_kind] for name, of_kind in kinds.items()}
-        args.json.write_text(
-            json.dumps({"figures": columns, "pulls": pulls, "sets": sets}, indent=2)
-        )
+        name = "bed_nanobragg" if args.nanobragg else "bed"
+        recorded.save(args.json, name, {"figures": columns, "pulls": pulls, "sets": sets})
 
 
 if __name__ == "__main__":

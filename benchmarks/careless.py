@@ -11,7 +11,6 @@ own example for stills and with variations of them. Its program comes from an en
 import bed_chain  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -23,6 +22,7 @@ import gemmi
 import numpy as np
 
 import bed_truth
+import recorded
 from bed_chain import Trial
 from bed_truth import Truth
 from spreadflow import cli, config
@@ -513,7 +513,7 @@ def main() -> None:
         rows += compared(trial, truth, n_lattices, program, args.folder)
     report(rows)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+        recorded.save(args.json, "careless", rows)
 
 
 if __name__ == "__main__":

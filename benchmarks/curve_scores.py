@@ -216,6 +216,72 @@ def figures_of_row(
     }
 
 
+# ---------------------------------------------------------------- a row in short
+
+
+def in_short(row: Row, figures: dict[str, Any], rows: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a row's last cycle that bars stand beside and documents show; pairs are
+    f′, f″. rows: all, for those it is compared with; what has nothing to be compared with is left
+    out.
+    """
+    last = figures["cycles"][-1]
+    free = last["free"]
+    line = last["kramers_kronig"]
+    costs = last["costs"]
+    edge = figures["edge"]
+    out = {
+        "shape": free["shape_rms"],
+        "shape_sigma": free["shape_sigma"],
+        "shape_sandwich": free["shape_sandwich"],
+        "shape_pulls": free["shape_pulls"],
+        "shape_pulls_sandwich": free["shape_pulls_sandwich"],
+        "fdp_mean": free["mean_rms"][1],
+        "fdp_mean_worst": free["mean_worst"][1],
+        "fp_constant_line": line["mean_rms"][0],
+        "fp_constant_line_pull": line["mean_pulls_sandwich"][0],
+        "fp_constant_free": free["mean_of_sites_rms"][0],
+        "kramers_kronig": line["rms"],
+        "kramers_kronig_pulls": line["pulls_sandwich"],
+        "edge_ev": edge["bias_ev"],
+        "edge_standard_error_ev": _standard_error(edge),
+        "edge_pull": edge["pull_sandwich"],
+        "seconds_evaluation": costs["seconds_evaluation"],
+        "seconds": costs["seconds"],
+        "megabytes_reduced": costs["bytes_reduced"] / 1e6,
+    }
+    if scales := last.get("c_over_k"):
+        out["scale_off_percent"] = 100.0 * max(abs(ratio - 1.0) for ratio in scales)
+    yardstick = rows.get(row.against or "")
+    return out | (_compared(row, figures, yardstick) if yardstick else {})
+
+
+def _standard_error(edge: dict[str, Any]) -> float:
+    """Return the standard error of the mean difference of E0, from the scatter of sets; from its σ
+    where there is one set.
+    """
+    errors = edge["error_ev"]
+    if len(errors) == 1:
+        return edge["bias_sigma_ev"]
+    return float(np.std(errors, ddof=1) / np.sqrt(len(errors)))
+
+
+def _compared(row: Row, figures: dict[str, Any], yardstick: dict[str, Any]) -> dict[str, Any]:
+    """Return the errors of a row over those of another, and how far from it the curves end, σ."""
+    last = figures["cycles"][-1]
+    end = yardstick["cycles"][-1]
+    is_known = "X known" in (row.against or "")
+    of_shape = end["free"]["shape_sigma" if is_known else "shape_rms"]
+    n_sets = min(figures["n_sets"], yardstick["n_sets"])
+    here, there = (np.array(one["errors"][:n_sets]) for one in (figures, yardstick))
+    sigma = np.array(yardstick["sigma"][:n_sets])
+    ratios = np.divide(last["kramers_kronig"]["rms"], end["kramers_kronig"]["rms"])
+    return {
+        "shape_over": np.divide(last["free"]["shape_rms"], of_shape).tolist(),
+        "kramers_kronig_over": ratios.tolist(),
+        "furthest_sigma": float(np.abs((here - there) / sigma).max()),
+    }
+
+
 # ---------------------------------------------------------------- bars
 
 
@@ -259,94 +325,73 @@ def judged(row: Row, figures: dict[str, Any], rows: dict[str, Any]) -> list[Judg
     """Return the figures of a row beside their bars. rows: all, for those it is compared with."""
     if row.unknown == "none":
         return []
-    last = figures["cycles"][-1]
+    short = in_short(row, figures, rows)
     is_of_right = "X known" in (row.against or "")
     is_main = row.unknown == "complex" and row.model == "perturbed" and is_of_right
-    out = [_shape(row, last, rows), *_starts(row, figures, rows)]
-    out += _scale_and_means(row, last, is_main)
-    out += _constants(figures["n_sets"], last, is_main)
-    out += _kramers_kronig(row, last, rows, is_main)
+    out = [_shape(row, short), *_starts(row, short)]
+    out += _scale_and_means(row, short, is_main)
+    out += _constants(figures["n_sets"], short, is_main)
+    out += _kramers_kronig(row, short, is_main)
     out += _edge(figures, is_main)
-    return out + _costs(row, last)
+    return out + _costs(row, short)
 
 
-def _shape(row: Row, last: dict, rows: dict[str, Any]) -> Judged:
+def _shape(row: Row, short: dict[str, Any]) -> Judged:
     """Judge the errors of the shape."""
-    shape = last["free"]["shape_rms"]
+    shape = short["shape"]
     if row.against is None:
         return at_most("shape", shape, row.bar, ".3f", " e")
-    yardstick = rows.get(row.against)
     what = f"shape over that of {row.against}"
-    if yardstick is None:
+    if "shape_over" not in short:
         return Judged(what, f"{spoken(shape)} e, the row is missing", f"≤ {row.bar:g}", None)
-    end = yardstick["cycles"][-1]["free"]
-    of_row = end["shape_sigma"] if "X known" in row.against else end["shape_rms"]
-    return at_most(what, np.divide(shape, of_row).tolist(), row.bar)
+    return at_most(what, short["shape_over"], row.bar)
 
 
-def _starts(row: Row, figures: dict[str, Any], rows: dict[str, Any]) -> list[Judged]:
+def _starts(row: Row, short: dict[str, Any]) -> list[Judged]:
     """Judge how far from other starts curves end."""
-    other = rows.get(row.against or "")
-    if row.start == "mean" or other is None:
+    if row.start == "mean" or "furthest_sigma" not in short:
         return []
-    n_sets = min(figures["n_sets"], other["n_sets"])
-    here, there = (np.array(one["errors"][:n_sets]) for one in (figures, other))
-    sigma = np.array(other["sigma"][:n_sets])
-    apart = float(np.abs((here - there) / sigma).max())
-    return [at_most(f"furthest from {row.against}", [apart], 0.1, ".3f", " σ")]
+    what = f"furthest from {row.against}"
+    return [at_most(what, [short["furthest_sigma"]], 0.1, ".3f", " σ")]
 
 
-def _scale_and_means(row: Row, last: dict, is_main: bool) -> list[Judged]:
+def _scale_and_means(row: Row, short: dict[str, Any], is_main: bool) -> list[Judged]:
     """Judge the scale, and the means of f″."""
-    free = last["free"]
-    off = [100.0 * max(abs(ratio - 1.0) for ratio in last["c_over_k"])]
     limit = 0.12 if row.n >= 400 else 0.15 if row.n >= 200 else None
-    is_judged = is_main and limit is not None
+    worst = 2.5 if is_main and limit is not None else None
+    scale = 2.0 if is_main else None
     return [
-        at_most("c/k off, worst set", off, 2.0 if is_main else None, ".2f", " %"),
-        at_most("mean of f″", free["mean_rms"][1:], limit if is_main else None, ".3f", " e"),
-        at_most(
-            "  worst of its sets", free["mean_worst"][1:], 2.5 if is_judged else None, ".2f", " σ"
-        ),
+        at_most("c/k off, worst set", [short["scale_off_percent"]], scale, ".2f", " %"),
+        at_most("mean of f″", [short["fdp_mean"]], limit if is_main else None, ".3f", " e"),
+        at_most("  worst of its sets", [short["fdp_mean_worst"]], worst, ".2f", " σ"),
     ]
 
 
-def _constants(n_sets: int, last: dict, is_main: bool) -> list[Judged]:
+def _constants(n_sets: int, short: dict[str, Any], is_main: bool) -> list[Judged]:
     """Judge the constants of f′."""
-    free = last["free"]
-    line = last["kramers_kronig"]
     pulls = (0.7, 1.3) if is_main and n_sets >= SETS_FOR_PULLS else None
+    line = 0.3 if is_main else None
+    free = 0.6 if is_main else None
     return [
+        at_most("constant of f′, line known", [short["fp_constant_line"]], line, ".2f", " e"),
+        within("  pulls", [short["fp_constant_line_pull"]], pulls),
         at_most(
-            "constant of f′, line known",
-            line["mean_rms"][:1],
-            0.3 if is_main else None,
-            ".2f",
-            " e",
+            "constant of f′, free, mean of sites", [short["fp_constant_free"]], free, ".2f", " e"
         ),
-        within("  pulls", line["mean_pulls_sandwich"][:1], pulls),
-        at_most(
-            "constant of f′, free, mean of sites",
-            free["mean_of_sites_rms"][:1],
-            0.6 if is_main else None,
-            ".2f",
-            " e",
-        ),
-        within("pulls of the shape, Fisher", free["shape_pulls"], None),
-        within("  sandwich", free["shape_pulls_sandwich"], None),
+        within("pulls of the shape, Fisher", short["shape_pulls"], None),
+        within("  sandwich", short["shape_pulls_sandwich"], None),
     ]
 
 
-def _kramers_kronig(row: Row, last: dict, rows: dict[str, Any], is_main: bool) -> list[Judged]:
+def _kramers_kronig(row: Row, short: dict[str, Any], is_main: bool) -> list[Judged]:
     """Judge the curves that obey the dispersion relation."""
-    line = last["kramers_kronig"]
-    pulls = within("  pulls, sandwich", line["pulls_sandwich"], (0.8, 1.25) if is_main else None)
+    limits = (0.8, 1.25) if is_main else None
+    pulls = within("  pulls, sandwich", short["kramers_kronig_pulls"], limits)
     what = "Kramers-Kronig"
-    right = rows.get(row.against or "")
-    if not is_main or right is None:
-        return [at_most(what, line["rms"], None, ".2f", " e"), pulls]
-    ratios = np.divide(line["rms"], right["cycles"][-1]["kramers_kronig"]["rms"])
-    return [at_most(f"{what} over that of {row.against}", ratios.tolist(), 1.5), pulls]
+    if not is_main or "kramers_kronig_over" not in short:
+        return [at_most(what, short["kramers_kronig"], None, ".2f", " e"), pulls]
+    ratios = short["kramers_kronig_over"]
+    return [at_most(f"{what} over that of {row.against}", ratios, 1.5), pulls]
 
 
 def _edge(figures: dict[str, Any], is_main: bool) -> list[Judged]:
@@ -366,14 +411,13 @@ def _edge(figures: dict[str, Any], is_main: bool) -> list[Judged]:
     ]
 
 
-def _costs(row: Row, last: dict) -> list[Judged]:
+def _costs(row: Row, short: dict[str, Any]) -> list[Judged]:
     """Judge what a cycle costs."""
-    costs = last["costs"]
     return [
-        at_most("joint evaluation a lattice", [costs["seconds_evaluation"]], 0.01, ".4f", " s"),
-        at_most("a lattice and cycle", [costs["seconds"]], 0.5, ".3f", " s"),
+        at_most("joint evaluation a lattice", [short["seconds_evaluation"]], 0.01, ".4f", " s"),
+        at_most("a lattice and cycle", [short["seconds"]], 0.5, ".3f", " s"),
         at_most("cycles", [row.n_cycles], 3, "d"),
-        at_most("largest reduction", [costs["bytes_reduced"] / 1e6], 50, ".1f", " MB"),
+        at_most("largest reduction", [short["megabytes_reduced"]], 50, ".1f", " MB"),
     ]
 
 

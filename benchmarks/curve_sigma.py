@@ -6,13 +6,13 @@ are root mean squares of (curve − truth)/σ, which should be 1.
 """
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+import recorded
 from spreadflow.analysis.curves import dispersion, expand
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
@@ -137,17 +137,17 @@ def main() -> None:
     }
     columns = ("r.m.s./e", "before", "edge", "now", "edge")
     print(f"{'spots':<8}{'lattices':<10}{'fit':<16}{'σ':<10}", *(f"{c:>8}" for c in columns))
-    rows = []
+    rows: dict[str, dict] = {}
     for (spots, brightness), n, (fit, p) in product(
         BRIGHTNESS.items(), args.lattices, fits.items()
     ):
         figures = measured(p, brightness, n, max(4, args.total // n))
-        rows.append({"spots": spots, "lattices": n, "fit": fit, **figures._asdict()})
+        rows.setdefault(f"{spots}, {n}", {})[fit] = figures._asdict()
         numbers = (figures.rms_e, *figures.pulls)
         cells = (f"{number:>8.2f}" for number in numbers)
         print(f"{spots:<8}{n:<10}{fit:<16}{figures.kind:<10}", *cells, flush=True)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+        recorded.save(args.json, "curve_sigma", rows)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import recorded
 from spreadflow import config
 from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
 from spreadflow.errors import Outcome
@@ -133,7 +134,8 @@ def compare(before: Path, manifest: Path, n_rounds: int) -> dict[str, dict[str, 
             words = [sys.executable, script, "--manifest", manifest, "--json", figures]
             environment = os.environ | {"PYTHONPATH": str(source.resolve())}
             subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
-            rounds[name].append(json.loads(figures.read_text())["seconds"])
+            tree = json.loads(figures.read_text())
+            rounds[name].append(tree.get("figures", tree)["seconds"])
     return {
         name: {step: statistics.median(row[step] for row in rows) for step in rows[0]}
         for name, rows in rounds.items()
@@ -164,7 +166,7 @@ def main() -> None:
             medians = compare(args.before, manifest, args.rounds)
             report_both(medians, args.rounds)
             if args.json:
-                args.json.write_text(json.dumps(medians, indent=2))
+                recorded.save(args.json, "index_before", medians)
             return
         source = Source(manifest)
         index(demo.index, source, Stopwatch())
@@ -180,7 +182,7 @@ def main() -> None:
     }
     report(figures)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
+        recorded.save(args.json, "index", figures)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 import resource
-import subprocess
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -73,13 +72,6 @@ NO_POINT_SPREAD = ("fiber", 0.0)
 def user_cpu() -> float:
     """Return the user-CPU seconds of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
-
-
-def commit() -> str:
-    """Return the short hash of the checked-out revision, with + where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    here = Path(__file__).parent
-    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 class Data(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import recorded
 import stage1
 from lattices import D_MAX_ANNULUS, D_MAX_WIDEST, FREE, Data
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
@@ -168,7 +169,7 @@ def main() -> None:
         out["alone"] = alone(args.alone)
     print(json.dumps(out, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(out, indent=2))
+        recorded.save(args.json, "learning", out)
 
 
 if __name__ == "__main__":

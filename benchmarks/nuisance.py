@@ -11,7 +11,6 @@ blanks, where the truth of each is 0.
 import bed_chain  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recorded import save
 from spreadflow import build, config
 from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
@@ -302,7 +302,7 @@ def main() -> None:
     figures = measure(args.blanks, args.nuisances)
     report(figures)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
+        save(args.json, "nuisance", figures)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ the system either way.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -18,6 +17,7 @@ from spreadflow.trial.commands import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
+import recorded
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.parallel import World
@@ -93,7 +93,7 @@ def main() -> None:
         f"{figures['ratio_again']:.0f} times once checked"
     )
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        recorded.save(arguments.json, "pack", figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ else the machine does falls on all of them alike, and the fastest pass counts.
 import index as whole  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import recorded
 from spreadflow import config
 from spreadflow.errors import Outcome
 from spreadflow.io.images import Source
@@ -124,7 +124,7 @@ def main() -> None:
     report(rows, len(shots))
     if args.json:
         figures = {"n_shots": len(shots), "panels": rows}
-        args.json.write_text(json.dumps(figures, indent=2))
+        recorded.save(args.json, "panels", figures)
 
 
 if __name__ == "__main__":

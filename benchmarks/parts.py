@@ -7,7 +7,6 @@ the light of their pulses. Prints processor time, and how far the memory of the 
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import resource
@@ -23,6 +22,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import numpy as np
 
+import recorded
 from spreadflow.config import CellsConfig, IndexSection
 from spreadflow.io import schema, shoebox_blocks, store
 from spreadflow.models import Detector
@@ -186,7 +186,7 @@ def main() -> None:
         words = f"{cost['seconds']:.2f} s, memory grew by {cost['grown_mb']:.0f} MB"
         print(f"{word:8s} {words}{verdict}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        recorded.save(args.json, "parts", figures)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ config/config.yaml, as the demo's are.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import numpy as np
 
+import recorded
 from spreadflow import config
 from spreadflow.analysis.still import choosing, integration, prediction
 from spreadflow.analysis.still.choosing import Rule, ShellMeans
@@ -272,7 +272,7 @@ def main() -> None:
         figures[name] = of_product(world, arguments.product)
         _print(name, figures[name])
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        recorded.save(arguments.json, "predict", figures)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import jax
 import numpy as np
 
 import jacobian
+import recorded
 from spreadflow import config
 from spreadflow.models import Parameters, Pixels
 from spreadflow.parallel import World
@@ -297,10 +298,27 @@ def measured(name: str, way: Callable) -> Peer:
     return Peer(name, (user_cpu() - start) * image.shape[1] / N_ROWS, image)
 
 
+def compared(peers: list[Peer], steps: int) -> dict[str, dict[str, float]]:
+    """What each takes, over the last, and how far its rows are from those of the first."""
+    truth = peers[0].image
+    seen = truth > 1e-6 * truth.max()
+    out = {}
+    for name, seconds, image in peers:
+        difference = np.abs(image - truth)
+        out[name] = {
+            "seconds": seconds,
+            "steps_per_s": steps / seconds,
+            "over_sparse": seconds / peers[-1].seconds,
+            "apart_of_brightest": float(difference.max() / truth.max()),
+            "apart_of_pixel": float((difference[seen] / truth[seen]).max()),
+        }
+    return out
+
+
 # ---------------------------------------------------------------- report
 
 
-def report(peers: list[Peer], sparse: np.ndarray, steps: int, stages: dict, figures: dict) -> None:
+def report(steps: int, stages: dict, figures: dict) -> None:
     print(
         f"Bragg photons of a 1920² still, {steps:.3g} pixels × channels × domains; user-CPU "
         "seconds, one thread"
@@ -310,16 +328,11 @@ def report(peers: list[Peer], sparse: np.ndarray, steps: int, stages: dict, figu
         "first, over its maximum;"
     )
     print(" " * 49 + "over its own value where that exceeds 1e-6 of the maximum")
-    mine = Peer("sparse", figures["bragg_seconds_1920"], sparse)
-    truth = peers[0].image
-    seen = truth > 1e-6 * truth.max()
-    for name, seconds, image in (*peers, mine):
-        difference = np.abs(image - truth)
-        most = difference.max() / truth.max()
-        relative = (difference[seen] / truth[seen]).max()
+    for name, bragg in figures["bragg"].items():
         print(
-            f"  {name:16}{seconds:9.3f}{steps / seconds:10.2e}{seconds / mine.seconds:9.1f}   "
-            f"{most:.1e} {relative:.1e}"
+            f"  {name:16}{bragg['seconds']:9.3f}{bragg['steps_per_s']:10.2e}"
+            f"{bragg['over_sparse']:9.1f}   {bragg['apart_of_brightest']:.1e} "
+            f"{bragg['apart_of_pixel']:.1e}"
         )
     print(f"  all but sparse: {N_ROWS} of 1920 rows, scaled")
     print(
@@ -371,10 +384,13 @@ def main() -> None:
     derivatives = {name: jacobian.measure(name) for name in ("domains", "continuous")}
     figures["jacobian_seconds"] = max(m["float64"] for m in derivatives.values())
     figures["jacobian_seconds_float32"] = max(m["float32"] for m in derivatives.values())
-    report(peers, sparse, steps, stages, figures)
+    figures |= {"stages": stages, "fine": fine, "derivatives": derivatives}
+    mine = Peer("sparse", figures["bragg_seconds_1920"], sparse)
+    figures["bragg"] = compared([*peers, mine], steps)
+    report(steps, stages, figures)
     print(f"\n{jacobian.table(derivatives)}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2))
+        recorded.save(args.json, "simulate", figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ adds rows to those that a file has, each with its commit.
 import lattices  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 from collections import deque
@@ -29,6 +28,7 @@ import numpy as np
 
 import curve_cycles
 import curve_scores
+import recorded
 from curve_cycles import Place
 from curve_lattices import Built, LatticeKind, teach, work
 from curve_sets import ELEMENTS, Set, parametrisation, table
@@ -253,7 +253,7 @@ def figures_of(name: str, sets: list[Reduced]) -> dict:
     """Return the figures of a row."""
     out = table([one.of_lattices for one in sets], SIZES.get(name, ()))
     costs = {key: float(np.median([one.costs[key] for one in sets])) for key in sets[0].costs}
-    return out | costs | {"commit": lattices.commit()}
+    return out | costs | {"commit": recorded.commit()}
 
 
 def measure_unknown(row: curve_cycles.Row, place: Place) -> Iterator[dict[str, Any]]:
@@ -269,7 +269,7 @@ def measure_unknown(row: curve_cycles.Row, place: Place) -> Iterator[dict[str, A
         sets.append(scored)
         last.append(free)
         figures = curve_scores.figures_of_row(row, fits, sets, last)
-        yield figures | {"commit": lattices.commit()}
+        yield figures | {"commit": recorded.commit()}
 
 
 def needs_domains(row: curve_cycles.Row) -> bool:
@@ -353,16 +353,22 @@ def main() -> None:
     help_of_folder = "where lattices and shared domains are kept from run to run"
     parser.add_argument("--folder", type=Path, help=help_of_folder)
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
+    help_of_score = "add the rows of this file to those of --json, and measure nothing"
+    parser.add_argument("--score", type=Path, metavar="FILE", help=help_of_score)
     args = parser.parse_args()
     known, unknown = chosen_rows(args)
-    rows = {}
-    if args.json and args.json.exists():
-        rows = json.loads(args.json.read_text())["rows"]
+    rows = recorded.rows(args.json) | recorded.rows(args.score)
 
     def keep() -> None:
+        for name in filter(rows.get, UNKNOWN):
+            rows[name]["short"] = curve_scores.in_short(UNKNOWN[name], rows[name], rows)
         if args.json:
-            args.json.write_text(json.dumps({"rows": rows}, indent=1))
+            recorded.save(args.json, "spread", rows)
 
+    if args.score:
+        keep()
+        show(rows)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -379,6 +385,11 @@ def main() -> None:
                     shape = curve_scores.spoken(rows[name]["cycles"][-1]["free"]["shape_rms"])
                     print(f"{name}: {rows[name]['n_sets']} sets, shape {shape} e", flush=True)
                 curve_scores.report(name, row, rows[name], rows)
+    show(rows)
+
+
+def show(rows: dict[str, dict]) -> None:
+    """Print all rows that there are."""
     print("\n--- all rows")
     report(rows)
     for name in filter(rows.get, UNKNOWN):

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import recorded
 from curve_lattices import teach
 from kept_lattices import MERGED_COLUMNS, Made, Simulation, make
-from lattices import commit, user_cpu
+from lattices import user_cpu
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
@@ -383,7 +384,7 @@ def measure(row: Row, folder: Path, n_processes: int) -> dict[str, Any]:
             model, Merged(sign * model.unique.hkl, best.intensity, best.sigma)
         )
     figures: dict[str, Any] = {
-        "commit": commit(),
+        "commit": recorded.commit(),
         "n_lattices": row.n,
         "multiplicity": float(best.n.sum() / has_merge.sum()),
         "merge": of_merge[refine_b]._asdict() | {"refine_b": refine_b},
@@ -431,13 +432,24 @@ def memory(folder: Path, n_processes: int) -> dict[str, Any]:
     stage2.refine(problem, replicated, about, None)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "commit": commit(),
+        "commit": recorded.commit(),
         "n_lattices": n_times * n_lattices,
         "n_reflections": n,
         "peak_gb": after / 2**20,
         "peak_before_gb": before / 2**20,
         "seconds_solve": (user_cpu() - start_time) / (n_times * n_lattices),
     }
+
+
+def over_yardstick(row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> list[float]:
+    """Return R of each cycle over that of the merge, or of stage 2 started from the merge where the
+    row starts from a model. reference: all rows.
+    """
+    yardstick = figures["merge"]["r_f"]
+    if row.start != "merged":
+        merged_start = reference.get(str(row.n))
+        yardstick = merged_start["cycles"][-1]["r_f"] if merged_start else np.nan
+    return [float(cycle["r_f"] / yardstick) for cycle in figures["cycles"]]
 
 
 def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, dict]) -> None:
@@ -451,11 +463,8 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
         f"  merge        R {merge['r_f']:.4f}, CC ano {merge['cc_ano']:.3f} of {merge['n_pairs']}, "
         f"pulls {spoken(merge['pull_sd'])}"
     )
-    yardstick = merge["r_f"]
-    if row.start != "merged":
-        own = next((key for key in reference if key == str(row.n)), None)
-        yardstick = reference[own]["cycles"][-1]["r_f"] if own else np.nan
-    for number, cycle in enumerate(figures["cycles"], 1):
+    ratios = over_yardstick(row, figures, reference)
+    for number, (cycle, ratio) in enumerate(zip(figures["cycles"], ratios, strict=True), 1):
         worse = [
             shell
             for shell, (ours, theirs) in enumerate(
@@ -464,7 +473,7 @@ def report(name: str, row: Row, figures: dict[str, Any], reference: dict[str, di
             if ours > theirs
         ]
         print(
-            f"  cycle {number}      R {cycle['r_f']:.4f}, x {cycle['r_f'] / yardstick:.2f} (bar "
+            f"  cycle {number}      R {cycle['r_f']:.4f}, x {ratio:.2f} (bar "
             f"{row.bar_r:g}), CC ano {cycle['cc_ano']:.3f}, pulls {spoken(cycle['pull_sd'])}; "
             f"shells worse: {worse or 'none'}; s a lattice: fit and Gram "
             f"{cycle['seconds_fit']:.3f}, solve {cycle['seconds_solve']:.4f}; "
@@ -499,9 +508,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
     names = list(ROWS) if args.full else args.rows or list(CLOSING)
-    rows = {}
-    if args.json and args.json.exists():
-        rows = json.loads(args.json.read_text())
+    rows = recorded.rows(args.json)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -510,9 +517,11 @@ def main() -> None:
             return
         for name in names:
             rows[name] = measure(ROWS[name], folder, args.processes)
+            for other in filter(rows.get, ROWS):
+                rows[other]["r_over"] = over_yardstick(ROWS[other], rows[other], rows)
             report(name, ROWS[name], rows[name], rows)
             if args.json:
-                args.json.write_text(json.dumps(rows, indent=1))
+                recorded.save(args.json, "stage2", rows)
     print("\n--- all rows")
     for name in filter(rows.get, ROWS):
         report(name, ROWS[name], rows[name], rows)

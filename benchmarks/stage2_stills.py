@@ -12,8 +12,6 @@ intensities that stage 2 starts from, and in the model.
 import bed_chain  # first: it sets threads before NumPy and XLA start  # isort: skip
 
 import argparse
-import json
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ import gemmi
 import numpy as np
 
 import bed_truth
+import recorded
 from bed_chain import Trial
 from bed_truth import Merged, Truth
 from spreadflow import config
@@ -179,20 +178,13 @@ def measure(trial: Trial, truth: Truth) -> dict[str, Any]:
     is_both = is_merged & np.all([np.isfinite(of_cycle.sigma) for of_cycle in found], axis=0)
     table = store.read(product, "stage2", ["cycles/"])
     return {
-        "commit": commit(),
+        "commit": recorded.commit(),
         "n_merged": int(is_merged.sum()),
         "n": int(is_both.sum()),
         "merge": scored(merge, truth, is_both),
         "cycles": [scored(of_cycle, truth, is_both) for of_cycle in found],
         "of_stage2": {name: column.tolist() for name, column in table.items()},
     }
-
-
-def commit() -> str:
-    """Return the short hash of the checked-out revision, with + where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+"]
-    here = Path(__file__).parent
-    return subprocess.run(command, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 def report(name: str, figures: dict[str, Any]) -> None:
@@ -241,7 +233,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=["default"], metavar="ROW")
     parser.add_argument("--json", type=Path, help="rows are added to those that it has")
     args = parser.parse_args()
-    rows = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    rows = recorded.rows(args.json)
     shared = bed_chain.nanobragg(args.stills, args.results)
     finished(shared, SHARED)
     truth = bed_truth.of_nanobragg(args.stills, shared.manifest)
@@ -252,7 +244,7 @@ def main() -> None:
         rows[name] = measure(trial, truth)
         report(name, rows[name])
         if args.json:
-            args.json.write_text(json.dumps(rows, indent=1))
+            recorded.save(args.json, "stage2_stills", rows)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Writes docs/config.md, docs/files.md, docs/images.md, the table of stages in README.md and the
-index of decisions from their sources; with --check, fails where the committed files differ.
+"""Writes docs/config.md, docs/files.md, docs/images.md, the table of stages in README.md, the index
+of decisions and the tables of measured figures (tables.py) from their sources; with --check, fails
+where the committed files differ.
 
 python docs/generate.py [--check]
 """
@@ -28,8 +29,9 @@ from spreadflow.trial.stages import Stage
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
 
-sys.path.append(str(DOCS.parent / "tests"))
+sys.path += [str(DOCS), str(DOCS.parent / "tests")]
 import mutated_files
+import tables
 import tested_formats
 
 DECISIONS = DOCS / "decisions"
@@ -627,6 +629,7 @@ def main(arguments: list[str]) -> int:
         DOCS / "images.md": images_page(),
         README: with_part(README, stages_table()),
         DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
+        **tables.pages(),
     }
     if "--check" not in arguments:
         for path, text in pages.items():

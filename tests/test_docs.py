@@ -1,6 +1,7 @@
 """The generated documents are those of the code, and leave nothing unexplained."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -29,14 +30,24 @@ def test_committed_documents_are_current():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def generate():
-    """docs/generate.py as a module."""
-    path = REPOSITORY / "docs" / "generate.py"
-    spec = importlib.util.spec_from_file_location("generate", path)
+def module_at(path: Path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generate():
+    """docs/generate.py as a module."""
+    return module_at(REPOSITORY / "docs" / "generate.py")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """docs/tables.py as a module."""
+    return module_at(REPOSITORY / "docs" / "tables.py")
 
 
 def test_the_table_of_the_readme_has_every_stage_and_the_report(generate):
@@ -168,3 +179,142 @@ def test_the_keys_that_stand_for_those_of_diffbragg_exist():
             field = by_name[key]
             n_keys += 1
     assert n_keys > 25
+
+
+# ---------------------------------------------------------------- measured figures
+
+
+def test_the_pages_show_what_is_in_measured(tables):
+    for page, text in tables.pages().items():
+        assert page.read_text() == text, page
+
+
+def test_every_measured_figure_has_a_commit_or_waits_for_its_benchmark(tables):
+    n_figures = 0
+    for path in tables.PAGES:
+        cells = [cell for table in tables.read(path) for row in table["rows"] for cell in row]
+        for one in tables.measurements(cells):
+            assert "**" not in one["format"], one
+            if "commit" in one:
+                assert re.fullmatch(r"[0-9a-f]{7,12}", one["commit"]), one
+                n_figures += 1
+            else:
+                assert one["values"] == [] and one["source"]["keys"], one
+    assert n_figures > 500
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "limits", "text"),
+    [
+        ([1.4, 1.4], "{:.2f}/{:.2f} e", [["<=", 1.4]], "1.40/1.40 e"),
+        ([1.0, 1.404], "{:.2f}/{:.2f}", [["<=", 1.4]], "**1.00/1.40**"),
+        ([0.69], "{:.2f}", [[">=", 0.7], ["<=", 1.3]], "**0.69**"),
+        ([3.0], "{:.0f} min", [["<", 3]], "**3 min**"),
+        (
+            [-0.2, 7e-7, 1.2e5, 10900],
+            "{:.1f}, {:.0e}, {:.1e}, {:,.0f}",
+            [],
+            "−0.2, 7e-7, 1.2e5, 10 900",
+        ),
+        ([0.0103, 0.0067], "{:.2p} / {:.2%}", [], "1.03 / 0.67 %"),
+        ([], "equal", [["<=", 1]], "equal"),
+    ],
+)
+def test_limits_decide_what_is_bold(tables, values, form, limits, text):
+    measured = {"values": values, "format": form, "limits": limits, "commit": "abc1234"}
+    assert tables.shown(measured) == text
+
+
+def measurement(row: str | None, *keys: str, **more) -> dict:
+    """A measurement of a benchmark, `speed`, that waits unless `more` has its values."""
+    source = {"benchmark": "speed"} | ({"row": row} if row else {}) | {"keys": list(keys)}
+    return {"values": [], "format": "{:.1f} s", "limits": [["<=", 5]], "source": source} | more
+
+
+def small_page(tables, monkeypatch, folder: Path) -> Path:
+    """A page of one table whose second column waits, in place of the real ones."""
+    first = measurement("few", "seconds/0", values=[4.0], commit="abc1234")
+    table = {
+        "name": "speed",
+        "columns": ["what", "few", "many", "commit"],
+        "rows": [
+            ["start", first, measurement("many", "seconds/0")],
+            [
+                "range",
+                "",
+                measurement("many", "seconds/min", "seconds/max", format="{:.0f}-{:.0f}"),
+            ],
+        ],
+    }
+    path = folder / "page.json"
+    path.write_text(tables.written([table]))
+    page = folder / "page.md"
+    marks = tables.BEGIN.format(name="speed", file="") + tables.END
+    page.write_text(f"Of <!-- commits of speed -->?<!-- end -->:\n\n{marks}\nbelow\n")
+    monkeypatch.setattr(tables, "PAGES", {path: page})
+    return page
+
+
+def recorded_at(path: Path, figures: dict, benchmark: str = "speed") -> Path:
+    """A file of a benchmark."""
+    tree = {"benchmark": benchmark, "commit": "1234567", "figures": figures}
+    path.write_text(json.dumps(tree))
+    return path
+
+
+def test_figures_are_taken_with_their_commits(tables, monkeypatch, tmp_path):
+    page = small_page(tables, monkeypatch, tmp_path)
+    assert list(tables.take_files([])) == []
+    assert "| what | few | commit |" in page.read_text()
+    assert "| start | 4.0 s | abc1234 |" in page.read_text()
+    assert "range" not in page.read_text()
+    assert "Of <!-- commits of speed -->abc1234<!-- end -->" in page.read_text()
+
+    rows = {"many": {"seconds": [6.02, 3.0], "commit": "fedcba9"}, "other": {}}
+    lines = list(tables.take_files([recorded_at(tmp_path / "new.json", rows)]))
+    assert lines == [
+        "page.md: speed, start, many: nothing → **6.0 s** (fedcba9)",
+        "page.md: speed, range, many: nothing → **3-6** (fedcba9)",
+    ]
+    assert "| start | 4.0 s | **6.0 s** | abc1234, fedcba9 |" in page.read_text()
+    assert "| range | | **3-6** | fedcba9 |" in page.read_text()
+    assert "fedcba9, except for few (abc1234)" in page.read_text()
+    assert page.read_text().endswith("\nbelow\n")
+
+    again = recorded_at(tmp_path / "new.json", {"few": {"seconds": [4.04]}})
+    assert list(tables.take_files([again])) == [
+        "page.md: speed, start, few: 4.0 s (abc1234) → 4.0 s (1234567)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "benchmark", "message"),
+    [
+        ({"few": {"seconds": []}}, "speed", r"'seconds/0' of row 'few' .* has no '0' there"),
+        ({"few": {"seconds": [None]}}, "speed", "'seconds/0' is None, and has to be a number"),
+        ({}, "accuracy", "no table shows figures of 'accuracy'"),
+    ],
+)
+def test_figures_that_are_missing_are_an_error(
+    tables, monkeypatch, tmp_path, figures, benchmark, message
+):
+    page = small_page(tables, monkeypatch, tmp_path)
+    before = page.read_text()
+    new = recorded_at(tmp_path / "new.json", figures, benchmark)
+    with pytest.raises(tables.TableError, match=message):
+        list(tables.take_files([new]))
+    assert page.read_text() == before
+
+    new.write_text(json.dumps({"rows": figures}))
+    with pytest.raises(tables.TableError, match="expected benchmark, commit and figures"):
+        list(tables.take_files([new]))
+
+
+def test_benchmarks_write_what_is_taken(tables, monkeypatch, tmp_path):
+    recorded = module_at(REPOSITORY / "benchmarks" / "recorded.py")
+    monkeypatch.setattr(recorded, "commit", lambda: "1234567+")
+    path = tmp_path / "new.json"
+    recorded.save(path, "speed", {"few": {"seconds": [1.0]}})
+    assert tables.recorded(path)[1:] == ("speed", "1234567+", {"few": {"seconds": [1.0]}})
+    assert recorded.rows(path) == {"few": {"seconds": [1.0]}}
+    assert recorded.rows(tmp_path / "absent.json") == {}

@@ -218,6 +218,7 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
     with h5py.File(tmp_path / "domains.h5", "w") as f:
         f["rotations"] = rotation.from_vector(np.array(truth["mosaic_rotation_vectors_rad_lab"]))
     tree = {
+        "runs": {"nanobragg_c2": {"simulate": {}}},
         "structure_factors": {
             "model": str(shared_data / "nanobragg_c2" / "model.pdb"),
             "k_sol": 0.0,
@@ -263,7 +264,8 @@ def test_domains_learned_from_another_simulators_pixels_explain_them(trial, shar
     model = str(shared_data / "nanobragg_c2" / "model.pdb")
     structure_factors = {"model": model, "k_sol": 0.0, "sites": SITES}
     how = {"structure_factors": structure_factors, "oversample": 1, "mosaicity": "learned"}
-    tree = {"mosaic": {"max_lattices": 8}, "stage1": how}
+    runs = {"nanobragg_c2": {"simulate": {}}}
+    tree = {"runs": runs, "mosaic": {"max_lattices": 8}, "stage1": how}
     out = {stage: tmp_path / f"{stage}.h5" for stage in ("mosaic", "stage1")}
     configs = {stage: for_stage(section(parse(tree), stage), stage) for stage in out}
     shoeboxes = trial / "annulus.h5"
