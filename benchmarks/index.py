@@ -3,7 +3,8 @@ reflections, by step.
 
 The shots are stills as in config/demo.yaml (its detector, wrong β and header error), simulated into
 a temporary folder, or those of `--manifest`. One thread; the first pass over the shots compiles,
-the second is measured.
+the second is measured. `--before SRC` measures another checkout too, by its own script beside its
+`src`, in turns with this one, so that what else the machine does falls on both alike.
 """
 
 import os
@@ -13,10 +14,15 @@ from spreadflow.trial.commands import THREAD_CAPS
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 
 import argparse
+import json
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,7 +32,7 @@ import recorded
 from spreadflow import config
 from spreadflow.analysis.still import indexing, integration, prediction, refinement, spots
 from spreadflow.errors import Outcome
-from spreadflow.io.images import Source
+from spreadflow.io.images import KeptArrays, Source
 from spreadflow.parallel import World
 from spreadflow.recipes import shot
 from spreadflow.stages import simulate
@@ -89,7 +95,7 @@ def index(section: config.IndexSection, source: Source, watch: Stopwatch) -> np.
             stack.enter_context(
                 patch.object(module, function, watch.timed(name, getattr(module, function)))
             )
-        read = watch.timed("read", source.read)
+        read = watch.timed("read", partial(source.read, kept=KeptArrays()))
         work = shot.index
 
         def one(i: int) -> Outcome:
@@ -117,17 +123,52 @@ def report(figures: dict) -> None:
         print(f"  {name:45} {PEERS[name]:6.3f} s   ratio {ratio:.2f}")
 
 
+def compare(before: Path, manifest: Path, n_rounds: int) -> dict[str, dict[str, float]]:
+    """Medians by step of another checkout, whose `src` is named, and of this one."""
+    sources = {"before": before, "now": Path(__file__).parents[1] / "src"}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        for name, source in [*sources.items()] * n_rounds:
+            script = source.resolve().parent / "benchmarks" / "index.py"
+            words = [sys.executable, script, "--manifest", manifest, "--json", figures]
+            environment = os.environ | {"PYTHONPATH": str(source.resolve())}
+            subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+            tree = json.loads(figures.read_text())
+            rounds[name].append(tree.get("figures", tree)["seconds"])
+    return {
+        name: {step: statistics.median(row[step] for row in rows) for step in rows[0]}
+        for name, rows in rounds.items()
+    }
+
+
+def report_both(medians: dict[str, dict[str, float]], n_rounds: int) -> None:
+    print(f"user-CPU milliseconds per shot, one thread, warm; medians of {n_rounds} in turns")
+    for step, now in medians["now"].items():
+        before = medians["before"].get(step, float("nan"))
+        print(f"  {step:10} {1e3 * before:8.1f} -> {1e3 * now:8.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shots", type=int, default=24, help="to simulate")
     parser.add_argument("--manifest", type=Path, help="of images that are there already")
+    parser.add_argument("--before", type=Path, help="src of another checkout: measure it too")
+    parser.add_argument("--rounds", type=int, default=3, help="of both, with --before")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     demo = config.load(CONFIG / "config.yaml", CONFIG / "demo.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        source = Source(args.manifest or simulated(demo, args.shots, Path(folder)))
+        manifest = args.manifest or simulated(demo, args.shots, Path(folder))
+        if args.before:
+            medians = compare(args.before, manifest, args.rounds)
+            report_both(medians, args.rounds)
+            if args.json:
+                recorded.save(args.json, "index_before", medians)
+            return
+        source = Source(manifest)
         index(demo.index, source, Stopwatch())
         watch = Stopwatch()
         ends = index(demo.index, source, watch)

@@ -155,7 +155,11 @@ class Pixels(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """What a real experiment records of one pulse."""
+    """What a real experiment records of one pulse.
+
+    Whoever read it into arrays that are used again (`io.images.KeptArrays`) has it until the next
+    one is read into them: what outlives it holds copies.
+    """
 
     shot_id: int
     image: np.ndarray

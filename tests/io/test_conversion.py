@@ -11,7 +11,8 @@ from spreadflow.cli.main import main
 from spreadflow.errors import FileError
 from spreadflow.io import images
 from spreadflow.io.images import common_mode
-from spreadflow.io.images.conversion import Conversion, read_maps
+from spreadflow.io.images.conversion import Conversion, PixelMaps, is_constant, read_maps
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.models import Detector
 
 TWO = Detector(
@@ -42,7 +43,7 @@ def test_photons_are_what_was_recorded(tmp_path):
     conversion = Conversion(100.0, 9.0, read_maps(path, TWO))
     adu = photons * 9.0 * gain + pedestal + 100.0
     every = np.ones(SHAPE, bool)
-    np.testing.assert_allclose(conversion.photons(adu, every), photons, atol=1e-4)
+    np.testing.assert_allclose(conversion.photons(adu, every).image, photons, atol=1e-4)
     np.testing.assert_allclose(conversion.adu(1.0), 9.0 * gain + pedestal + 100.0, rtol=1e-6)
     fewest = ((1e4 - pedestal - 100.0) / (9.0 * gain)).min()
     assert conversion.fewest_photons(1e4) == pytest.approx(fewest)
@@ -56,7 +57,7 @@ def test_pixels_whose_maps_make_no_sense_are_not_used(tmp_path):
     pedestal[1, 3, 5] = np.inf
     maps = read_maps(write_maps(tmp_path / "maps.h5", gain=gain, pedestal=pedestal), TWO)
     assert np.argwhere(~maps.good).tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 2], [1, 3, 5]]
-    photons = Conversion(0.0, 1.0, maps).photons(np.full(SHAPE, 7.0), maps.good)
+    photons = Conversion(0.0, 1.0, maps).photons(np.full(SHAPE, 7.0), maps.good).image
     assert np.isfinite(photons).all()
     assert Conversion(0.0, 1.0, maps).fewest_photons(np.inf) == np.inf
 
@@ -87,6 +88,68 @@ def test_a_link_to_a_map_that_is_gone_is_an_error(tmp_path):
     path = write_maps(tmp_path / "maps.h5", gain=h5py.ExternalLink("gone.h5", "/gain"))
     with pytest.raises(FileError, match=r"maps\.h5: expected an HDF5 file with datasets"):
         read_maps(path, TWO)
+
+
+# ---------------------------------------------------------------- one pass over the pixels
+
+
+def by_arrays(conversion, adu, usable, low, high):
+    """Photons and valid pixels of an image by operations on whole arrays."""
+    is_number = np.isfinite(adu) if adu.dtype.kind == "f" else True
+    good = usable & is_number & (adu >= low)
+    image = adu.astype(np.float32)
+    image -= np.float32(conversion.offset_adu)
+    if conversion.maps is not None:
+        image -= conversion.maps.pedestal_adu
+    image /= np.float32(conversion.adu_per_photon)
+    if conversion.maps is not None:
+        image /= conversion.maps.gain
+    if adu.dtype.kind == "f":
+        image[~np.isfinite(adu)] = 0
+    return image, good & (adu <= high), np.count_nonzero(good)
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+@pytest.mark.parametrize("dtype", ["i2", "u2", "i4", ">i4", "u8", "f4", ">f4", "f8"])
+def test_one_pass_does_what_arrays_do(dtype, is_mapped):
+    """To the last bit: in each type, with limits that lie on numbers of it, or between them."""
+    rng = np.random.default_rng(1)
+    shape = (3, 7, 11)
+    adu = rng.integers(0, 900, shape)
+    adu = (adu / 7 if np.dtype(dtype).kind == "f" else adu).astype(dtype)
+    if adu.dtype.kind == "f":
+        adu[0, 0, :3] = (np.nan, np.inf, -np.inf)
+    maps = PixelMaps(
+        rng.normal(0, 5, shape).astype(np.float32),
+        rng.uniform(0.5, 2, shape).astype(np.float32),
+        np.ones(shape, bool),
+    )
+    conversion = Conversion(10.3, 3.7, maps if is_mapped else None)
+    usable = rng.random(shape) > 0.1
+    exact = float(adu[1, 2, 3])
+    limits = [(-np.inf, np.inf), (exact, 600.0), (20.1, exact), (0.0, conversion.adu(25.0))]
+    kept = KeptArrays()
+    for low, high in limits:
+        image, valid, n_good = by_arrays(conversion, adu, usable, low, high)
+        for arrays in (None, kept):
+            photons = conversion.photons(adu, usable, (low, high), arrays)
+            np.testing.assert_array_equal(photons.image, image)
+            np.testing.assert_array_equal(photons.valid, valid)
+            assert (photons.n_good, photons.n_valid) == (n_good, np.count_nonzero(valid))
+    turned = conversion.photons(np.asfortranarray(adu), np.asfortranarray(usable))
+    np.testing.assert_array_equal(turned.image, conversion.photons(adu, usable).image)
+
+
+def test_an_image_is_constant_where_its_valid_pixels_are():
+    adu = np.full(SHAPE, 7.0, np.float32)
+    valid = np.ones(SHAPE, bool)
+    assert is_constant(adu, valid)
+    adu[1, 3, 5] = np.nan
+    assert not is_constant(adu, valid)
+    valid[1, 3, 5] = False
+    assert is_constant(adu, valid)
+    adu[0, 0, 0] = 8.0
+    assert not is_constant(adu.astype(">f8"), valid)
 
 
 # ---------------------------------------------------------------- common mode

@@ -11,7 +11,7 @@ import pytest
 
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import images, spectra
-from spreadflow.io.images import ImageFile, formats, manifest, source
+from spreadflow.io.images import ImageFile, KeptArrays, formats, manifest, source
 from spreadflow.models import Detector, Shot, Spectrum
 
 SHAPE = (2, 6, 5)
@@ -41,7 +41,7 @@ class MemoryFile:
         self.is_open = True
         self._seed = sum(path.name.encode())
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         if number == 1:
             raise OSError("this frame was lost")
         return np.random.default_rng(self._seed).integers(0, 120, SHAPE).astype(np.uint16)

@@ -14,7 +14,7 @@ from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import store
-from spreadflow.io.images import Source
+from spreadflow.io.images import KeptArrays, Source
 from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
@@ -91,10 +91,15 @@ def index_shots(
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
+    kept = KeptArrays()
+
     def make(piece: Piece) -> Index:
         numbers = of_blocks[piece.block][piece.first : piece.end]
+        tables = product.tables
         shots = [
-            _index_shot(product.tables, section, recording, source, int(i), supplied, is_refined)
+            _index_shot(
+                tables, section, recording, source, int(i), supplied, kept, is_refined=is_refined
+            )
             for i in numbers
         ]
         for problem in source.problems:
@@ -273,15 +278,19 @@ def _index_shot(
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
+    kept: KeptArrays,
+    *,
     is_refined: bool,
 ) -> Index:
-    """Return all rows of a shot."""
+    """Return all rows of a shot. kept: arrays that it is read into, and that nothing in these rows
+    is part of.
+    """
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
         result = Result(Outcome.NOT_SUPPLIED, "no lattice is supplied for it")
     else:
-        shot = source.read(number)
+        shot = source.read(number, kept)
         if isinstance(shot, Outcome):
             result = Result(shot, source.causes.pop(number, ""))
         else:

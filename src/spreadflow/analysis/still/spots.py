@@ -6,8 +6,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from spreadflow.analysis.still import strong_pixels
-from spreadflow.analysis.still.strong_pixels import CHUNK, DispersionThreshold, PaddedPanels
+from spreadflow.analysis.still import strong_loops, strong_pixels
+from spreadflow.analysis.still.strong_pixels import DispersionThreshold, Panels
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import geometry
 from spreadflow.units import wavelength
@@ -42,15 +42,15 @@ def find(
     one pixel around them; the background is a plane through the windows around the strong pixels,
     without the strong pixels and rings of any spot.
     """
-    panels = PaddedPanels(image, mask, threshold, relative_gain)
-    strong, is_background = strong_pixels.find(panels)
+    panels = Panels(image, mask, threshold, relative_gain)
+    strong, role = strong_pixels.find(panels)
 
     spot = _components(panels, strong)
     size = np.bincount(spot)
     is_spot = (size >= min_pixels) & (size <= max_pixels)
     in_spot = is_spot[spot]
     number = np.cumsum(is_spot) - 1
-    return _measure(panels, strong[in_spot], number[spot[in_spot]], is_background)
+    return _measure(panels, strong[in_spot], number[spot[in_spot]], role)
 
 
 def resolution(detector: Detector, energy_ev: float, spots: Spots) -> np.ndarray:
@@ -66,7 +66,7 @@ def select(spots: Spots, keep: np.ndarray) -> Spots:
     return Spots(*(np.asarray(column)[keep] for column in spots))
 
 
-def _components(panels: PaddedPanels, strong: np.ndarray) -> np.ndarray:
+def _components(panels: Panels, strong: np.ndarray) -> np.ndarray:
     """Return the number of the connected component (8 neighbours) of each of the sorted positions;
     components are ordered by their first pixel.
     """
@@ -98,8 +98,8 @@ class _Background(NamedTuple):
     n_pixels: np.ndarray
     """(spot,) background pixels, each counted once per window that it lies in"""
 
-    def level(self, panels: PaddedPanels, pixels: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """Return the photons (pixel,) of the background at flat positions, of the spots there."""
+    def level(self, panels: Panels, pixels: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return the photons (pixel,) of the background at positions, of the spots there."""
         _, fast, slow = panels.coordinates(pixels)
         from_centre = np.stack([fast, slow], axis=1) - self.centre[owner]
         one = np.ones((len(pixels), 1))
@@ -122,18 +122,18 @@ class _Moments(NamedTuple):
 
 
 def _backgrounds(
-    panels: PaddedPanels,
+    panels: Panels,
     strong: np.ndarray,
     spot: np.ndarray,
     n_spots: int,
-    is_background: np.ndarray,
+    role: np.ndarray,
 ) -> _Background:
     """Return the planes through the background pixels of the windows around each spot's strong
     pixels.
 
-    strong: (pixel,) flat positions; spot: (pixel,) number of their spot; is_background: (position,)
-    bool. A level background would pull centroids up the slopes of a diffuse ring. Slopes are damped
-    where few pixels determine them.
+    strong: (pixel,) positions; spot: (pixel,) number of their spot; role: (panel, slow, fast). A
+    level background would pull centroids up the slopes of a diffuse ring. Slopes are damped where
+    few pixels determine them.
     """
     _, fast, slow = panels.coordinates(strong)
 
@@ -141,39 +141,12 @@ def _backgrounds(
     totals = [np.bincount(spot, coordinate, n_spots) for coordinate in (fast, slow)]
     centre = np.stack([total / size for total in totals], axis=1)
 
-    moments = _window_moments(panels, strong, is_background)
+    sums = strong_loops.window_moments(panels.frame, panels.settings, role, strong)
+    moments = _Moments(*sums.T)
     from_centre = np.stack([fast, slow], axis=1) - centre[spot]
     moments = _moved(moments, *from_centre.T)
     of_spots = _Moments(*(np.bincount(spot, column, n_spots) for column in moments))
     return _Background(_plane(of_spots), centre, of_spots.number)
-
-
-def _window_moments(
-    panels: PaddedPanels, strong: np.ndarray, is_background: np.ndarray
-) -> _Moments:
-    """Return the moments of the background pixels in the window around each strong pixel, counted
-    from that pixel.
-    """
-    k_slow, k_fast = panels.kernel
-    window = np.mgrid[-k_slow : k_slow + 1, -k_fast : k_fast + 1]
-    slow, fast = (offset.ravel().astype(np.float64) for offset in window)
-
-    linear = [np.ones(len(fast)), fast, slow]
-    quadratic = [fast * fast, fast * slow, slow * slow]
-    of_photons = np.stack(linear, axis=1)
-    of_number = np.stack([*linear, *quadratic], axis=1)
-
-    sums = np.zeros((len(strong), 9))
-    for start in range(0, len(strong), CHUNK):
-        rows = slice(start, start + CHUNK)
-        index = strong[rows, None] + panels.window
-        weight = is_background[index].astype(np.float64)
-        photons = weight * panels.pixels[index]
-
-        sums[rows, :6] = weight @ of_number
-        sums[rows, 6:] = photons @ of_photons
-
-    return _Moments(*sums.T)
 
 
 def _moved(moments: _Moments, a: np.ndarray, b: np.ndarray) -> _Moments:
@@ -214,20 +187,18 @@ def _plane(moments: _Moments) -> np.ndarray:
 # ---------------------------------------------------------------- spots
 
 
-def _measure(
-    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray, is_background: np.ndarray
-) -> Spots:
+def _measure(panels: Panels, strong: np.ndarray, spot: np.ndarray, role: np.ndarray) -> Spots:
     """Return position and intensity of each spot whose intensity above background is positive.
 
-    strong: (pixel,) flat positions; spot: (pixel,) number of their spot, from 0; is_background:
-    (position,) bool.
+    strong: (pixel,) positions; spot: (pixel,) number of their spot, from 0; role:
+    (panel, slow, fast).
     """
     n_spots = int(spot.max()) + 1 if len(spot) else 0
-    background = _backgrounds(panels, strong, spot, n_spots, is_background)
+    background = _backgrounds(panels, strong, spot, n_spots, role)
 
     pixels, owner = _footprints(panels, strong, spot)
     panel, fast, slow = panels.coordinates(pixels)
-    photons = panels.pixels[pixels].astype(np.float64)
+    photons = panels.photons(pixels)
     variance = panels.noise(photons, pixels)
     signal = photons - background.level(panels, pixels, owner)
 
@@ -262,9 +233,9 @@ def _measure(
 
 
 def _footprints(
-    panels: PaddedPanels, strong: np.ndarray, spot: np.ndarray
+    panels: Panels, strong: np.ndarray, spot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the flat positions of the pixels that are summed, strong ones and those around them,
+    """Return the positions of the pixels that are summed, strong ones and those around them,
     and the spot of each.
 
     No pixel is summed twice: it belongs to the spot in which it is strong, otherwise to the first
@@ -280,12 +251,12 @@ def _footprints(
     owner = owner[order]
 
     is_first = np.append(True, pixels[1:] != pixels[:-1])[: len(pixels)]
-    is_summed = is_first & panels.valid[pixels]
+    is_summed = is_first & panels.is_valid(pixels)
     return pixels[is_summed], owner[is_summed]
 
 
 def _lost(
-    panels: PaddedPanels,
+    panels: Panels,
     background: _Background,
     strong: np.ndarray,
     spot: np.ndarray,
@@ -296,17 +267,17 @@ def _lost(
     the panel's edge, and how far these would move the centre (spot, 2), px.
 
     Each is taken to hold as much as the strong pixels that it touches, on average. strong, spot:
-    flat positions of the strong pixels, and the spot of each; intensity: (spot,) not zero.
+    positions of the strong pixels, and the spot of each; intensity: (spot,) not zero.
     """
     n_spots = len(intensity)
     ring = strong[:, None] + panels.ring
-    touching, place = np.nonzero(~panels.valid[ring])
-    keys = spot[touching] * panels.valid.size + ring[touching, place]
+    touching, place = np.nonzero(~panels.is_valid(ring))
+    keys = spot[touching] * panels.size + ring[touching, place]
     keys, missing = np.unique(keys, return_inverse=True)
-    owner, position = np.divmod(keys, panels.valid.size)
+    owner, position = np.divmod(keys, panels.size)
 
     beside = strong[touching]
-    signal = panels.pixels[beside] - background.level(panels, beside, spot[touching])
+    signal = panels.photons(beside) - background.level(panels, beside, spot[touching])
     signal = np.bincount(missing, signal) / np.maximum(np.bincount(missing), 1)
     signal = np.maximum(signal, 0.0)
     _, fast, slow = panels.coordinates(position)
@@ -318,7 +289,7 @@ def _lost(
 
 
 def _background_variance(
-    panels: PaddedPanels,
+    panels: Panels,
     background: _Background,
     strong: np.ndarray,
     spot: np.ndarray,
@@ -326,7 +297,7 @@ def _background_variance(
 ) -> np.ndarray:
     """Return the variance (spot,), photons², that the background's level brings to an intensity.
 
-    strong, spot: flat positions of the strong pixels, and the spot of each; n_summed: (spot,)
+    strong, spot: positions of the strong pixels, and the spot of each; n_summed: (spot,)
     pixels that are summed. The windows of a spot's strong pixels overlap, so that each background
     pixel was counted about n_strong times.
     """

@@ -2,6 +2,7 @@
 
 from spreadflow.io.images.formats import ImageFile, format_of, open_image
 from spreadflow.io.images.geometry import Geometry, read_geometry
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.manifest import (
     DetectorSettings,
     Manifest,
@@ -22,6 +23,7 @@ __all__ = [
     "DetectorSettings",
     "Geometry",
     "ImageFile",
+    "KeptArrays",
     "Manifest",
     "ManifestFile",
     "Sample",

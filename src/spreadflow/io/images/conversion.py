@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import common_mode
+from spreadflow.io.images import common_mode, conversion_loops
+from spreadflow.io.images.conversion_loops import Flat, Scale
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.nexus_items import BROKEN
 from spreadflow.models import Detector
 
@@ -69,6 +71,18 @@ def read_maps(path: Path | str, detector: Detector) -> PixelMaps:
     )
 
 
+class Photons(NamedTuple):
+    """The photons of an image, and which of them count."""
+
+    image: np.ndarray
+    """(panel, slow, fast) float32 photons; 0 where the ADU are no numbers"""
+    valid: np.ndarray
+    """likewise bool: usable, a number and within the trusted range"""
+    n_good: int
+    """pixels that are valid or above the trusted range"""
+    n_valid: int
+
+
 class Conversion(NamedTuple):
     """How ADU become photons."""
 
@@ -109,20 +123,52 @@ class Conversion(NamedTuple):
         photons = above / (self.adu_per_photon * self.maps.gain)
         return float(np.min(photons, where=self.maps.good, initial=np.inf))
 
-    def photons(self, adu: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Return the photons of an image, float32; 0 where the ADU are no numbers.
+    def photons(
+        self,
+        adu: np.ndarray,
+        usable: np.ndarray,
+        trusted_range: tuple[float, float | np.ndarray] = (-np.inf, np.inf),
+        kept: KeptArrays | None = None,
+    ) -> Photons:
+        """Return the photons of an image, in arrays of `kept`; None = new ones.
 
-        adu, valid: (panel, slow, fast); valid ones alone count for the common mode.
+        adu, usable: (panel, slow, fast); usable pixels within the trusted range, ADU, both ends
+        included, are valid, and they alone count for the common mode.
         """
-        image = adu.astype(np.float32)
-        image -= np.float32(self.offset_adu)
-        if self.maps is not None:
-            image -= self.maps.pedestal_adu
-        image /= np.float32(self.adu_per_photon)
-        if self.maps is not None:
-            image /= self.maps.gain
-        if adu.dtype.kind == "f":
-            image[~np.isfinite(adu)] = 0
+        kept = KeptArrays() if kept is None else kept
+        image = kept.empty("image", adu.shape, np.float32)
+        valid = kept.empty("valid", adu.shape, bool)
+        native = _computable(adu)
+        flat = Flat(native.ravel(), usable.ravel(), image.ravel(), valid.ravel())
+        low, high = (np.atleast_1d(_limit(limit, native.dtype)).ravel() for limit in trusted_range)
+        scale = Scale(np.float32(self.offset_adu), np.float32(self.adu_per_photon))
+        if self.maps is None:
+            counts = conversion_loops.convert(flat, low[0], high[0], scale)
+        else:
+            of_pixels = self.maps.pedestal_adu.ravel(), self.maps.gain.ravel()
+            counts = conversion_loops.convert_mapped(flat, low[0], high, scale, *of_pixels)
         if self.region is not None:
             common_mode.subtract(image, valid, self.region)
-        return image
+        return Photons(image, valid, *counts)
+
+
+def is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
+    """Return whether all valid pixels hold the same number. adu, valid: of one shape."""
+    return bool(conversion_loops.is_constant(_computable(adu).ravel(), valid.ravel()))
+
+
+def _computable(adu: np.ndarray) -> np.ndarray:
+    """Return numbers in C order and a type that is compiled for: in the order of bytes of this
+    machine, floats of 32 or 64 bits.
+    """
+    dtype = adu.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        dtype = np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return np.ascontiguousarray(adu, dtype)
+
+
+def _limit(limit: float | np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return a limit in the type in which NumPy compares numbers of a type with it; an array of
+    limits as it is.
+    """
+    return np.asarray(limit, None if np.ndim(limit) else np.result_type(dtype, limit))

@@ -16,6 +16,7 @@ from spreadflow.io.images.geom_frames import Frames
 from spreadflow.io.images.geom_masks import Masks
 from spreadflow.io.images.geom_text import ABOUT_GEOM, Quantity
 from spreadflow.io.images.geom_values import Values
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.nexus_items import BROKEN, numbers, place
 from spreadflow.io.images.unit_names import ANGSTROM, EV, unit_factor
 from spreadflow.models import Spectrum
@@ -74,7 +75,7 @@ class CrystfelFile:
             lacks.append(f"{self._geom.path.name}: neither photon_energy nor wavelength")
         return [*self._layout.remarks, *self._masks.remarks, *self._values.remarks, *lacks]
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         """Return an image (panel, slow, fast), ADU, in the type it is stored in; as float where
         pixels are flagged, which are NaN, and as photons where gains differ between panels. Raises
         OSError where it is lost or damaged.

@@ -17,6 +17,7 @@ from spreadflow.io.images.crystfel import CrystfelFile
 from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.geom_masks import Masks
 from spreadflow.io.images.geometry import Geometry, read_geometry
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.locator import is_locator, read_locator
 from spreadflow.io.images.nexus import NexusFile, is_nexus
@@ -86,10 +87,12 @@ class ImageFile(Protocol):
     def shot_ids(self) -> np.ndarray | None:
         """The (frame,) uint64 identities that the file itself gives its shots, or None."""
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         """Return an image (panel, slow, fast) as it is stored, ADU. What differs between images,
         or pixels, of offset and gain was applied; NaN where a pixel of this image alone must not be
         used. Raises OSError where it is damaged.
+
+        kept: arrays that the image may be read into, where this saves time; None = a new one.
         """
 
     def spectrum(self, number: int) -> Spectrum:

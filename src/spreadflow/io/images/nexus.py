@@ -16,6 +16,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import nexus_geometry, nexus_pixels
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.layout import Layout, panels_of
 from spreadflow.io.images.nexus_frames import Stack, stacks
 from spreadflow.io.images.nexus_geometry import Module
@@ -145,12 +146,12 @@ class NexusFile:
         of_frames += dict.fromkeys(self._stack.lost.values())
         return [*of_frames, *self._limits.remarks, *self._spectra.remarks, *wavelength]
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         """Return an image (panel, slow, fast), ADU, in the type it is stored in; as float where
         offset or scaling vary, which are applied then, and where pixels of it alone are not to be
-        used, which are NaN. Raises OSError where it is damaged.
+        used, which are NaN. Raises OSError where it is damaged. kept: arrays that it is read into.
         """
-        stored = self._stack.frame(number)
+        stored = self._stack.frame(number, kept)
         try:
             is_bad = self._masks.of_frame(number)
             adu = self._calibrated(stored, number) if self._calibration.varies else stored

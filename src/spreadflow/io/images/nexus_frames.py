@@ -12,6 +12,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images.data_files import ANY_NUMBER, ITSELF, source_file
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.nexus_items import (
     ABOUT_FILES,
     BROKEN,
@@ -63,8 +64,10 @@ class Stack(NamedTuple):
         """The type of the pixels."""
         return np.result_type(*(item.dtype for item in self.datasets))
 
-    def frame(self, number: int) -> np.ndarray:
-        """Return a frame as it is stored. Raises OSError where it is lost or damaged."""
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
+        """Return a frame as it is stored, in an array of `kept`; None = a new one. Raises OSError
+        where it is lost or damaged.
+        """
         if number in self.lost:
             raise OSError(self.lost[number])
         try:
@@ -72,11 +75,21 @@ class Stack(NamedTuple):
                 return numbers(self.datasets[0])
             for item in self.datasets:
                 if number < len(item):
-                    return numbers(item, number)
+                    return _read(item, number, kept)
                 number -= len(item)
         except (FileError, *BROKEN) as error:  # of h5py, where a filter fails
             raise OSError(str(error)) from None
         raise OSError(f"no frame {number}")
+
+
+def _read(item: h5py.Dataset, number: int, kept: KeptArrays | None) -> np.ndarray:
+    """Return a frame of a dataset. Raises FileError, or what h5py raises."""
+    shape = item.shape[1:]
+    if kept is None or item.dtype.kind not in "iuf" or np.prod(shape, dtype=float) > LARGEST:
+        return numbers(item, number)
+    frame = kept.empty("adu", shape, item.dtype)
+    item.read_direct(frame, np.s_[number])
+    return frame
 
 
 def stacks(

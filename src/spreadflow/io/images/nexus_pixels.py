@@ -18,6 +18,7 @@ from spreadflow.io.images.nexus_items import (
     numbers,
     place,
 )
+from spreadflow.io.images.stored_masks import is_nonzero
 
 GAPS = (-1, -2)
 """Lowest numbers of signed integers that stand for gaps and bad pixels where no lower end of the
@@ -224,8 +225,7 @@ class Masks:
 
     def __init__(self, sensor: h5py.Group, stack: Stack):
         shape = stack.frame_shape
-        self.is_bad = np.zeros(shape, bool)
-        """pixels that are not to be used in any frame"""
+        self._of_all: list[np.ndarray] = []
         self._of_frames: list[h5py.Dataset] = []
         groups = [sensor, item_of(sensor, "detectorSpecific")]
         for group in groups:
@@ -236,12 +236,20 @@ class Masks:
                 is_mask = name == "pixel_mask" or name.startswith("pixel_mask_")
                 if item is not None and is_mask and item.ndim:  # pixel_mask_applied is a flag
                     self._add(item, stack)
+        if not self._of_all:
+            self._of_all.append(np.zeros(shape, bool))
+
+    @property
+    def is_bad(self) -> np.ndarray:
+        """The pixels that are not to be used in any frame, which is not to be written to."""
+        first, *others = self._of_all
+        return np.logical_or.reduce(self._of_all) if others else first
 
     def _add(self, item: h5py.Dataset, stack: Stack) -> None:
         """Take up a mask."""
         shape = stack.frame_shape
         if item.shape in (shape, (1, *shape)):
-            self.is_bad |= (numbers(item) != 0).reshape(shape)
+            self._of_all.append(is_nonzero(item).reshape(shape))
         elif item.shape == (stack.n_frames, *shape):
             self._of_frames.append(item)
         else:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.layout import Layout, panels_of
 from spreadflow.io.panels import Sensor
 from spreadflow.models import Detector, Spectrum
@@ -95,7 +96,7 @@ class OneShotFile:
         gaps = self._header.gaps
         return good & ~np.isin(self.frame(0), gaps) if gaps else good
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         """Return the image (panel, slow, fast), ADU, in the type it is stored in. Raises OSError
         where it is damaged.
         """

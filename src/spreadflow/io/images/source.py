@@ -6,6 +6,7 @@ end as `Outcome.UNREADABLE`, and nothing else: the manifest knows how many there
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from spreadflow.config import IndexSection
 from spreadflow.errors import FileError, Outcome
 from spreadflow.io import store
-from spreadflow.io.images.conversion import Conversion, read_maps
+from spreadflow.io.images.conversion import Conversion, is_constant, read_maps
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.geometry import files_of_geometry
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.manifest import (
     DataFile,
     Manifest,
@@ -53,6 +55,19 @@ def read_mask(path: Path | str) -> np.ndarray:
         expected = "a mask (panel, slow, fast) or (slow, fast)"
         raise FileError(path, expected, good.shape, ABOUT_MASKS)
     return good[None] if good.ndim == 2 else good
+
+
+class _Pixels(NamedTuple):
+    """What all shots of a file have in common."""
+
+    usable: np.ndarray
+    """(panel, slow, fast) bool, masked neither by the file nor for the run"""
+    low: float
+    """lower end of the trusted range, ADU"""
+    high: float | np.ndarray
+    """upper end of the trusted range, ADU, of all pixels or of each"""
+    saturation_photons: float
+    """upper end of the trusted range"""
 
 
 class Source:
@@ -97,12 +112,15 @@ class Source:
         """what is wrong with the file of number _number"""
         self._file: ImageFile | None = None
         """the one file that is open, of number _number"""
+        self._pixels: _Pixels | None = None
+        """of that file; None = not known yet"""
         self._detector: Detector | None = None
         self._detector = self._find_detector(geometry)
 
         masks = [self.path.parent / self.manifest.mask] if self.manifest.mask else []
         masks += [Path(mask)] if mask is not None else []
         self._conversion = self._find_conversion()
+        self._relative_gain = self._conversion.relative_gain
         self._extra_mask = self._join_masks(masks) & self._conversion.good
         self.identity = self._identity(masks, geometry_files)
         """changes with the content of the images, masks, spectra and manifest, not with the folder
@@ -124,43 +142,42 @@ class Source:
         """Kahn's K along the lab x axis."""
         return self.manifest.polarization
 
-    def read(self, i: int) -> Shot | Outcome:
+    def read(self, i: int, kept: KeptArrays | None = None) -> Shot | Outcome:
         """Return shot i, or why there is none: UNREADABLE, BAD_SPECTRUM, MASKED, EMPTY (the first
         that holds), with the cause in `causes`.
+
+        kept: arrays that image and mask of the shot are in, so that they last until another is read
+        into the same; None = new ones, which are the caller's.
         """
         file = self._open(int(self.shots["file"][i]))
         if file is None:
             return self._lost(i, Outcome.UNREADABLE, self._why_not_open)
-        adu = self._frame_of(file, i)
+        adu = self._frame_of(file, i, kept)
         if isinstance(adu, str):
             return self._lost(i, Outcome.UNREADABLE, adu)
         spectrum = self._spectrum_of(file, i)
         if isinstance(spectrum, str):
             return self._lost(i, Outcome.BAD_SPECTRUM, spectrum)
 
-        low, highest = file.trusted_range
-        high: float | np.ndarray = highest
-        if self._saturation_photons is not None:
-            high = self._conversion.adu(self._saturation_photons)
-        unmasked = file.mask & self._extra_mask
-        good = unmasked & _is_number(adu) & (adu >= low)
-        n_good = np.count_nonzero(good)
-        if n_good < MIN_VALID * good.size:
-            cause = _why_masked(1 - float(np.mean(unmasked)), 1 - n_good / good.size)
+        pixels = self._pixels_of(file)
+        trusted_range = (pixels.low, pixels.high)
+        image, valid, n_good, n_valid = self._conversion.photons(
+            adu, pixels.usable, trusted_range, kept
+        )
+        if n_good < MIN_VALID * valid.size:
+            cause = _why_masked(1 - float(np.mean(pixels.usable)), 1 - n_good / valid.size)
             return self._lost(i, Outcome.MASKED, cause)
-        valid = good & (adu <= high)
-        n_valid = np.count_nonzero(valid)
-        if n_valid and _is_constant(adu, valid):
+        if n_valid and is_constant(adu, valid):
             value = float(adu[valid][0])
             return self._lost(i, Outcome.EMPTY, f"every pixel that may be used is {value:g}")
         return Shot(
             shot_id=int(self.shots["shot_id"][i]),
-            image=self._conversion.photons(adu, valid),
+            image=image,
             mask=valid,
             spectrum=spectrum,
             saturated_fraction=(n_good - n_valid) / n_good,
-            saturation_photons=self._conversion.fewest_photons(high),
-            relative_gain=self._conversion.relative_gain,
+            saturation_photons=pixels.saturation_photons,
+            relative_gain=self._relative_gain,
         )
 
     def recorded(self, i: int) -> np.ndarray | None:
@@ -172,11 +189,11 @@ class Source:
         adu = None if file is None else self._frame_of(file, i)
         if file is None or not isinstance(adu, np.ndarray):
             return None
-        low, _ = file.trusted_range
-        good = file.mask & self._extra_mask & _is_number(adu) & (adu >= low)
-        if not good.any() or _is_constant(adu, good):
+        pixels = self._pixels_of(file)
+        conversion = self._conversion._replace(region=None)
+        image, good, n_good, _ = conversion.photons(adu, pixels.usable, (pixels.low, np.inf))
+        if not n_good or is_constant(adu, good):
             return None
-        image = self._conversion._replace(region=None).photons(adu, good)
         image[~good] = np.nan
         return image
 
@@ -198,13 +215,30 @@ class Source:
         spectrum = None if file is None else self._spectrum_of(file, i)
         return spectrum if isinstance(spectrum, Spectrum) else None
 
-    def _frame_of(self, file: ImageFile, i: int) -> np.ndarray | str:
+    def _pixels_of(self, file: ImageFile) -> _Pixels:
+        """Return what all shots of the open file, one of which was read, have in common."""
+        if self._pixels is None:
+            low, highest = file.trusted_range
+            high: float | np.ndarray = highest
+            if self._saturation_photons is not None:
+                high = self._conversion.adu(self._saturation_photons)
+            self._pixels = _Pixels(
+                usable=file.mask & self._extra_mask if self._extra_mask.ndim else file.mask,
+                low=low,
+                high=high,
+                saturation_photons=self._conversion.fewest_photons(high),
+            )
+        return self._pixels
+
+    def _frame_of(
+        self, file: ImageFile, i: int, kept: KeptArrays | None = None
+    ) -> np.ndarray | str:
         """Return the image of shot i, ADU, or why there is none (and a line in `problems`). file:
-        that of the shot.
+        that of the shot; kept: arrays that it may be read into.
         """
         frame = int(self.shots["frame"][i])
         try:
-            return file.frame(frame)
+            return file.frame(frame, kept)
         except OSError as error:
             path = self._path_of(int(self.shots["file"][i]))
             cause = _cause(error, path)
@@ -239,6 +273,7 @@ class Source:
             if self._file is not None:
                 self._file.close()
             self._number = number
+            self._pixels = None
             self._file = self._open_checked(number)
         return self._file
 
@@ -415,18 +450,6 @@ def _why_masked(masked: float, lost: float) -> str:
         f"{masked:.0%} of the pixels are masked, {lost:.0%} with those that are below the trusted "
         "range or no numbers"
     )
-
-
-def _is_number(adu: np.ndarray) -> np.ndarray:
-    """Return which ADU are finite, so that it broadcasts with them: all integers are."""
-    return np.isfinite(adu) if adu.dtype.kind == "f" else np.ones((), bool)
-
-
-def _is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
-    """Whether all valid pixels, at least one, hold the same number."""
-    first = np.unravel_index(valid.argmax(), valid.shape)
-    is_different = adu != adu[first]
-    return not np.any(valid & is_different)
 
 
 def _cause(error: Exception, path: Path) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import psana_events
+from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.layout import Layout, panels_of
 from spreadflow.io.images.locator import ABOUT_LOCATORS, read_locator
 from spreadflow.models import Spectrum
@@ -70,7 +71,7 @@ class XtcFile:
             self.mask &= self._layout.mask
         self.polarization = self._events.polarization
 
-    def frame(self, number: int) -> np.ndarray:
+    def frame(self, number: int, kept: KeptArrays | None = None) -> np.ndarray:
         """Return an image (panel, slow, fast) as psana calibrates it. Raises OSError where the
         detector was not read out, or not as in the first event.
         """
