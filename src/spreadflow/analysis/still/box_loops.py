@@ -1,5 +1,5 @@
-"""Compiled loops over the pixels of shoeboxes: whose each pixel is, the plane below a spot, the sums
-over its foreground, and its centroid (`integration`).
+"""Compiled loops over the pixels of shoeboxes: whose each pixel is, the plane below a spot, the
+sums over its foreground, and its centroid (`integration`).
 
 The pixels of all shoeboxes are one flat list, box after box, slow outer and fast inner, of which
 `first` (box + 1,) says where each begins. A loop takes one box after the other, whose few hundred

@@ -144,7 +144,8 @@ def residuals(
 ) -> Residuals:
     """Return the residuals of indexed spots for unknowns p (m,)."""
     A = np.asarray(matrix(model.frame, p))
-    x, y, axis = prediction.in_plane(observed.hkl @ A.T)
+    q = observed.hkl @ A.T
+    x, y, axis = prediction.in_plane(q)
     sigma_q = float(prediction.size_sigma(model.domain_ang))
     pulse = prediction.pulse_of(model.spectrum)
     cloud = cloud_loops.slopes(x, y, float(np.exp(p[-1])), sigma_q, pulse)
@@ -171,7 +172,7 @@ def residuals(
         offset=np.einsum("sij,sj->si", observed.axes, observed.position - position),
         offset_by_p=by_p,
         offset_by_domain=-by_turn * turn[:, 3:4],
-        delta_psi=prediction.delta_psi(x, y, float(model.spectrum.mean_energy_ev)),
+        delta_psi=prediction.delta_psi(q, float(model.spectrum.mean_energy_ev)),
         delta_psi_by_p=np.pad(psi_by_p, [(0, 0), (0, 1)]),
         s1=s1,
     )

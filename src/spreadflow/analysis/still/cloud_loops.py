@@ -316,7 +316,7 @@ def reached(A, limits, reach):
     """Return the Miller indices (n, 3) int32, ordered, of the nodes whose clouds come within reach
     of the spheres of a pulse. limits: (3,) largest |h|, |k| and |l|.
 
-    Nodes far from all spheres, which are most, are told by q_z alone: sin(a + b) ≤ sin a + b, b > 0.
+    Most nodes are far from all spheres, which q_z alone tells: sin(a + b) ≤ sin a + b, b > 0.
     """
     out = np.empty((1024, 3), np.int32)
     n = 0
@@ -327,7 +327,7 @@ def reached(A, limits, reach):
             row_x = A[0, 0] * h + A[0, 1] * k
             row_y = A[1, 0] * h + A[1, 1] * k
             row_z = A[2, 0] * h + A[2, 1] * k
-            for l in range(-limits[2], limits[2] + 1):  # noqa: E741
+            for l in range(-limits[2], limits[2] + 1):
                 along = row_z + A[2, 2] * l
                 g2 = (row_x + A[0, 2] * l) ** 2 + (row_y + A[1, 2] * l) ** 2 + along**2
                 if g2 > largest or g2 == 0.0:

@@ -26,6 +26,7 @@ MARGIN_PX = 1.0
 BORDER_PX = 4
 """Width of the frame that the background of a shoebox is taken from, px."""
 
+
 class Footprints(NamedTuple):
     """Rotated rectangles that hold spots, around their predicted centroids."""
 

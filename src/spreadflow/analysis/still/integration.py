@@ -9,9 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.still import box_loops, tails
-from spreadflow.analysis.still.box_loops import FOREIGN, FREE, OWN, Boxes, Light, Pixels, Sums, Variances
+from spreadflow.analysis.still.box_loops import (
+    FOREIGN,
+    FREE,
+    OWN,
+    Boxes,
+    Light,
+    Pixels,
+    Sums,
+    Variances,
+)
 from spreadflow.analysis.still.footprints import (
-    Footprints,
     at_edge,
     bounds_of,
     boxes_of,
@@ -168,8 +176,8 @@ def _gathered(
     bbox, is_cut = bounds_of(predicted, footprints, detector.shape)
     boxes = boxes_of(predicted, footprints, bbox)
     role, overlap = roles(boxes)
-    contents = box_loops.gathered(image, mask, boxes, float(saturation_photons))
-    pixels = Pixels(*contents, role)
+    counts, valid, saturated = box_loops.gathered(image, mask, boxes, float(saturation_photons))
+    pixels = Pixels(counts, valid, saturated, role)
     return _Gathered(predicted, boxes, is_cut, pixels, overlap, detector.shape, noise)
 
 

@@ -174,10 +174,11 @@ def unit_ray(along: np.ndarray, across: np.ndarray, axis: np.ndarray) -> np.ndar
     return np.concatenate([sideways, (-along / norm)[:, None]], axis=1)
 
 
-def delta_psi(x: np.ndarray, y: np.ndarray, energy_ev: float) -> np.ndarray:
-    """Return the rotation of nodes at x, y (n,) in their scattering planes from the Ewald sphere of
-    `energy_ev`, rad: asin(−x/|q|) − asin(|q| λ/2), (n,).
+def delta_psi(q: np.ndarray, energy_ev: float) -> np.ndarray:
+    """Return the rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad:
+    asin(−q·ŝ0/|q|) − asin(|q| λ/2), (n,).
     """
+    x, y, _ = in_plane(q)
     g = np.hypot(x, y)
     node = np.arcsin(np.clip(-x / g, -1.0, 1.0))
     sine_of_sphere = 0.5 * g * HC_EV_ANGSTROM / energy_ev
@@ -190,7 +191,8 @@ def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) ->
     Valid while a node is far smaller than its distance from the origin (small angles, plane Ewald
     sphere over the node).
     """
-    x, y, axis = in_plane(hkl @ np.asarray(lattice.A).T)
+    q = hkl @ np.asarray(lattice.A).T
+    x, y, axis = in_plane(q)
     eta_rad = float(lattice.eta_rad)
     sigma_q = float(size_sigma(lattice.domain_ang))
     spot = cloud_loops.clouds(x, y, eta_rad, sigma_q, pulse_of(spectrum))
@@ -208,7 +210,7 @@ def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) ->
     return Centroids(
         s1=unit_ray(spot.along, spot.across, axis),
         energy_ev=spot.energy_ev,
-        delta_psi=delta_psi(x, y, float(spectrum.mean_energy_ev)),
+        delta_psi=delta_psi(q, float(spectrum.mean_energy_ev)),
         partiality=np.exp(spot.log_density) / on_sphere,
         lorentz=wavelength**3 / (2 * sine * cosine) * on_sphere * g * cosine,
         sigma_radial=np.sqrt(spot.variance_radial),
