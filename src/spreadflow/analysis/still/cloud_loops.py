@@ -2,8 +2,9 @@
 follow the node, the mosaic spread and the size of the domains (`prediction`).
 
 A node lies at (x, y) in its scattering plane, Å⁻¹: x along the beam, y across it. A loop takes one
-node after the other, and of it each channel of the pulse with each quadrature point of the rotation
-of domains. Points whose density is below e^−`NEGLIGIBLE` of the node's highest are left out.
+node after the other, of it each quadrature point of the rotation of domains, and then all channels
+of the pulse, in vector registers. Exponentials are NumPy's, of all points at once, which are
+vectorized where Numba's are not.
 """
 
 import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
@@ -14,13 +15,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
-"""Compiles a function. Infinities and NaN stay what they are."""
+_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
 
-NEGLIGIBLE = 60.0
-"""Logarithm of how much less dense than the densest a point of a cloud is that does not count:
-below rounding, whatever its photons.
-"""
+NEGLIGIBLE = 200.0
+"""Logarithm of how much less dense than the densest a point of a cloud is that does not count."""
 
 N_UNKNOWNS = 4
 """Of a cloud: x, y, ln η and ln σ_q."""
@@ -63,97 +62,128 @@ class Clouds(NamedTuple):
     """of the rays' angle across the plane, rad²"""
 
 
-@_compiled
-def _sphere(x, y, k):
-    """Return what the Ewald sphere of radius k is to a node: its normal there, along the beam and
-    across it; ε, the distance of the node from it; and q along the normal, Å⁻¹.
+def densities(x, y, eta, sigma_q, pulse):
+    """Return f_E w pdf_n √(2π σ_n²) (node, quadrature point, channel) of clouds, divided by e^t, and
+    t (node,), the largest exponent of each node. Dividing keeps nodes far from the sphere from
+    vanishing.
     """
-    length = math.sqrt((k + x) ** 2 + y**2)
-    normal_x = (k + x) / length
-    normal_y = y / length
-    return normal_x, normal_y, length - k, normal_x * x + normal_y * y
+    out, top = _exponents(x, y, eta, sigma_q, pulse)
+    np.exp(out, out=out)
+    out *= pulse.weights[:, None] * pulse.fraction
+    return out, top
 
 
 @_compiled
-def _fill_exponents(x, y, tilts, size, pulse, exponents):
-    """Fill the exponents −ε²/2σ_n² (channel, quadrature point) of the densities of a cloud, and
-    return the highest. tilts: (quadrature point,) rad²; size: σ_q², Å⁻².
+def _exponents(x, y, eta, sigma_q, pulse):
+    """Return the exponents −ε²/2σ_n² (node, quadrature point, channel) of the densities of clouds
+    less the highest of the node, and that, (node,).
     """
-    top = -np.inf
-    g2 = x**2 + y**2
-    for channel in range(len(pulse.k)):
-        _, _, excess, along = _sphere(x, y, pulse.k[channel])
-        half = -0.5 * excess**2
-        lever = g2 - along**2
-        for point in range(len(tilts)):
-            exponent = half / (size + tilts[point] * lever)
-            exponents[channel, point] = exponent
-            top = max(top, exponent)
-    return top
+    k = pulse.k
+    n_channels = len(k)
+    out = np.empty((len(x), len(pulse.nodes), n_channels))
+    top = np.empty(len(x))
+    for i in range(len(x)):
+        at_x = x[i]
+        at_y = y[i]
+        g2 = at_x**2 + at_y**2
+        highest = -np.inf
+        for point in range(len(pulse.nodes)):
+            tilt = (eta * pulse.nodes[point]) ** 2
+            row = out[i, point]
+            for channel in range(n_channels):
+                along = k[channel] + at_x
+                length = math.sqrt(along**2 + at_y**2)
+                of_q = (along * at_x + at_y**2) / length
+                excess = length - k[channel]
+                row[channel] = -0.5 * excess**2 / (sigma_q**2 + tilt * (g2 - of_q**2))
+            for channel in range(n_channels):
+                highest = max(highest, row[channel])
+        for point in range(len(pulse.nodes)):
+            row = out[i, point]
+            for channel in range(n_channels):
+                row[channel] = max(row[channel] - highest, -NEGLIGIBLE)
+        top[i] = highest
+    return out, top
 
 
-@_compiled
 def clouds(x, y, eta, sigma_q, pulse):
     """Return `Clouds` of nodes at x, y (node,). eta: rad; sigma_q: Å⁻¹.
 
     Where a sphere cuts a cloud, rays go to the mean of the cloud on the sphere, δq = −Σ n ε/σ_n²
-    from the node. Second moments are summed about the first ray that counts.
+    from the node.
+    """
+    density, top = densities(x, y, eta, sigma_q, pulse)
+    return _clouds(x, y, eta, sigma_q, pulse, density, top)
+
+
+@_compiled
+def _clouds(x, y, eta, sigma_q, pulse, density, top):
+    """Return `Clouds` from `densities`. Second moments are summed about the ray of the middle
+    channel to the node itself.
     """
     out = np.empty((6, len(x)))
-    tilts = (eta * pulse.nodes) ** 2
-    size = sigma_q**2
-    exponents = np.empty((len(pulse.k), len(tilts)))
+    middle = pulse.k[len(pulse.k) // 2]
+    sums = np.empty(9)
     for i in range(len(x)):
-        g2 = x[i] ** 2 + y[i] ** 2
-        top = _fill_exponents(x[i], y[i], tilts, size, pulse, exponents)
-        total, sum_x, sum_y, sum_xx, sum_xy, sum_yy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        energy, within, transverse, first_x, first_y = 0.0, 0.0, 0.0, 0.0, 0.0
-        for channel in range(len(pulse.k)):
-            k = pulse.k[channel]
-            normal_x, normal_y, excess, of_q = _sphere(x[i], y[i], k)
-            lever_x = g2 * normal_x - x[i] * of_q
-            lever_y = g2 * normal_y - y[i] * of_q
-            for point in range(len(tilts)):
-                relative = exponents[channel, point] - top
-                if relative < -NEGLIGIBLE:
-                    continue
-                tilt = tilts[point]
-                variance = size + tilt * (g2 - of_q**2)
-                weight = pulse.fraction[channel] * pulse.weights[point] * math.exp(relative)
-                weight /= math.sqrt(2.0 * math.pi * variance)
-                step = -excess / variance
-                ray_x = (k + x[i] + step * (size * normal_x + tilt * lever_x)) / k
-                ray_y = (y[i] + step * (size * normal_y + tilt * lever_y)) / k
-                if total == 0.0:
-                    first_x = ray_x
-                    first_y = ray_y
-                from_x = ray_x - first_x
-                from_y = ray_y - first_y
-                total += weight
-                sum_x += weight * from_x
-                sum_y += weight * from_y
-                sum_xx += weight * from_x**2
-                sum_xy += weight * from_x * from_y
-                sum_yy += weight * from_y**2
-                energy += weight * pulse.energy_ev[channel]
-                across_plane = weight * (tilt * g2 + size) / k**2
-                transverse += across_plane
-                within += across_plane * size / variance
-        mean_x = sum_x / total
-        mean_y = sum_y / total
-        along = first_x + mean_x
-        across = first_y + mean_y
-        of_x = sum_xx / total - mean_x**2
-        of_both = sum_xy / total - mean_x * mean_y
-        of_y = sum_yy / total - mean_y**2
+        about_x = 1.0 + x[i] / middle
+        about_y = y[i] / middle
+        sums[:] = 0.0
+        for point in range(len(pulse.nodes)):
+            tilt = (eta * pulse.nodes[point]) ** 2
+            _add_moments(
+                x[i], y[i], about_x, about_y, tilt, sigma_q**2, pulse, density[i, point], sums
+            )
+        total = sums[0]
+        mean_x = sums[1] / total
+        mean_y = sums[2] / total
+        along = about_x + mean_x
+        across = about_y + mean_y
+        of_x = sums[3] / total - mean_x**2
+        of_both = sums[4] / total - mean_x * mean_y
+        of_y = sums[5] / total - mean_y**2
         between = along**2 * of_y - 2.0 * along * across * of_both + across**2 * of_x
         out[0, i] = along
         out[1, i] = across
-        out[2, i] = energy / total
-        out[3, i] = math.log(total) + top
-        out[4, i] = max(between, 0.0) + within / total
-        out[5, i] = transverse / total
+        out[2, i] = sums[6] / total
+        out[3, i] = math.log(total / math.sqrt(2.0 * math.pi)) + top[i]
+        out[4, i] = max(between, 0.0) + sums[7] / total
+        out[5, i] = sums[8] / total
     return Clouds(out[0], out[1], out[2], out[3], out[4], out[5])
+
+
+@_compiled
+def _add_moments(x, y, about_x, about_y, tilt, size, pulse, density, sums):
+    """Add to sums (9,) what the channels bring at a quadrature point: weight; first and second
+    moments of the ray about (about_x, about_y); energy; variances within the cuts, in the plane and
+    across it.
+    """
+    ks = pulse.k
+    energies = pulse.energy_ev
+    s, sx, sy, sxx, sxy, syy, of_energy, in_plane, transverse = (0.0,) * 9
+    g2 = x**2 + y**2
+    for channel in range(len(ks)):
+        k = ks[channel]
+        length = math.sqrt((k + x) ** 2 + y**2)
+        nx = (k + x) / length
+        ny = y / length
+        of_q = nx * x + ny * y
+        inverse = 1.0 / (size + tilt * (g2 - of_q**2))
+        weight = density[channel] * math.sqrt(inverse)
+        step = (k - length) * inverse
+        ray_x = (k + x + step * (size * nx + tilt * (g2 * nx - x * of_q))) / k - about_x
+        ray_y = (y + step * (size * ny + tilt * (g2 * ny - y * of_q))) / k - about_y
+        across_plane = weight * (tilt * g2 + size) / k**2
+        s += weight
+        sx += weight * ray_x
+        sy += weight * ray_y
+        sxx += weight * ray_x**2
+        sxy += weight * ray_x * ray_y
+        syy += weight * ray_y**2
+        of_energy += weight * energies[channel]
+        in_plane += across_plane * size * inverse
+        transverse += across_plane
+    for number, value in enumerate((s, sx, sy, sxx, sxy, syy, of_energy, in_plane, transverse)):
+        sums[number] += value
 
 
 class Slopes(NamedTuple):
@@ -173,112 +203,138 @@ class Slopes(NamedTuple):
     """(node, 4)"""
 
 
-@_compiled
 def slopes(x, y, eta, sigma_q, pulse):
     """Return `Slopes` of nodes at x, y (node,). eta: rad; sigma_q: Å⁻¹.
 
     With w the density of a point and r its ray, the derivatives of the mean ray Σ w r/Σ w are
     Σ w (r' + (r − r̄) (ln w)')/Σ w.
     """
-    n = len(x)
-    along, across = np.empty(n), np.empty(n)
-    along_by, across_by, log_by = np.empty((n, 4)), np.empty((n, 4)), np.empty((n, 4))
-    tilts = (eta * pulse.nodes) ** 2
-    size = sigma_q**2
-    exponents = np.empty((len(pulse.k), len(tilts)))
-    sums = np.empty((3, 1 + N_UNKNOWNS))
-    for i in range(n):
-        top = _fill_exponents(x[i], y[i], tilts, size, pulse, exponents)
-        sums[:] = 0.0
-        for channel in range(len(pulse.k)):
-            _add_channel(x[i], y[i], tilts, size, pulse, channel, exponents, top, sums)
-        total = sums[0, 0]
-        along[i] = sums[1, 0] / total
-        across[i] = sums[2, 0] / total
-        for by in range(N_UNKNOWNS):
-            log_by[i, by] = sums[0, 1 + by] / total
-            along_by[i, by] = sums[1, 1 + by] / total - along[i] * log_by[i, by]
-            across_by[i, by] = sums[2, 1 + by] / total - across[i] * log_by[i, by]
-    return Slopes(along, across, along_by, across_by, log_by)
+    density, _ = densities(x, y, eta, sigma_q, pulse)
+    sums = _slope_sums(x, y, eta, sigma_q, pulse, density)
+    mean = sums / sums[:, :1, :1]
+    by_log = mean[:, 0, 1:]
+    along, across = mean[:, 1, 0], mean[:, 2, 0]
+    along_by = mean[:, 1, 1:] - along[:, None] * by_log
+    across_by = mean[:, 2, 1:] - across[:, None] * by_log
+    return Slopes(along, across, along_by, across_by, by_log)
 
 
 @_compiled
-def _levers(x, y, k):
-    """Return what a sphere of radius k is to a node: ε; the normal and its three derivatives; half
-    of the lever of rotations, |q|² less the square along the normal, and its derivatives by x and
-    y; the components of the lever, |q|² n − q (q·n), and their derivatives by x and y.
+def _slope_sums(x, y, eta, sigma_q, pulse, density):
+    """Return sums (node, 3, 1 + 4) over the points of clouds: rows w, w·r along and across the
+    beam; columns themselves and their derivatives by the unknowns.
     """
-    nx, ny, excess, of_q = _sphere(x, y, k)
-    length = k + excess
-    nx_x, nx_y, ny_y = ny**2 / length, -nx * ny / length, nx**2 / length
-    of_q_x = nx + x * nx_x + y * nx_y
-    of_q_y = ny + x * nx_y + y * ny_y
+    sums = np.zeros((len(x), 3, 1 + N_UNKNOWNS))
+    levers = np.empty((15, len(pulse.k)))
+    for i in range(len(x)):
+        _fill_levers(x[i], y[i], pulse.k, levers)
+        for point in range(len(pulse.nodes)):
+            tilt = (eta * pulse.nodes[point]) ** 2
+            _add_slopes(x[i], y[i], tilt, sigma_q**2, pulse.k, density[i, point], levers, sums[i])
+    return sums
+
+
+@_compiled
+def _fill_levers(x, y, ks, out):
+    """Fill out (15, channel) with what spheres of radius k are to a node: ε; the normal, two rows,
+    and its derivatives by x and y, three; the lever of rotations, |q|² less the square along the
+    normal, and half of its derivatives; each component of |q|² n − q (q·n), and its derivatives.
+    """
     g2 = x**2 + y**2
-    half = (0.5 * (g2 - of_q**2), x - of_q * of_q_x, y - of_q * of_q_y)
-    to_x = (
-        g2 * nx - x * of_q,
-        2.0 * x * nx + g2 * nx_x - of_q - x * of_q_x,
-        2.0 * y * nx + g2 * nx_y - x * of_q_y,
-    )
-    to_y = (
-        g2 * ny - y * of_q,
-        2.0 * x * ny + g2 * nx_y - y * of_q_x,
-        2.0 * y * ny + g2 * ny_y - of_q - y * of_q_y,
-    )
-    return excess, (nx, ny, nx_x, nx_y, ny_y), half, to_x, to_y
+    for channel in range(len(ks)):
+        k = ks[channel]
+        length = math.sqrt((k + x) ** 2 + y**2)
+        nx, ny = (k + x) / length, y / length
+        nx_x, nx_y, ny_y = ny**2 / length, -nx * ny / length, nx**2 / length
+        of_q = nx * x + ny * y
+        of_q_x = nx + x * nx_x + y * nx_y
+        of_q_y = ny + x * nx_y + y * ny_y
+        out[0, channel] = length - k
+        out[1, channel] = nx
+        out[2, channel] = ny
+        out[3, channel] = nx_x
+        out[4, channel] = nx_y
+        out[5, channel] = ny_y
+        out[6, channel] = g2 - of_q**2
+        out[7, channel] = x - of_q * of_q_x
+        out[8, channel] = y - of_q * of_q_y
+        out[9, channel] = g2 * nx - x * of_q
+        out[10, channel] = 2.0 * x * nx + g2 * nx_x - of_q - x * of_q_x
+        out[11, channel] = 2.0 * y * nx + g2 * nx_y - x * of_q_y
+        out[12, channel] = g2 * ny - y * of_q
+        out[13, channel] = 2.0 * x * ny + g2 * nx_y - y * of_q_x
+        out[14, channel] = 2.0 * y * ny + g2 * ny_y - of_q - y * of_q_y
 
 
 @_compiled
-def _add_channel(x, y, tilts, size, pulse, channel, exponents, top, sums):
-    """Add to sums (3, 1 + 4) what a channel brings: rows w, w·r along and across the beam; columns
-    themselves and their derivatives by the unknowns.
+def _add_slopes(x, y, tilt, size, ks, density, levers, sums):
+    """Add to sums (3, 1 + 4), as from `_slope_sums`, what the channels bring at a quadrature point.
+    Derivatives by ln η and ln σ_q are those by the parts of the variance.
     """
-    k = pulse.k[channel]
-    excess, (nx, ny, nx_x, nx_y, ny_y), half, to_x, to_y = _levers(x, y, k)
-    for point in range(len(tilts)):
-        relative = exponents[channel, point] - top
-        if relative < -NEGLIGIBLE:
-            continue
-        tilt = tilts[point]
-        inverse = 1.0 / (size + 2.0 * tilt * half[0])
-        weight = pulse.fraction[channel] * pulse.weights[point] * math.exp(relative)
-        weight *= math.sqrt(inverse / (2.0 * math.pi))
-
-        # half of the derivatives of ln σ_n²; those of ln w and of the ray follow
-        by_x = tilt * half[1] * inverse
-        by_y = tilt * half[2] * inverse
-        by_eta = 2.0 * tilt * half[0] * inverse
-        by_size = size * inverse
+    excesses, nxs, nys, nxs_x, nxs_y, nys_y = (
+        levers[0],
+        levers[1],
+        levers[2],
+        levers[3],
+        levers[4],
+        levers[5],
+    )
+    turns, turns_x, turns_y = levers[6], levers[7], levers[8]
+    to_xs, to_xs_x, to_xs_y = levers[9], levers[10], levers[11]
+    to_ys, to_ys_x, to_ys_y = levers[12], levers[13], levers[14]
+    s, s_x, s_y, s_eta, s_size = 0.0, 0.0, 0.0, 0.0, 0.0
+    a, a_x, a_y, a_eta, a_size = 0.0, 0.0, 0.0, 0.0, 0.0
+    b, b_x, b_y, b_eta, b_size = 0.0, 0.0, 0.0, 0.0, 0.0
+    for c in range(len(ks)):
+        k, excess, nx, ny = ks[c], excesses[c], nxs[c], nys[c]
+        inverse = 1.0 / (size + tilt * turns[c])
         step = -excess * inverse
-        steep = excess**2 * inverse - 1.0
-        log_by = step * nx + steep * by_x, step * ny + steep * by_y, steep * by_eta, steep * by_size
-
         twice = 2.0 * step
-        moved = size * nx + tilt * to_x[0]
+        steep = excess**2 * inverse - 1.0
+
+        # half of the derivatives of ln σ_n²; those of ln w and of the step from the node
+        by_x = tilt * turns_x[c] * inverse
+        by_y = tilt * turns_y[c] * inverse
+        by_eta = tilt * turns[c] * inverse
+        by_size = size * inverse
+        log_x = step * nx + steep * by_x
+        log_y = step * ny + steep * by_y
+        log_eta = steep * by_eta
+        log_size = steep * by_size
         step_x = -nx * inverse - twice * by_x
         step_y = -ny * inverse - twice * by_y
-        along_by = (
-            1.0 + step_x * moved + step * (size * nx_x + tilt * to_x[1]),
-            step_y * moved + step * (size * nx_y + tilt * to_x[2]),
-            twice * (tilt * to_x[0] - by_eta * moved),
-            twice * (size * nx - by_size * moved),
-        )
-        along = k + x + step * moved
-        moved = size * ny + tilt * to_y[0]
-        across_by = (
-            step_x * moved + step * (size * nx_y + tilt * to_y[1]),
-            1.0 + step_y * moved + step * (size * ny_y + tilt * to_y[2]),
-            twice * (tilt * to_y[0] - by_eta * moved),
-            twice * (size * ny - by_size * moved),
-        )
-        across = y + step * moved
-        sums[0, 0] += weight
-        sums[1, 0] += weight * along / k
-        sums[2, 0] += weight * across / k
-        for by in range(N_UNKNOWNS):
-            sums[0, 1 + by] += weight * log_by[by]
-            sums[1, 1 + by] += weight * (along_by[by] + along * log_by[by]) / k
-            sums[2, 1 + by] += weight * (across_by[by] + across * log_by[by]) / k
+        w = density[c] * math.sqrt(inverse)
+        s += w
+        s_x += w * log_x
+        s_y += w * log_y
+        s_eta += w * log_eta
+        s_size += w * log_size
+
+        f = w / k
+        moved = size * nx + tilt * to_xs[c]
+        ray = k + x + step * moved
+        by = 1.0 + step_x * moved + step * (size * nxs_x[c] + tilt * to_xs_x[c])
+        a += f * ray
+        a_x += f * (by + ray * log_x)
+        a_y += f * (step_y * moved + step * (size * nxs_y[c] + tilt * to_xs_y[c]) + ray * log_y)
+        a_eta += f * (twice * (tilt * to_xs[c] - by_eta * moved) + ray * log_eta)
+        a_size += f * (twice * (size * nx - by_size * moved) + ray * log_size)
+
+        moved = size * ny + tilt * to_ys[c]
+        ray = y + step * moved
+        by = 1.0 + step_y * moved + step * (size * nys_y[c] + tilt * to_ys_y[c])
+        b += f * ray
+        b_x += f * (step_x * moved + step * (size * nxs_y[c] + tilt * to_ys_x[c]) + ray * log_x)
+        b_y += f * (by + ray * log_y)
+        b_eta += f * (twice * (tilt * to_ys[c] - by_eta * moved) + ray * log_eta)
+        b_size += f * (twice * (size * ny - by_size * moved) + ray * log_size)
+    of_density, of_along, of_across = sums[0], sums[1], sums[2]
+    for j, value in enumerate((s, s_x, s_y, s_eta, s_size)):
+        of_density[j] += value
+    for j, value in enumerate((a, a_x, a_y, a_eta, a_size)):
+        of_along[j] += value
+    for j, value in enumerate((b, b_x, b_y, b_eta, b_size)):
+        of_across[j] += value
 
 
 class Reach(NamedTuple):
