@@ -5,12 +5,19 @@ space group's lattice symmetry leaves free (1-6). Centroids, the detector's posi
 all fitted in these.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.models import Array
 from spreadflow.physics import rotation, symmetry, unit_cell
+
+GENERATORS = np.cross(np.eye(3)[:, None], np.eye(3)).swapaxes(1, 2)
+"""(3, 3, 3) [e]× of the three axes."""
+
+HALF_UPPER = np.triu(np.ones((3, 3))) - 0.5 * np.eye(3)
+"""What takes the upper triangle of a matrix, its diagonal halved."""
 
 
 class CrystalFrame(NamedTuple):
@@ -91,36 +98,44 @@ def coordinates(frame: CrystalFrame, A: np.ndarray) -> np.ndarray:
     return np.concatenate([rotation.vector(rotated), strains])
 
 
-def derivative(frame: CrystalFrame, p: np.ndarray) -> np.ndarray:
-    """Return the derivatives of `matrix` by rotation vector and strains, (3, 3, 3 + strains), the
-    last axis that of the unknowns (NumPy).
+def linearized(frame: CrystalFrame, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `matrix` and its derivatives by rotation vector and strains, (3 + strains, 3, 3), the
+    first axis that of the unknowns (NumPy).
 
     A turn by v + dv is the turn by v, then one by J dv, J = Σ Kⁿ/(n + 1)! with K = [v]×; and BᵀB =
     G follows dG with the upper triangle of B⁻ᵀ dG B⁻¹, its diagonal halved, times B.
     """
     n_strains = len(frame.strains)
-    strains = np.asarray(p[3 : 3 + n_strains])
-    metric = frame.metric + np.tensordot(strains, frame.strains, axes=1)
+    metric = frame.metric + np.tensordot(p[3 : 3 + n_strains], frame.strains, axes=1)
     upper = np.linalg.cholesky(metric).T
-    rotated = np.asarray(turn(p[:3])) @ frame.U
+    turned, follows = _turn_and_follows(np.asarray(p[:3]))
+    rotated = turned @ frame.U
     A = rotated @ upper
 
-    turning = np.swapaxes(np.cross(_series(p[:3]).T[:, None, :], A.T), 1, 2)
+    by_turn = np.tensordot(follows.T, GENERATORS, axes=1) @ A
     inverse = np.linalg.inv(upper)
-    relative = np.triu(inverse.T @ frame.strains @ inverse)
-    relative[:, range(3), range(3)] *= 0.5
-    return np.moveaxis(np.concatenate([turning, rotated @ relative @ upper]), 0, 2)
+    by_strain = rotated @ (inverse.T @ frame.strains @ inverse * HALF_UPPER) @ upper
+    return A, np.concatenate([by_turn, by_strain])
 
 
-def _series(v: np.ndarray) -> np.ndarray:
-    """Return Σ Kⁿ/(n + 1)! (3, 3), K = [v]×, of a rotation vector v (3,), rad."""
+def _turn_and_follows(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rotation matrix Σ Kⁿ/n! (3, 3) of a rotation vector v (3,), rad, and
+    Σ Kⁿ/(n + 1)!, by their series where v is small.
+    """
     t2 = float(v @ v)
-    t = np.sqrt(t2)
-    is_small = t2 < 1e-4
-    versine = 0.5 - t2 / 24.0 + t2**2 / 720.0 if is_small else (1.0 - np.cos(t)) / t2
-    rest = 1.0 / 6.0 - t2 / 120.0 + t2**2 / 5040.0 if is_small else (t - np.sin(t)) / (t2 * t)
-    K = np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
-    return np.eye(3) + versine * K + rest * (K @ K)
+    if t2 < 1e-4:
+        sine = 1.0 - t2 / 6.0 + t2**2 / 120.0
+        versine = 0.5 - t2 / 24.0 + t2**2 / 720.0
+        rest = 1.0 / 6.0 - t2 / 120.0 + t2**2 / 5040.0
+    else:
+        t = math.sqrt(t2)
+        sine = math.sin(t) / t
+        versine = (1.0 - math.cos(t)) / t2
+        rest = (1.0 - sine) / t2
+    K = np.tensordot(v, GENERATORS, axes=1)
+    square = K @ K
+    one = np.eye(3)
+    return one + sine * K + versine * square, one + versine * K + rest * square
 
 
 def turn(v) -> Array:

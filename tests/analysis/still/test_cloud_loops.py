@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import clouds_by_jax
-from spreadflow.analysis.orientation_matrix import crystal_frame, derivative, matrix
+from spreadflow.analysis.orientation_matrix import crystal_frame, linearized, matrix
 from spreadflow.analysis.still import cloud_loops, prediction
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Detector, Spectrum
@@ -68,7 +68,9 @@ def test_the_derivative_of_the_orientation_matrix(angle):
     frame = crystal_frame(A, "P 1")
     p = np.concatenate([angle * np.array([0.6, -0.48, 0.64]), 1e-2 * rng.normal(size=6), [-7.0]])
     expected = np.asarray(jax.jacfwd(lambda p: matrix(frame, p))(jnp.asarray(p)))[:, :, :-1]
-    np.testing.assert_allclose(derivative(frame, p), expected, atol=1e-14)
+    found, by_p = linearized(frame, p)
+    np.testing.assert_allclose(found, matrix(frame, p), atol=1e-15)
+    np.testing.assert_allclose(np.moveaxis(by_p, 0, 2), expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("parallax_mm", [None, 0.2])

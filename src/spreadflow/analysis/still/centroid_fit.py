@@ -6,12 +6,13 @@ the shift of the detector (2, mm) after it. Residuals are in px, radial and tran
 its σ. Level 0 refines the detector with the same residuals.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.least_squares import Damping, Limits, Unsolvable, levenberg_marquardt
-from spreadflow.analysis.orientation_matrix import CrystalFrame, derivative, matrix
+from spreadflow.analysis.orientation_matrix import CrystalFrame, linearized, matrix
 from spreadflow.analysis.still import cloud_loops, prediction
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Array, Detector, Spectrum, Spots
@@ -143,39 +144,46 @@ def residuals(
     detector: Detector, model: CentroidModel, p: np.ndarray, observed: Observed
 ) -> Residuals:
     """Return the residuals of indexed spots for unknowns p (m,)."""
-    A = np.asarray(matrix(model.frame, p))
+    A, A_by_p = linearized(model.frame, p)
     q = observed.hkl @ A.T
     x, y, axis = prediction.in_plane(q)
     sigma_q = float(prediction.size_sigma(model.domain_ang))
     pulse = prediction.pulse_of(model.spectrum)
-    cloud = cloud_loops.slopes(x, y, float(np.exp(p[-1])), sigma_q, pulse)
+    cloud = cloud_loops.slopes(x, y, math.exp(p[-1]), sigma_q, pulse)
     s1 = prediction.unit_ray(cloud.along, cloud.across, axis)
 
-    # how the ray turns in its plane, by x, y, ln η and ln σ_q
+    # how the ray turns in its plane: by x, y, ln η and ln σ_q
     square = cloud.along**2 + cloud.across**2
-    turn = cloud.along[:, None] * cloud.across_by - cloud.across[:, None] * cloud.along_by
-    turn = turn / square[:, None]
+    turned = cloud.along[:, None] * cloud.across_by - cloud.across[:, None] * cloud.along_by
+    turned /= square[:, None]
     position, by_turn, by_azimuth = _on_panel(detector, observed, s1, axis)
 
     # q moves along x and y of its plane, and across it; the last unknown is ln η
-    q_by_p = np.einsum("nj,ijm->nim", observed.hkl, derivative(model.frame, p))
-    x_by_p = -q_by_p[:, 2]
-    y_by_p = np.einsum("ni,nim->nm", axis, q_by_p[:, :2])
-    azimuth_by_p = axis[:, :1] * q_by_p[:, 1] - axis[:, 1:] * q_by_p[:, 0]
-    turn_by_p = turn[:, :1] * x_by_p + turn[:, 1:2] * y_by_p
-    turn_by_p = np.concatenate([turn_by_p, turn[:, 2:3]], axis=1)
-    azimuth_by_p = np.pad(azimuth_by_p / y[:, None], [(0, 0), (0, 1)])
-    psi_by_p = _delta_psi_by_p(x, y, x_by_p, y_by_p, float(model.spectrum.mean_energy_ev))
-
-    by_p = by_turn[:, :, None] * turn_by_p[:, None] + by_azimuth[:, :, None] * azimuth_by_p[:, None]
+    q_by_p = (observed.hkl @ np.swapaxes(A_by_p, 1, 2)).T
+    x_by_p = -q_by_p[2]
+    y_by_p = axis[:, 0, None] * q_by_p[0] + axis[:, 1, None] * q_by_p[1]
+    azimuth_by_p = (axis[:, 0, None] * q_by_p[1] - axis[:, 1, None] * q_by_p[0]) / y[:, None]
+    turn_by_p = turned[:, :1] * x_by_p + turned[:, 1:2] * y_by_p
+    energy_ev = float(model.spectrum.mean_energy_ev)
+    by_p = np.empty((len(y), 2, len(p)))
+    by_p[:, :, :-1] = by_turn[:, :, None] * turn_by_p[:, None]
+    by_p[:, :, :-1] += by_azimuth[:, :, None] * azimuth_by_p[:, None]
+    by_p[:, :, -1] = by_turn * turned[:, 2:3]
+    psi_by_p = np.zeros((len(y), len(p)))
+    psi_by_p[:, :-1] = _delta_psi_by_p(x, y, x_by_p, y_by_p, energy_ev)
     return Residuals(
-        offset=np.einsum("sij,sj->si", observed.axes, observed.position - position),
+        offset=_on_axes(observed.axes, observed.position - position),
         offset_by_p=by_p,
-        offset_by_domain=-by_turn * turn[:, 3:4],
-        delta_psi=prediction.delta_psi(q, float(model.spectrum.mean_energy_ev)),
-        delta_psi_by_p=np.pad(psi_by_p, [(0, 0), (0, 1)]),
+        offset_by_domain=-by_turn * turned[:, 3:4],
+        delta_psi=prediction.delta_psi(q, energy_ev),
+        delta_psi_by_p=psi_by_p,
         s1=s1,
     )
+
+
+def _on_axes(axes: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the radial and transverse components of v (..., n, 2) px along axes (n, 2, 2)."""
+    return axes[:, :, 0] * v[..., :1] + axes[:, :, 1] * v[..., 1:]
 
 
 def _on_panel(
@@ -185,12 +193,13 @@ def _on_panel(
     px, and how that moves, px/rad, radial and transverse (n, 2), as the ray turns in its plane,
     and as the plane turns about the beam.
     """
-    in_plane = np.concatenate([-axis * s1[:, 2:], (axis * s1[:, :2]).sum(axis=1)[:, None]], axis=1)
-    about_beam = np.stack([-s1[:, 1], s1[:, 0], np.zeros(len(s1))], axis=1)
-    position, moves = geometry.on_panel_moved(
-        detector, observed.panel, s1, np.stack([in_plane, about_beam])
-    )
-    by_turn, by_azimuth = np.einsum("sij,ksj->ksi", observed.axes, moves)
+    turns = np.zeros((2, len(s1), 3))
+    turns[0, :, :2] = -axis * s1[:, 2:]
+    turns[0, :, 2] = axis[:, 0] * s1[:, 0] + axis[:, 1] * s1[:, 1]
+    turns[1, :, 0] = -s1[:, 1]
+    turns[1, :, 1] = s1[:, 0]
+    position, moves = geometry.on_panel_moved(detector, observed.panel, s1, turns)
+    by_turn, by_azimuth = _on_axes(observed.axes, moves)
     return position, by_turn, by_azimuth
 
 
@@ -253,22 +262,21 @@ def evaluate(
         offset = offset - by_shift @ shift
         jacobians.append(by_shift)
     jacobian = np.concatenate(jacobians, axis=2)
-    psi_by_p = np.pad(psi_by_own, [(0, 0), (0, len(p) - len(own))])
     z2 = (offset**2 / observed.variance).sum(axis=1)
     loss, weight = student(z2)
     weight = weight * observed.valid
 
     scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
+    m = len(own)
     psi_weight = observed.valid / restraint.sigma_psi**2
     distance = p - restraint.centre
 
-    hessian = np.einsum("sam,san->mn", scaled, jacobian)
-    hessian = hessian + (psi_by_p * psi_weight[:, None]).T @ psi_by_p
-    hessian = hessian + np.diag(restraint.precision)
+    flat = scaled.reshape(-1, len(p)).T
+    hessian = flat @ jacobian.reshape(-1, len(p)) + np.diag(restraint.precision)
+    hessian[:m, :m] += (psi_by_own * psi_weight[:, None]).T @ psi_by_own
 
-    gradient = -np.einsum("sam,sa->m", scaled, offset)
-    gradient = gradient + psi_by_p.T @ (psi_weight * psi)
-    gradient = gradient + restraint.precision * distance
+    gradient = restraint.precision * distance - flat @ offset.ravel()
+    gradient[:m] += psi_by_own.T @ (psi_weight * psi)
 
     restrained = psi_weight @ psi**2 + restraint.precision @ distance**2
     total = loss @ observed.valid + 0.5 * restrained

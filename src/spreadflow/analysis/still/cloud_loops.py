@@ -63,8 +63,8 @@ class Clouds(NamedTuple):
 
 
 def densities(x, y, eta, sigma_q, pulse):
-    """Return f_E w pdf_n √(2π σ_n²) (node, quadrature point, channel) of clouds, divided by e^t, and
-    t (node,), the largest exponent of each node. Dividing keeps nodes far from the sphere from
+    """Return f_E w pdf_n √(2π σ_n²) (node, quadrature point, channel) of clouds, divided by e^t,
+    and t (node,), the largest exponent of each node. Dividing keeps nodes far from the sphere from
     vanishing.
     """
     out, top = _exponents(x, y, eta, sigma_q, pulse)
