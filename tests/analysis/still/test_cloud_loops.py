@@ -31,6 +31,7 @@ def nodes_of(rng, n: int) -> tuple[np.ndarray, np.ndarray]:
     return -g * np.sin(angle), g * np.cos(angle)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(("eta", "domain"), [(9e-4, 2500.0), (5e-3, 300.0), (1e-9, 800.0)])
 def test_rays_and_their_derivatives(eta, domain):
     rng = np.random.default_rng(21)
@@ -61,6 +62,7 @@ def test_rays_and_their_derivatives(eta, domain):
         np.testing.assert_allclose(found / scale, by_unknowns[:, row] / scale, atol=1e-9)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("angle", [0.0, 1e-3, 0.02, 2.0])
 def test_the_derivative_of_the_orientation_matrix(angle):
     rng = np.random.default_rng(22)
@@ -73,6 +75,7 @@ def test_the_derivative_of_the_orientation_matrix(angle):
     np.testing.assert_allclose(np.moveaxis(by_p, 0, 2), expected, atol=1e-14)
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("parallax_mm", [None, 0.2])
 def test_how_rays_move_on_a_panel(parallax_mm):
     detector = Detector(

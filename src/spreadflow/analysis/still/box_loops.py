@@ -270,25 +270,37 @@ def weights(counts, free, level, variances, least, rejects):
 
 
 @_compiled
-def _listed(boxes, pixels, box, which, out):
-    """List the valid pixels of a box whose role is `which`: their columns x, y (px from the
-    predicted centroid), counts and number in the list of all pixels go into out (4, n). Return how
-    many they are.
+def _list_pixels(boxes, pixels, box, own, free):
+    """List the valid pixels of a box that are its own, and the free ones: x, y (px from the
+    predicted centroid), counts and number in the list of all pixels are put into own (4, n) and
+    free (4, n). Returns how many these are, and how many of the foreground are not valid, and how
+    many saturated.
     """
     fast0, fast1, slow0, slow1 = boxes.bbox[box]
     place = boxes.first[box]
-    n = 0
+    n_own, n_free, n_lost, n_saturated = 0, 0, 0, 0
     for slow in range(slow0, slow1):
         y = slow + 0.5 - boxes.centre[box, 1]
         for fast in range(fast0, fast1):
-            if pixels.role[place] == which and pixels.valid[place]:
-                out[0, n] = fast + 0.5 - boxes.centre[box, 0]
-                out[1, n] = y
-                out[2, n] = pixels.counts[place]
-                out[3, n] = place
-                n += 1
+            x = fast + 0.5 - boxes.centre[box, 0]
+            role = pixels.role[place]
+            is_valid = pixels.valid[place]
+            if role == OWN:
+                n_saturated += pixels.saturated[place]
+                n_lost += not is_valid
+                own[0, n_own] = x
+                own[1, n_own] = y
+                own[2, n_own] = pixels.counts[place]
+                own[3, n_own] = place
+                n_own += is_valid
+            elif role == FREE and is_valid:
+                free[0, n_free] = x
+                free[1, n_free] = y
+                free[2, n_free] = pixels.counts[place]
+                free[3, n_free] = place
+                n_free += 1
             place += 1
-    return n
+    return n_own, n_free, n_lost, n_saturated
 
 
 @_compiled
@@ -405,7 +417,7 @@ def _invert(matrix):
 
 @_compiled
 def _above(own, n, theta):
-    """Return the sum of the n counts own (4, n), as from `_listed`, above a plane, and of the
+    """Return the sum of the n counts own (4, n), as from `_list_pixels`, above a plane, and of the
     plane.
     """
     above = 0.0
@@ -422,9 +434,9 @@ def _plane(free, own, counted, light, box, variances, work, theta, covariance):
     """Fit the plane of the background of a box, outliers left out: theta (3,) and its covariance
     are filled. Returns the number of pixels it was fitted to.
 
-    free, own: the free pixels and those of the foreground, as from `_listed`, and `counted` how
-    many they are. work: (3, ...). It starts from the median. Weights come from the plane itself:
-    weighting by the counts instead would be low by about one photon. Tails are those of the
+    free, own: the free pixels and those of the foreground, as from `_list_pixels`, and `counted`
+    how many they are. work: (3, ...). It starts from the median. Weights come from the plane
+    itself: weighting by the counts instead would be low by about one photon. Tails are those of the
     intensity above the plane before.
     """
     n, n_own = counted
@@ -469,15 +481,10 @@ def summed(boxes, pixels, light, variances, strong):
     out = np.zeros((8, n_boxes))
     centre = np.zeros((n_boxes, 2))
     for box in range(n_boxes):
-        n_own = _listed(boxes, pixels, box, OWN, own)
-        n_free = _listed(boxes, pixels, box, FREE, free)
+        n_own, n_free, out[2, box], out[3, box] = _list_pixels(boxes, pixels, box, own, free)
         counted = (n_free, n_own)
         out[0, box] = _plane(free, own, counted, light, box, variances, work, theta, covariance)
         out[1, box] = n_own
-        for place in range(boxes.first[box], boxes.first[box + 1]):
-            if pixels.role[place] == OWN:
-                out[2, box] += not pixels.valid[place]
-                out[3, box] += pixels.saturated[place]
         out[4, box], out[5, box] = _above(own, n_own, theta)
         out[6, box], out[7, box] = _squares(own, n_own, covariance)
         start = _highest(own, n_own, theta, variances)
