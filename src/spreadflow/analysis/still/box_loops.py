@@ -230,9 +230,6 @@ def _contest(boxes, one, other, role, n_own):
             role[place] = FOREIGN
 
 
-# ---------------------------------------------------------------- noise
-
-
 @_compiled
 def variance(level, variances):
     """Return the variance V = b + σ_r² + (ε b)² of pixels that expect a level b of photons."""
@@ -264,9 +261,6 @@ def weights(counts, free, level, variances, least, rejects):
         if free[i] and (not rejects or is_near(counts[i], level[i], variances)):
             out[i] = 1.0 / max(variance(level[i], variances), least)
     return out
-
-
-# ---------------------------------------------------------------- background
 
 
 @_compiled
@@ -460,9 +454,6 @@ def _plane(free, own, counted, light, box, variances, work, theta, covariance):
     return n_fitted
 
 
-# ---------------------------------------------------------------- sums
-
-
 @_compiled
 def summed(boxes, pixels, light, variances, strong):
     """Return `Sums` of all boxes: the plane below each, what its foreground holds above and below
@@ -513,9 +504,6 @@ def _squares(own, n, covariance):
         for b in range(3):
             of_plane += lever[a] * covariance[a, b] * lever[b]
     return squares, of_plane
-
-
-# ---------------------------------------------------------------- centroids
 
 
 @_compiled
