@@ -46,7 +46,8 @@ STEPS = {
     "indexing": (indexing, "find_lattices"),
     "refine": (refinement, "refine"),
     "predict": (prediction, "predict"),
-    "integrate": (integration, "integrate"),
+    "integrate": (integration, "integrate_and_learn"),
+    "controls": (integration, "integrate"),
 }
 """functions `shot.index` calls, and the names of their times"""
 PEERS = {"CrystFEL (peakfinder8, asdf, integration)": 0.159, "DIALS (stills_process)": 1.57}

@@ -19,7 +19,7 @@ from spreadflow.analysis.least_squares import eliminate
 from spreadflow.analysis.orientation_matrix import crystal_frame, turn
 from spreadflow.analysis.still import centroid_fit, refinement
 from spreadflow.analysis.still.centroid_fit import CentroidModel, Observed
-from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.analysis.still.prediction import MosaicLattice, padded_rows
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.physics import geometry
 
@@ -164,21 +164,31 @@ def placed(detector: Detector, d: np.ndarray) -> Detector:
 # ---------------------------------------------------------------- normal equations
 
 
-@jax.jit
-def _linearized(detector: Detector, d, member: Member):
+def _linearized(
+    detector: Detector, d: np.ndarray, member: Member
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot,
     2, 5).
     """
     model, p, observed = member
-    residuals = centroid_fit.residuals(moved(detector, d), model, p, observed)
-    s1 = centroid_fit.rays(model, p, observed.hkl)
+    terms = centroid_fit.residuals(placed(detector, d), model, p, observed)
+    n = len(terms.s1)
+    panel = padded_rows(observed.panel, 0).astype(np.int32)
+    position_by_d = np.asarray(_position_by_d(detector, d, panel, padded_rows(terms.s1)))[:n]
+    by_d = np.einsum("sij,sjk->sik", observed.axes, position_by_d)
+    return terms.offset, terms.offset_by_p, by_d
+
+
+@jax.jit
+def _position_by_d(detector: Detector, d, panel, s1):
+    """Return the derivatives (n, 2, 5), px, by d of where panels (n,) record rays s1 (n, 3). Shapes
+    are static.
+    """
 
     def position_of(d):
-        return jnp.stack(geometry.on_panel(moved(detector, d), observed.panel, s1), axis=-1)
+        return jnp.stack(geometry.on_panel(moved(detector, d), panel, s1), axis=-1)
 
-    position_by_d = jax.jacfwd(position_of)(d)
-    by_d = (observed.axes[:, :, :, None] * position_by_d[:, None, :, :]).sum(axis=2)
-    return residuals.offset, residuals.offset_by_p, by_d
+    return jax.jacfwd(position_of)(d)
 
 
 def partials(

@@ -5,14 +5,19 @@ space group's lattice symmetry leaves free (1-6). Centroids, the detector's posi
 all fitted in these.
 """
 
+import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
 from spreadflow.physics import rotation, symmetry, unit_cell
+
+GENERATORS = np.cross(np.eye(3)[:, None], np.eye(3)).swapaxes(1, 2)
+"""(3, 3, 3) [e]× of the three axes."""
+
+HALF_UPPER = np.triu(np.ones((3, 3))) - 0.5 * np.eye(3)
+"""What takes the upper triangle of a matrix, its diagonal halved."""
 
 
 class CrystalFrame(NamedTuple):
@@ -50,7 +55,7 @@ def crystal_frame(A: np.ndarray, space_group: str) -> CrystalFrame:
 
 def matrix(frame: CrystalFrame, p) -> Array:
     """Return A (3, 3) for unknowns p that begin with rotation vector and strains. The rotation is
-    exact, and B upper triangular.
+    exact, and B upper triangular. NumPy and JAX arrays alike.
     """
     n_strains = len(frame.strains)
     strains = p[3 : 3 + n_strains, None, None]
@@ -93,41 +98,83 @@ def coordinates(frame: CrystalFrame, A: np.ndarray) -> np.ndarray:
     return np.concatenate([rotation.vector(rotated), strains])
 
 
+def linearized(frame: CrystalFrame, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `matrix` and its derivatives by rotation vector and strains, (3 + strains, 3, 3), the
+    first axis that of the unknowns (NumPy).
+
+    A turn by v + dv is the turn by v, then one by J dv, J = Σ Kⁿ/(n + 1)! with K = [v]×; and BᵀB =
+    G follows dG with the upper triangle of B⁻ᵀ dG B⁻¹, its diagonal halved, times B.
+    """
+    n_strains = len(frame.strains)
+    metric = frame.metric + np.tensordot(p[3 : 3 + n_strains], frame.strains, axes=1)
+    upper = np.linalg.cholesky(metric).T
+    turned, follows = _turn_and_follows(np.asarray(p[:3]))
+    rotated = turned @ frame.U
+    A = rotated @ upper
+
+    by_turn = np.tensordot(follows.T, GENERATORS, axes=1) @ A
+    inverse = np.linalg.inv(upper)
+    by_strain = rotated @ (inverse.T @ frame.strains @ inverse * HALF_UPPER) @ upper
+    return A, np.concatenate([by_turn, by_strain])
+
+
+def _turn_and_follows(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rotation matrix Σ Kⁿ/n! (3, 3) of a rotation vector v (3,), rad, and
+    Σ Kⁿ/(n + 1)!, by their series where v is small.
+    """
+    t2 = float(v @ v)
+    if t2 < 1e-4:
+        sine = 1.0 - t2 / 6.0 + t2**2 / 120.0
+        versine = 0.5 - t2 / 24.0 + t2**2 / 720.0
+        rest = 1.0 / 6.0 - t2 / 120.0 + t2**2 / 5040.0
+    else:
+        t = math.sqrt(t2)
+        sine = math.sin(t) / t
+        versine = (1.0 - math.cos(t)) / t2
+        rest = (1.0 - sine) / t2
+    K = np.tensordot(v, GENERATORS, axes=1)
+    square = K @ K
+    one = np.eye(3)
+    return one + sine * K + versine * square, one + versine * K + rest * square
+
+
 def turn(v) -> Array:
     """Return the rotation matrix (3, 3) of the rotation vector v (3,), rad, by Rodrigues' formula;
     smooth at 0.
     """
+    numpy_or_jax = v.__array_namespace__()
     t2 = (v * v).sum()
     is_small = t2 < 1e-8
-    t = jnp.sqrt(jnp.where(is_small, 1.0, t2))
+    t = numpy_or_jax.sqrt(numpy_or_jax.where(is_small, 1.0, t2))
 
     # sin t / t and (1 − cos t)/t², by their series where t is small
-    sine = jnp.where(is_small, 1.0 - t2 / 6.0, jnp.sin(t) / t)
-    versine = jnp.where(is_small, 0.5 - t2 / 24.0, (1.0 - jnp.cos(t)) / t**2)
+    sine = numpy_or_jax.where(is_small, 1.0 - t2 / 6.0, numpy_or_jax.sin(t) / t)
+    versine = numpy_or_jax.where(is_small, 0.5 - t2 / 24.0, (1.0 - numpy_or_jax.cos(t)) / t**2)
 
-    zero = jnp.zeros_like(t2)
+    zero = numpy_or_jax.zeros_like(t2)
     rows = [
-        jnp.stack([zero, -v[2], v[1]]),
-        jnp.stack([v[2], zero, -v[0]]),
-        jnp.stack([-v[1], v[0], zero]),
+        numpy_or_jax.stack([zero, -v[2], v[1]]),
+        numpy_or_jax.stack([v[2], zero, -v[0]]),
+        numpy_or_jax.stack([-v[1], v[0], zero]),
     ]
-    K = jnp.stack(rows)
-    return jnp.eye(3) + sine * K + versine * (K @ K)
+    K = numpy_or_jax.stack(rows)
+    return numpy_or_jax.eye(3) + sine * K + versine * (K @ K)
 
 
 def _upper(G) -> Array:
     """Return the upper triangular B with BᵀB = G (3, 3), element by element."""
-    b00 = jnp.sqrt(G[0, 0])
+    numpy_or_jax = G.__array_namespace__()
+    b00 = numpy_or_jax.sqrt(G[0, 0])
     b01 = G[0, 1] / b00
     b02 = G[0, 2] / b00
-    b11 = jnp.sqrt(G[1, 1] - b01**2)
+    b11 = numpy_or_jax.sqrt(G[1, 1] - b01**2)
     b12 = (G[1, 2] - b01 * b02) / b11
-    b22 = jnp.sqrt(G[2, 2] - b02**2 - b12**2)
+    b22 = numpy_or_jax.sqrt(G[2, 2] - b02**2 - b12**2)
 
-    zero = jnp.zeros_like(b00)
+    zero = numpy_or_jax.zeros_like(b00)
     rows = [
-        jnp.stack([b00, b01, b02]),
-        jnp.stack([zero, b11, b12]),
-        jnp.stack([zero, zero, b22]),
+        numpy_or_jax.stack([b00, b01, b02]),
+        numpy_or_jax.stack([zero, b11, b12]),
+        numpy_or_jax.stack([zero, zero, b22]),
     ]
-    return jnp.stack(rows)
+    return numpy_or_jax.stack(rows)

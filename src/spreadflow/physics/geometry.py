@@ -73,6 +73,36 @@ def on_panel(detector: Detector, panel, s1):
     return fast, slow
 
 
+def on_panel_moved(
+    detector: Detector, panel: np.ndarray, s1: np.ndarray, changes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where panels (n,) record unit rays s1 (n, 3), as (n, 2) fast, slow, px; and how that
+    moves with changes (k, n, 3) of the rays that leave their length, (k, n, 2) px (NumPy).
+    """
+    origin = detector.origin_mm[panel]
+    axes = np.stack([detector.fast[panel], detector.slow[panel]], axis=1)
+    normal = normals(detector)[panel]
+    along = (s1 * normal).sum(axis=-1)
+    surface_mm = (origin * normal).sum(axis=-1)
+    height = _height(detector, surface_mm, s1, along)
+    scale = height / along
+    position = np.einsum("nax,nx->na", axes, s1 * scale[:, None] - origin)
+
+    along_by = np.einsum("nx,knx->kn", normal, changes)
+    height_by = 0.0
+    if detector.parallax_mm is not None:
+        step = parallax.COSINE_STEP
+        higher, lower = (
+            parallax.reached(detector, surface_mm, along + h, np.ones(len(along)))
+            for h in (step, -step)
+        )
+        height_by = (higher - lower) / (2.0 * step)
+    scale_by = (height_by - scale) / along * along_by
+    moved = changes * scale[:, None] + s1 * scale_by[:, :, None]
+    moves = np.einsum("nax,knx->kna", axes, moved)
+    return position / detector.pixel_mm, moves / detector.pixel_mm
+
+
 def _height(detector: Detector, surface_mm, s1, along):
     """Return the height along the normal, mm, at which rays s1 (..., 3) are recorded. surface_mm:
     height of the panel; along: component of the rays along the normal.

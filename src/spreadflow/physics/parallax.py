@@ -28,6 +28,11 @@ OPAQUE = 700.0
 GRAZING = 1e-6
 """Least cosine of the angle of incidence."""
 
+COSINE_STEP = 1e-4
+"""Step of finite differences by the cosine of the angle of incidence: 1e-8 of the depth, which is
+a thousandth of the distance.
+"""
+
 N_STEPS = 3
 """Fixed-point steps from a pixel to its depth: each leaves about depth/distance of the error, so
 that 1e-9 of the depth remains.

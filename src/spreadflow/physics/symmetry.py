@@ -1,5 +1,7 @@
 """Space-group symmetry through gemmi, on arrays."""
 
+from functools import lru_cache
+
 import gemmi
 import numpy as np
 
@@ -34,15 +36,17 @@ def is_centring_absent(hkl: np.ndarray, name: str) -> np.ndarray:
     return ~np.all(is_whole, axis=1)
 
 
+@lru_cache(maxsize=32)
 def point_group(name: str) -> np.ndarray:
     """Return the proper rotations (n, 3, 3) of the Laue class acting on direct fractional
-    coordinates (columns).
+    coordinates (columns); read-only, as it is remembered.
     """
     ops = group(name).operations().derive_symmorphic()
     matrices = np.array([op.rot for op in ops.sym_ops]) // gemmi.Op.DEN
     sign = np.linalg.det(matrices).round().astype(int)
-    proper = matrices * sign[:, None, None]
-    return np.unique(proper, axis=0)
+    rotations = np.unique(matrices * sign[:, None, None], axis=0)
+    rotations.flags.writeable = False
+    return rotations
 
 
 def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -132,9 +136,12 @@ def metric_basis(name: str) -> np.ndarray:
     return _invariant(point_group(name))
 
 
+@lru_cache(maxsize=32)
 def reciprocal_metric_basis(name: str) -> np.ndarray:
-    """Return what `metric_basis` returns, for G* = AᵀA."""
-    return _invariant(np.swapaxes(np.linalg.inv(point_group(name)), -1, -2))
+    """Return what `metric_basis` returns, for G* = AᵀA; read-only, as it is remembered."""
+    basis = _invariant(np.swapaxes(np.linalg.inv(point_group(name)), -1, -2))
+    basis.flags.writeable = False
+    return basis
 
 
 def _invariant(operations: np.ndarray) -> np.ndarray:

@@ -79,13 +79,17 @@ def spacing(A: np.ndarray, hkl: np.ndarray) -> np.ndarray:
         return 1.0 / np.linalg.norm(hkl @ A.T, axis=-1)
 
 
+def largest_indices(A: np.ndarray, d_min: float) -> np.ndarray:
+    """Return the largest |h|, |k| and |l| (3,) of Miller indices with spacing ≥ d_min, Å."""
+    lengths = np.linalg.norm(np.linalg.inv(A).T, axis=0)
+    return np.floor(lengths / d_min).astype(int)
+
+
 def all_indices(A: np.ndarray, d_min: float) -> np.ndarray:
     """Return every Miller index (n, 3), int32, but 0 0 0 with spacing ≥ d_min, Å (lattice absences
     not removed).
     """
-    lengths = np.linalg.norm(np.linalg.inv(A).T, axis=0)
-    limits = np.floor(lengths / d_min).astype(int)
-    axes = [np.arange(-n, n + 1) for n in limits]
+    axes = [np.arange(-n, n + 1) for n in largest_indices(A, d_min)]
     grid = np.meshgrid(*axes, indexing="ij")
     hkl = np.stack(grid, axis=-1).reshape(-1, 3)
     is_within = (spacing(A, hkl) >= d_min) & hkl.any(axis=1)

@@ -41,8 +41,7 @@ def near_bragg(hkl, psi: float, seed: int = 1) -> np.ndarray:
 
 
 def centroids(A, eta, domain, hkl, spectrum):
-    spots = prediction.centroids(MosaicLattice(A, eta, domain), np.array(hkl, float), spectrum)
-    return prediction.Centroids(*(np.asarray(column) for column in spots))
+    return prediction.centroids_of(MosaicLattice(A, eta, domain), np.array(hkl, float), spectrum)
 
 
 @pytest.mark.parametrize("psi", [-2e-3, 0.0, 1e-3])

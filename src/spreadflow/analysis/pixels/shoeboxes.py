@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.still import footprints
+from spreadflow.analysis.still.box_loops import OWN
 from spreadflow.analysis.still.footprints import Footprints
 from spreadflow.models import Overlap, ReflectionFlag, pixel_places
 
@@ -108,53 +110,54 @@ def pack(
     n = np.bincount(box, minlength=len(bbox))
     pixel = np.ravel_multi_index(address, image.shape)
 
-    inside = _inside(boxes, foregrounds, image.shape)
+    of_spots = _of_spots(boxes, foregrounds, image.shape)
     overlap = shared(chosen_boxes, box, address, image.shape)
-    overlap |= _foreign(chosen_boxes.lattice[box], pixel, inside, boxes.lattice)
+    overlap |= _foreign(chosen_boxes.lattice[box], pixel, of_spots, boxes.lattice)
     return CutShoeboxes(
         bbox=bbox,
         first_pixel=np.cumsum(n) - n,
         photons=image[address],
         valid=mask[address],
-        foreground=_is_own(np.flatnonzero(selected)[box], pixel, inside),
+        foreground=_is_own(np.flatnonzero(selected)[box], pixel, of_spots, image.size),
         overlap=overlap,
     )
 
 
-class _Inside(NamedTuple):
+class _SpotPixels(NamedTuple):
     """The pixels of foregrounds; one that is in several is there as often."""
 
     reflection: np.ndarray
     """(n,) row"""
     pixel: np.ndarray
     """(n,) number in the image"""
-    distance: np.ndarray
-    """(n,) from the predicted centroid, 1 at the edge of the foreground"""
+    is_own: np.ndarray
+    """(n,) bool: in no foreground whose reflection is nearer, so that integration summed it"""
 
 
-def _inside(boxes: Boxes, foregrounds: Footprints, shape: tuple[int, ...]) -> _Inside:
+def _of_spots(boxes: Boxes, foregrounds: Footprints, shape: tuple[int, ...]) -> _SpotPixels:
     """Return the pixels of foregrounds. shape: (panel, slow, fast) of the image."""
     reflection, address = addresses(boxes.panel, boxes.bbox)
     _, slow, fast = address
     middle = np.stack([boxes.fast, boxes.slow], axis=1)
     offset = np.stack([fast, slow], axis=1) + 0.5 - middle[reflection]
-    distance = foregrounds.distance(reflection, offset)
-    is_inside = distance <= 1.0
+    role, _ = footprints.roles(
+        footprints.boxes_of(boxes.panel, middle, foregrounds, np.asarray(boxes.bbox))
+    )
+    is_own = role == OWN
+    is_inside = is_own | (foregrounds.distance(reflection, offset) <= 1.0)
     pixel = np.ravel_multi_index(address, shape)
-    return _Inside(reflection[is_inside], pixel[is_inside], distance[is_inside])
+    return _SpotPixels(reflection[is_inside], pixel[is_inside], is_own[is_inside])
 
 
-def _is_own(reflection: np.ndarray, pixel: np.ndarray, inside: _Inside) -> np.ndarray:
-    """Return whether each pixel (pixel,) of a reflection's shoebox is in its foreground, and in
-    none whose reflection is nearer: what integration summed.
+def _is_own(
+    reflection: np.ndarray, pixel: np.ndarray, of_spots: _SpotPixels, n_pixels: int
+) -> np.ndarray:
+    """Return whether each pixel (pixel,) of a reflection's shoebox is what integration summed.
+
+    n_pixels: of the image.
     """
-    order = np.lexsort((inside.distance, inside.pixel))
-    claimed, first = np.unique(inside.pixel[order], return_index=True)
-    owner = inside.reflection[order][first]
-    if not len(claimed):
-        return np.zeros(len(pixel), dtype=bool)
-    place = np.minimum(np.searchsorted(claimed, pixel), len(claimed) - 1)
-    return (claimed[place] == pixel) & (owner[place] == reflection)
+    own = of_spots.reflection[of_spots.is_own] * n_pixels + of_spots.pixel[of_spots.is_own]
+    return np.isin(reflection * n_pixels + pixel, own)
 
 
 def shared(
@@ -184,16 +187,16 @@ def shared(
 
 
 def _foreign(
-    lattice: np.ndarray, pixel: np.ndarray, inside: _Inside, lattice_of: np.ndarray
+    lattice: np.ndarray, pixel: np.ndarray, of_spots: _SpotPixels, lattice_of: np.ndarray
 ) -> np.ndarray:
     """Return the bit FOREIGN of each pixel (pixel,): it is in the foreground of another lattice.
 
     lattice: (pixel,) whose shoebox the pixel is in; lattice_of: (reflection,).
     """
     out = np.zeros(len(lattice), np.uint8)
-    lattice_inside = lattice_of[inside.reflection]
+    lattice_of_spot = lattice_of[of_spots.reflection]
     for k in np.unique(lattice):
         own = np.flatnonzero(lattice == k)
-        is_foreign = np.isin(pixel[own], inside.pixel[lattice_inside != k])
+        is_foreign = np.isin(pixel[own], of_spots.pixel[lattice_of_spot != k])
         out[own[is_foreign]] = Overlap.FOREIGN
     return out

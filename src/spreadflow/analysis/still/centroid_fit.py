@@ -6,16 +6,14 @@ the shift of the detector (2, mm) after it. Residuals are in px, radial and tran
 its σ. Level 0 refines the detector with the same residuals.
 """
 
+import math
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis.least_squares import Damping, Limits, Unsolvable, levenberg_marquardt
-from spreadflow.analysis.orientation_matrix import CrystalFrame, matrix
-from spreadflow.analysis.still import prediction
+from spreadflow.analysis.orientation_matrix import CrystalFrame, linearized, matrix
+from spreadflow.analysis.still import cloud_loops, prediction
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.models import Array, Detector, Spectrum, Spots
 from spreadflow.physics import geometry
@@ -48,7 +46,7 @@ DAMPING = Damping(first=1e-3, least=0.0, least_after_rise=0.0, largest=1e3)
 
 
 class Observed(NamedTuple):
-    """Indexed spots, padded with rows that are not valid."""
+    """Indexed spots."""
 
     hkl: Array
     """(spot, 3)"""
@@ -61,7 +59,7 @@ class Observed(NamedTuple):
     variance: Array
     """(spot, 2) of the centroid, observed and predicted, radial and transverse, px²"""
     valid: Array
-    """(spot,) bool"""
+    """(spot,) bool, counts"""
 
 
 class CentroidModel(NamedTuple):
@@ -107,6 +105,8 @@ class Residuals(NamedTuple):
     """(spot,) rotation from the Ewald sphere of the mean energy, rad"""
     delta_psi_by_p: Array
     """(spot, m)"""
+    s1: Array
+    """(spot, 3) predicted mean unit rays"""
 
 
 class Restraint(NamedTuple):
@@ -140,80 +140,82 @@ class Point(NamedTuple):
 # ---------------------------------------------------------------- residuals
 
 
-def rays(model: CentroidModel, p, hkl) -> Array:
-    """Return the mean unit rays (n, 3) of nodes hkl (n, 3) for unknowns p."""
-    q = hkl @ matrix(model.frame, p).T
-    eta_rad = jnp.exp(p[-1])
-    sigma_q = prediction.size_sigma(model.domain_ang)
-    return prediction.rays(q, eta_rad, sigma_q, model.spectrum)
-
-
-@jax.jit
-def residuals(detector: Detector, model: CentroidModel, p, observed: Observed) -> Residuals:
+def residuals(
+    detector: Detector, model: CentroidModel, p: np.ndarray, observed: Observed
+) -> Residuals:
     """Return the residuals of indexed spots for unknowns p (m,)."""
-    s1, s1_by_p, s1_by_domain, delta_psi, delta_psi_by_p = _derivatives(model, p, observed.hkl)
+    A, A_by_p = linearized(model.frame, p)
+    q = observed.hkl @ A.T
+    x, y, axis = prediction.in_plane(q)
+    sigma_q = float(prediction.size_sigma(model.domain_ang))
+    pulse = prediction.pulse_of(model.spectrum)
+    cloud = cloud_loops.slopes(x, y, math.exp(p[-1]), sigma_q, pulse)
+    s1 = prediction.unit_ray(cloud.along, cloud.across, axis)
 
-    def position_of(ray):
-        return jnp.stack(geometry.on_panel(detector, observed.panel, ray), axis=-1)
+    # how the ray turns in its plane: by x, y, ln η and ln σ_q
+    square = cloud.along**2 + cloud.across**2
+    turned = cloud.along[:, None] * cloud.across_by - cloud.across[:, None] * cloud.along_by
+    turned /= square[:, None]
+    position, by_turn, by_azimuth = _on_panel(detector, observed, s1, axis)
 
-    position, tangent = jax.linearize(position_of, s1)
-    position_by_s1 = [tangent(_along(s1, axis)) for axis in range(3)]
-    position_by_p = _chained(position_by_s1, s1_by_p)
-    position_by_domain = _chained(position_by_s1, s1_by_domain[:, :, None])
-
-    def on_axes(v):
-        """Return the radial and transverse components of v (spot, 2, k)."""
-        return (observed.axes[:, :, :, None] * v[:, None, :, :]).sum(axis=2)
-
+    # q moves along x and y of its plane, and across it; the last unknown is ln η
+    q_by_p = (observed.hkl @ np.swapaxes(A_by_p, 1, 2)).T
+    x_by_p = -q_by_p[2]
+    y_by_p = axis[:, 0, None] * q_by_p[0] + axis[:, 1, None] * q_by_p[1]
+    azimuth_by_p = (axis[:, 0, None] * q_by_p[1] - axis[:, 1, None] * q_by_p[0]) / y[:, None]
+    turn_by_p = turned[:, :1] * x_by_p + turned[:, 1:2] * y_by_p
+    energy_ev = float(model.spectrum.mean_energy_ev)
+    by_p = np.empty((len(y), 2, len(p)))
+    by_p[:, :, :-1] = by_turn[:, :, None] * turn_by_p[:, None]
+    by_p[:, :, :-1] += by_azimuth[:, :, None] * azimuth_by_p[:, None]
+    by_p[:, :, -1] = by_turn * turned[:, 2:3]
+    psi_by_p = np.zeros((len(y), len(p)))
+    psi_by_p[:, :-1] = _delta_psi_by_p(x, y, x_by_p, y_by_p, energy_ev)
     return Residuals(
-        offset=on_axes((observed.position - position)[:, :, None])[:, :, 0],
-        offset_by_p=on_axes(position_by_p),
-        offset_by_domain=on_axes(position_by_domain)[:, :, 0],
-        delta_psi=delta_psi,
-        delta_psi_by_p=delta_psi_by_p,
+        offset=_on_axes(observed.axes, observed.position - position),
+        offset_by_p=by_p,
+        offset_by_domain=-by_turn * turned[:, 3:4],
+        delta_psi=prediction.delta_psi(q, energy_ev),
+        delta_psi_by_p=psi_by_p,
+        s1=s1,
     )
 
 
-def _derivatives(model: CentroidModel, p, hkl) -> tuple[Array, Array, Array, Array, Array]:
-    """Return rays s1 (n, 3) of nodes hkl (n, 3), ∂s1/∂p (n, 3, m), ∂s1/∂ ln D (n, 3), Δψ (n,) and
-    ∂Δψ/∂p (n, m).
+def _on_axes(axes: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the radial and transverse components of v (..., n, 2) px along axes (n, 2, 2)."""
+    return axes[:, :, 0] * v[..., :1] + axes[:, :, 1] * v[..., 1:]
 
-    The spectrum is summed once per component of q, once for ln η and once for ln D, not once per
-    unknown.
+
+def _on_panel(
+    detector: Detector, observed: Observed, s1: np.ndarray, axis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where rays s1 (n, 3) in planes along the beam and `axis` (n, 2) are recorded (n, 2),
+    px, and how that moves, px/rad, radial and transverse (n, 2), as the ray turns in its plane,
+    and as the plane turns about the beam.
     """
-    mean_energy = model.spectrum.mean_energy_ev
-
-    def rays_and_psi(q, log_eta, log_domain):
-        sigma_q = prediction.size_sigma(jnp.exp(log_domain))
-        s1 = prediction.rays(q, jnp.exp(log_eta), sigma_q, model.spectrum)
-        return s1, prediction.delta_psi(q, mean_energy)
-
-    q = hkl @ matrix(model.frame, p).T
-    log_domain = jnp.log(jnp.asarray(model.domain_ang))
-    (s1, delta_psi), tangent = jax.linearize(rays_and_psi, q, p[-1], log_domain)
-    by_q = [tangent(_along(q, axis), 0.0, 0.0) for axis in range(3)]
-    s1_by_eta, _ = tangent(jnp.zeros_like(q), 1.0, 0.0)
-    s1_by_domain, _ = tangent(jnp.zeros_like(q), 0.0, 1.0)
-
-    derivative = jax.jacfwd(matrix, argnums=1)
-    A_by_p = derivative(model.frame, p)
-    q_by_p = jnp.einsum("ijm,nj->nim", A_by_p, hkl)
-    s1_by_p = _chained([s1_by_axis for s1_by_axis, _ in by_q], q_by_p)
-    s1_by_p = s1_by_p.at[:, :, -1].add(s1_by_eta)
-    delta_psi_by_p = sum(by_q[axis][1][:, None] * q_by_p[:, axis, :] for axis in range(3))
-    return s1, s1_by_p, s1_by_domain, delta_psi, delta_psi_by_p
+    turns = np.zeros((2, len(s1), 3))
+    turns[0, :, :2] = -axis * s1[:, 2:]
+    turns[0, :, 2] = axis[:, 0] * s1[:, 0] + axis[:, 1] * s1[:, 1]
+    turns[1, :, 0] = -s1[:, 1]
+    turns[1, :, 1] = s1[:, 0]
+    position, moves = geometry.on_panel_moved(detector, observed.panel, s1, turns)
+    by_turn, by_azimuth = _on_axes(observed.axes, moves)
+    return position, by_turn, by_azimuth
 
 
-def _along(vectors, axis: int) -> Array:
-    """Return unit vectors along one axis, as many as `vectors` (n, 3)."""
-    return jnp.zeros_like(vectors).at[:, axis].set(1.0)
-
-
-def _chained(outer, inner) -> Array:
-    """Return the chain rule's Σ_i ∂f/∂x_i ∂x_i/∂p: (n, k, m) from three outer (n, k) and inner
-    (n, 3, m).
+def _delta_psi_by_p(
+    x: np.ndarray, y: np.ndarray, x_by_p: np.ndarray, y_by_p: np.ndarray, energy_ev: float
+) -> np.ndarray:
+    """Return the derivatives (n, m) of `prediction.delta_psi` by unknowns that nodes at x, y (n,)
+    follow with x_by_p and y_by_p (n, m).
     """
-    return sum(outer[axis][:, :, None] * inner[:, None, axis, :] for axis in range(3))
+    g2 = x**2 + y**2
+    half = 0.5 * HC_EV_ANGSTROM / energy_ev
+    cosine = np.sqrt(np.maximum(1.0 - half**2 * g2, 0.0))
+    of_sphere = half / np.maximum(np.sqrt(g2) * cosine, 1e-12)
+    by_x = -y / g2 - of_sphere * x
+    by_y = x / g2 - of_sphere * y
+    return by_x[:, None] * x_by_p + by_y[:, None] * y_by_p
 
 
 # ---------------------------------------------------------------- fit
@@ -253,29 +255,28 @@ def evaluate(
     own, (ln_domain,), shift = np.split(p, [model.n_unknowns, model.n_unknowns + 1])
     of_domain = model._replace(domain_ang=float(np.exp(ln_domain)))
     terms = residuals(detector, of_domain, own, observed)
-    offset, by_own, by_domain, psi, psi_by_own = (np.asarray(term) for term in terms)
+    offset, by_own, by_domain, psi, psi_by_own = terms[:5]
     jacobians = [by_own, by_domain[:, :, None]]
     if len(shift):
         by_shift = position_by_shift(detector, observed)
         offset = offset - by_shift @ shift
         jacobians.append(by_shift)
     jacobian = np.concatenate(jacobians, axis=2)
-    psi_by_p = np.pad(psi_by_own, [(0, 0), (0, len(p) - len(own))])
     z2 = (offset**2 / observed.variance).sum(axis=1)
     loss, weight = student(z2)
     weight = weight * observed.valid
 
     scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
+    m = len(own)
     psi_weight = observed.valid / restraint.sigma_psi**2
     distance = p - restraint.centre
 
-    hessian = np.einsum("sam,san->mn", scaled, jacobian)
-    hessian = hessian + (psi_by_p * psi_weight[:, None]).T @ psi_by_p
-    hessian = hessian + np.diag(restraint.precision)
+    flat = scaled.reshape(-1, len(p)).T
+    hessian = flat @ jacobian.reshape(-1, len(p)) + np.diag(restraint.precision)
+    hessian[:m, :m] += (psi_by_own * psi_weight[:, None]).T @ psi_by_own
 
-    gradient = -np.einsum("sam,sa->m", scaled, offset)
-    gradient = gradient + psi_by_p.T @ (psi_weight * psi)
-    gradient = gradient + restraint.precision * distance
+    gradient = restraint.precision * distance - flat @ offset.ravel()
+    gradient[:m] += psi_by_own.T @ (psi_weight * psi)
 
     restrained = psi_weight @ psi**2 + restraint.precision @ distance**2
     total = loss @ observed.valid + 0.5 * restrained
@@ -320,8 +321,8 @@ def observe(
     model_px: float = MODEL_PX,
     partiality_min: float = 0.0,
 ) -> Observed:
-    """Return the indexed spots (hkl ≠ 0) as padded observations; their variances hold the errors of
-    the centroid and of the model.
+    """Return the indexed spots (hkl ≠ 0) as observations; their variances hold the errors of the
+    centroid and of the model.
 
     hkl: (spot, 3). spectrum: compressed. model_px: error of a predicted centroid that nothing
     explains. Spots recorded to less than partiality_min are there, but not valid.
@@ -344,14 +345,13 @@ def observe(
     relative = MODEL_WIDTH**2 / np.maximum(predicted.partiality, LEAST_PARTIALITY)
     variance = centroid_variance + model_px**2 + width**2 * relative[:, None]
 
-    padded = prediction.padded_rows
     return Observed(
-        hkl=padded(hkl),
-        panel=padded(panel, 0).astype(np.int32),
-        position=padded(np.stack([fast, slow], axis=1)),
-        axes=padded(axes),
-        variance=padded(variance),
-        valid=padded(predicted.partiality >= partiality_min, 0) > 0,
+        hkl=hkl.astype(np.float64),
+        panel=np.asarray(panel, dtype=np.int32),
+        position=np.stack([fast, slow], axis=1).astype(np.float64),
+        axes=axes,
+        variance=variance,
+        valid=predicted.partiality >= partiality_min,
     )
 
 

@@ -1,14 +1,15 @@
 """Footprints: where predicted spots lie, the shoeboxes around them, and whose each pixel is.
 
 All shoeboxes of a shot are one flat list of pixels (reflection by reflection, slow outer, fast
-inner), so that every sum over shoeboxes is one product with a sparse matrix and nothing is padded.
+inner), which compiled loops go through (`box_loops`).
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
+from spreadflow.analysis.still import box_loops
+from spreadflow.analysis.still.box_loops import Boxes
 from spreadflow.analysis.still.prediction import Predicted
 from spreadflow.models import Detector
 from spreadflow.physics.geometry import radial_axes
@@ -24,15 +25,6 @@ MARGIN_PX = 1.0
 
 BORDER_PX = 4
 """Width of the frame that the background of a shoebox is taken from, px."""
-
-FREE = 0
-"""The pixel is in nobody's foreground."""
-
-OWN = 1
-"""The pixel is in the foreground of the reflection."""
-
-FOREIGN = 2
-"""The pixel is in the foreground of a neighbour only."""
 
 
 class Footprints(NamedTuple):
@@ -52,25 +44,13 @@ class Footprints(NamedTuple):
         return np.abs(along / self.half_px[reflection]).max(axis=1)
 
 
-class Boxes(NamedTuple):
-    """The pixels of all shoeboxes."""
+class Bounds(NamedTuple):
+    """Where shoeboxes are."""
 
     bbox: np.ndarray
     """(reflection, 4) int fast0 fast1 slow0 slow1, half open, within the panel"""
     is_cut: np.ndarray
     """(reflection,) the footprint reaches beyond the panel"""
-    reflection: np.ndarray
-    """(pixel,) row of the reflection"""
-    panel: np.ndarray
-    """(pixel,)"""
-    slow: np.ndarray
-    """(pixel,)"""
-    fast: np.ndarray
-    """(pixel,)"""
-    offset: np.ndarray
-    """(pixel, 2) fast, slow of the pixel's centre minus the predicted centroid, px"""
-    sums: csr_matrix
-    """(reflection, pixel) ones: `sums @ x` adds x over each shoebox"""
 
 
 def footprints_of(predicted: Predicted, detector: Detector) -> Footprints:
@@ -88,7 +68,7 @@ def at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return at_start | at_end
 
 
-def boxes_of(predicted: Predicted, footprints: Footprints, shape: tuple[int, int]) -> Boxes:
+def bounds_of(predicted: Predicted, footprints: Footprints, shape: tuple[int, int]) -> Bounds:
     """Return the shoeboxes around footprints on panels of this shape (slow, fast)."""
     centre = np.stack([predicted.fast, predicted.slow], axis=-1)
     reach = np.einsum("rk,rkc->rc", footprints.half_px, np.abs(footprints.axes))
@@ -99,68 +79,33 @@ def boxes_of(predicted: Predicted, footprints: Footprints, shape: tuple[int, int
     is_cut = ((low < 0) | (high > limit)).any(axis=1)
     low = np.clip(low - BORDER_PX, 0, limit - 1)
     high = np.clip(high + BORDER_PX, 1, limit)
+    bbox = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=-1)
+    return Bounds(bbox, is_cut)
 
-    first, reflection, fast, slow = _listed(low, high)
-    position = np.stack([fast, slow], axis=-1) + 0.5
-    n_pixels = len(reflection)
-    ones = np.ones(n_pixels)
+
+def boxes_of(
+    panel: np.ndarray, centre: np.ndarray, footprints: Footprints, bbox: np.ndarray
+) -> Boxes:
+    """Return shoeboxes with the footprints within them, as the compiled loops take them.
+
+    panel: (reflection,); centre: (reflection, 2) predicted fast, slow, px; bbox: (reflection, 4) as
+    in `Bounds`.
+    """
+    widths = bbox[:, 1::2] - bbox[:, ::2]
     return Boxes(
-        bbox=np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=-1),
-        is_cut=is_cut,
-        reflection=reflection,
-        panel=predicted.panel[reflection],
-        slow=slow,
-        fast=fast,
-        offset=position - centre[reflection],
-        sums=csr_matrix((ones, np.arange(n_pixels), first), shape=(len(low), n_pixels)),
+        bbox=np.asarray(bbox, dtype=np.int64),
+        first=np.concatenate([[0], np.cumsum(widths[:, 0] * widths[:, 1], dtype=np.int64)]),
+        panel=np.asarray(panel, dtype=np.int64),
+        centre=np.asarray(centre, dtype=np.float64),
+        axes=np.ascontiguousarray(footprints.axes),
+        half_px=footprints.half_px.astype(np.float64),
     )
 
 
-def _listed(
-    low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the pixels of all boxes in one list, slow outer and fast inner: the first of each box
-    (box + 1,), the box, fast and slow of each pixel (pixel,).
-
-    low, high: (box, 2) fast, slow; high is not within.
-    """
-    width, height = (high - low).T
-    n_pixels = width * height
-    first = np.concatenate([[0], np.cumsum(n_pixels)])
-    box = np.repeat(np.arange(len(low)), n_pixels)
-
-    in_box = np.arange(first[-1]) - first[box]
-    fast = low[box, 0] + in_box % width[box]
-    slow = low[box, 1] + in_box // width[box]
-    return first, box, fast, slow
-
-
-def roles(
-    boxes: Boxes, footprints: Footprints, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def roles(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
     """Return FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
     neighbours own.
     """
-    distance = footprints.distance(boxes.reflection, boxes.offset)
-    inside = np.flatnonzero(distance <= 1.0)
-
-    n_slow, n_fast = shape
-    row = boxes.panel.astype(np.int64) * n_slow + boxes.slow
-    pixel = row * n_fast + boxes.fast
-    order = np.lexsort((distance[inside], pixel[inside]))
-    nearest_first = inside[order]
-    claimed, first = np.unique(pixel[nearest_first], return_index=True)
-    role = np.where(_contains(claimed, pixel), FOREIGN, FREE).astype(np.uint8)
-    role[nearest_first[first]] = OWN
-
-    n_inside = np.bincount(boxes.reflection[inside], minlength=len(footprints.half_px))
-    n_own = boxes.sums @ (role == OWN)
+    order = np.lexsort((boxes.bbox[:, 2], boxes.panel))
+    role, n_inside, n_own = box_loops.roles(boxes, order)
     return role, 1.0 - n_own / np.maximum(n_inside, 1)
-
-
-def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return whether each value is among the ordered ones, (n,) bool."""
-    if not len(ordered):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return ordered[place] == values

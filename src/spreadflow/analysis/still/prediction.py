@@ -10,11 +10,10 @@ the sphere.
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis.still import cloud_loops
+from spreadflow.analysis.still.cloud_loops import Pulse, Reach
 from spreadflow.models import Array, Detector, Spectrum
 from spreadflow.physics import geometry, response, symmetry, unit_cell
 from spreadflow.physics.mosaic import SIZE_SIGMA
@@ -102,23 +101,6 @@ class Predicted(NamedTuple):
     """(reflection, 3) derivatives of ln(partiality · lorentz), as from `recorded_slopes`"""
 
 
-class _Spot(NamedTuple):
-    """The rays of a node in its scattering plane, each (n,)."""
-
-    along: Array
-    """component of the mean ray along the beam, not normalized"""
-    across: Array
-    """component of the mean ray across the beam"""
-    energy_ev: Array
-    """mean over the diffracted photons"""
-    log_density: Array
-    """ln Σ_E f_E pdf_n, ln Å"""
-    variance_radial: Array
-    """of the rays' angle in the plane, rad²"""
-    variance_transverse: Array
-    """of the rays' angle across the plane, rad²"""
-
-
 def compress(spectrum: Spectrum, n_channels: int = N_CHANNELS) -> Spectrum:
     """Return the live part of a spectrum in `n_channels` channels; photons and their mean energy
     are conserved.
@@ -159,215 +141,81 @@ def size_sigma(domain_ang):
     return SIZE_SIGMA / domain_ang
 
 
-def _in_plane(q):
+def in_plane(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the coordinates of nodes q (n, 3) in their scattering planes: x along the beam (n,), y
     across it (n,), and the unit vector of the latter (n, 2) in the lab's x, y.
     """
     across = q[:, :2]
-    x = -q[:, 2]
-    y2 = q[:, 0] ** 2 + q[:, 1] ** 2
-    y = jnp.sqrt(jnp.maximum(y2, 1e-24))
-    axis = across / y[:, None]
-    return x, y, axis
+    y2 = (across**2).sum(axis=1)
+    y = np.sqrt(np.maximum(y2, 1e-24))
+    return -q[:, 2], y, across / y[:, None]
 
 
-def _spot(x, y, eta, sigma_q, energies, photons) -> _Spot:
-    """Return the rays of nodes at (x, y) (n,), as sums over channels and quadrature points.
-
-    Intermediate arrays are (n, quadrature point, channel): long rows vectorize.
-    """
-    x = x[:, None, None]
-    y = y[:, None, None]
-    fraction = (photons / photons.sum()) * WEIGHTS[:, None]
-
-    k = energies / HC_EV_ANGSTROM
-    tilt = (eta * NODES[:, None]) ** 2
-    g2 = x**2 + y**2
-    cut = _cut(x, y, k, tilt, sigma_q)
-    density, top = _density(fraction, cut.excess, cut.variance)
-    total = density.sum(axis=(1, 2))
-
-    def mean(value):
-        return (density * value).sum(axis=(1, 2)) / total
-
-    ray_x, ray_y = _rays_of_cut(x, y, k, tilt, sigma_q, cut)
-    mean_x = mean(ray_x)
-    mean_y = mean(ray_y)
-
-    # between the cuts, in the plane; and within each cut, in the plane and across it
-    between = (mean_x[:, None, None] * ray_y - mean_y[:, None, None] * ray_x) ** 2
-    across_plane = tilt * g2 + sigma_q**2
-    within = sigma_q**2 * across_plane / cut.variance / k**2
-    return _Spot(
-        along=mean_x,
-        across=mean_y,
-        energy_ev=mean(energies),
-        log_density=jnp.log(total) + top[:, 0, 0],
-        variance_radial=mean(between + within),
-        variance_transverse=mean(across_plane / k**2),
+def pulse_of(spectrum: Spectrum) -> Pulse:
+    """Return the channels of a spectrum that hold photons, as the compiled loops take them."""
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
+    photons = np.asarray(spectrum.photons, dtype=np.float64)
+    is_live = photons > 0
+    return Pulse(
+        k=energies[is_live] / HC_EV_ANGSTROM,
+        energy_ev=energies[is_live],
+        fraction=photons[is_live] / photons.sum(),
+        nodes=NODES,
+        weights=WEIGHTS,
     )
 
 
-class _Cut(NamedTuple):
-    """The cuts of Ewald spheres with the clouds of nodes; each field broadcasts to (n, quadrature
-    point, channel).
+def unit_ray(along: np.ndarray, across: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """Return the unit vectors (n, 3), lab frame, of rays with components along and across (n,) in
+    their scattering planes; axis: (n, 2) as from `in_plane`.
     """
-
-    normal_x: Array
-    """normal of the sphere at the node, along the beam"""
-    normal_y: Array
-    """and across it"""
-    excess: Array
-    """ε, distance of the node from the sphere, > 0 outside, Å⁻¹"""
-    along_normal: Array
-    """component of q, Å⁻¹"""
-    variance: Array
-    """of the cloud along the normal, Å⁻²"""
+    norm = np.hypot(along, across)
+    sideways = axis * (across / norm)[:, None]
+    return np.concatenate([sideways, (-along / norm)[:, None]], axis=1)
 
 
-def _cut(x, y, k, tilt, sigma_q) -> _Cut:
-    """Return the cuts of spheres of radius k (channel,) with nodes at (x, y), each (n, 1, 1).
-
-    tilt: (quadrature point, 1) variance of the domains' rotation about an axis, rad².
-    """
-    length = jnp.sqrt((k + x) ** 2 + y**2)
-    normal_x = (k + x) / length
-    normal_y = y / length
-    along_normal = normal_x * x + normal_y * y
-    g2 = x**2 + y**2
-    return _Cut(
-        normal_x=normal_x,
-        normal_y=normal_y,
-        excess=length - k,
-        along_normal=along_normal,
-        variance=sigma_q**2 + tilt * (g2 - along_normal**2),
-    )
-
-
-def _rays_of_cut(x, y, k, tilt, sigma_q, cut: _Cut) -> tuple[Array, Array]:
-    """Return the rays to the mean of the cloud where the sphere cuts it, δq = −Σ n ε/σ_n² from the
-    node, in units of k: along the beam and across it. Arguments are those of `_cut`.
-    """
-    g2 = x**2 + y**2
-    step = -cut.excess / cut.variance
-    turned_x = tilt * (g2 * cut.normal_x - x * cut.along_normal)
-    turned_y = tilt * (g2 * cut.normal_y - y * cut.along_normal)
-    shift_x = step * (sigma_q**2 * cut.normal_x + turned_x)
-    shift_y = step * (sigma_q**2 * cut.normal_y + turned_y)
-    return (k + x + shift_x) / k, (y + shift_y) / k
-
-
-def _density(fraction, excess, variance):
-    """Return f_E w pdf_n(ε), divided by e^t, and t, the largest exponent of each node (n, 1, 1).
-
-    fraction: (quadrature point, channel) of the photons, times the weight; excess: ε; variance: of
-    the cloud along the normal. Dividing keeps nodes far from the sphere from vanishing.
-    """
-    exponent = -0.5 * excess**2 / variance
-    with_photons = jnp.where(fraction > 0, exponent, -jnp.inf)
-    largest = with_photons.max(axis=(1, 2), keepdims=True)
-    top = jax.lax.stop_gradient(largest)
-
-    relative = jnp.maximum(exponent - top, -200.0)
-    gaussian = jnp.exp(relative)
-    norm = jnp.sqrt(2 * jnp.pi * variance)
-    return fraction * gaussian / norm, top
-
-
-def _unit_ray(spot: _Spot, axis):
-    """Return the mean unit rays (n, 3), lab frame; axis: (n, 2) as from `_in_plane`."""
-    norm = jnp.sqrt(spot.along**2 + spot.across**2)
-    sine = spot.across / norm
-    cosine = spot.along / norm
-    across = axis * sine[:, None]
-    along = -cosine[:, None]
-    return jnp.concatenate([across, along], axis=1)
-
-
-def rays(q, eta_rad, sigma_q, spectrum: Spectrum):
-    """Return the mean unit rays (n, 3) of nodes q (n, 3), Å⁻¹; differentiable in q and η.
-
-    sigma_q: Å⁻¹, as from `size_sigma`.
-    """
-    x, y, axis = _in_plane(q)
-    spot = _spot(x, y, eta_rad, sigma_q, spectrum.energies_ev, spectrum.photons)
-    return _unit_ray(spot, axis)
-
-
-def delta_psi(q, energy_ev):
+def delta_psi(q: np.ndarray, energy_ev: float) -> np.ndarray:
     """Return the rotation of nodes q (n, 3) from the Ewald sphere of `energy_ev`, rad:
     asin(−q·ŝ0/|q|) − asin(|q| λ/2), (n,).
     """
-    x, y, _ = _in_plane(q)
-    g = jnp.sqrt(x**2 + y**2)
-
-    sine_of_node = jnp.clip(-x / g, -1.0, 1.0)
-    node = jnp.arcsin(sine_of_node)
-
+    x, y, _ = in_plane(q)
+    g = np.hypot(x, y)
+    node = np.arcsin(np.clip(-x / g, -1.0, 1.0))
     sine_of_sphere = 0.5 * g * HC_EV_ANGSTROM / energy_ev
-    sphere = jnp.arcsin(jnp.clip(sine_of_sphere, 0.0, 1.0))
-    return node - sphere
+    return node - np.arcsin(np.clip(sine_of_sphere, 0.0, 1.0))
 
 
-@jax.jit
-def centroids(lattice: MosaicLattice, hkl, spectrum: Spectrum) -> Centroids:
-    """Return the spots of nodes hkl (n, 3) in a pulse. Shapes are static.
+def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> Centroids:
+    """Return the spots of nodes hkl (n, 3) in a pulse.
 
     Valid while a node is far smaller than its distance from the origin (small angles, plane Ewald
     sphere over the node).
     """
-    q = hkl @ lattice.A.T
-    x, y, axis = _in_plane(q)
-    sigma_q = size_sigma(lattice.domain_ang)
-    spot = _spot(x, y, lattice.eta_rad, sigma_q, spectrum.energies_ev, spectrum.photons)
+    q = hkl @ np.asarray(lattice.A).T
+    x, y, axis = in_plane(q)
+    eta_rad = float(lattice.eta_rad)
+    sigma_q = float(size_sigma(lattice.domain_ang))
+    spot = cloud_loops.clouds(x, y, eta_rad, sigma_q, pulse_of(spectrum))
 
-    g = jnp.sqrt(x**2 + y**2)
+    g = np.hypot(x, y)
     wavelength = HC_EV_ANGSTROM / spot.energy_ev
-    sine = jnp.clip(0.5 * g * wavelength, 0.0, 1.0)
-    cosine = jnp.sqrt(1.0 - sine**2)
+    sine = np.clip(0.5 * g * wavelength, 0.0, 1.0)
+    cosine = np.sqrt(1.0 - sine**2)
 
     # pdf_n of a node on the Ewald sphere; pdf_ψ = |q| cos θ pdf_n
-    turned = ((lattice.eta_rad * NODES) * (g * cosine)[:, None]) ** 2
-    norm = jnp.sqrt(2 * jnp.pi * (sigma_q**2 + turned))
-    on_sphere = (WEIGHTS / norm).sum(1)
+    turned = ((eta_rad * NODES) * (g * cosine)[:, None]) ** 2
+    norm = np.sqrt(2 * np.pi * (sigma_q**2 + turned))
+    on_sphere = (WEIGHTS / norm).sum(axis=1)
 
     return Centroids(
-        s1=_unit_ray(spot, axis),
+        s1=unit_ray(spot.along, spot.across, axis),
         energy_ev=spot.energy_ev,
-        delta_psi=delta_psi(q, spectrum.mean_energy_ev),
-        partiality=jnp.exp(spot.log_density) / on_sphere,
+        delta_psi=delta_psi(q, float(spectrum.mean_energy_ev)),
+        partiality=np.exp(spot.log_density) / on_sphere,
         lorentz=wavelength**3 / (2 * sine * cosine) * on_sphere * g * cosine,
-        sigma_radial=jnp.sqrt(spot.variance_radial),
-        sigma_transverse=jnp.sqrt(spot.variance_transverse),
+        sigma_radial=np.sqrt(spot.variance_radial),
+        sigma_transverse=np.sqrt(spot.variance_transverse),
     )
-
-
-def centroids_of(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> Centroids:
-    """Return `centroids` of any number of nodes hkl (n, 3), as NumPy."""
-    n = len(hkl)
-    spots = centroids(lattice, padded_rows(hkl), spectrum)
-    columns = [np.asarray(column) for column in spots]
-    return Centroids(*(column[:n] for column in columns))
-
-
-@jax.jit
-def _recorded_slopes(lattice: MosaicLattice, hkl, spectrum: Spectrum):
-    """Return `recorded_slopes` of nodes hkl (n, 3). Shapes are static."""
-
-    def log_recorded(changes):
-        about_x, about_y, log_width = changes
-        q = hkl @ lattice.A.T
-        turned_x = q[:, 0] + about_y * q[:, 2]
-        turned_y = q[:, 1] - about_x * q[:, 2]
-        turned_z = q[:, 2] + about_x * q[:, 1] - about_y * q[:, 0]
-        x, y, _ = _in_plane(jnp.stack([turned_x, turned_y, turned_z], axis=1))
-
-        wider = jnp.exp(log_width)
-        sigma_q = wider * size_sigma(lattice.domain_ang)
-        eta = wider * lattice.eta_rad
-        return _spot(x, y, eta, sigma_q, spectrum.energies_ev, spectrum.photons).log_density
-
-    return jax.jacfwd(log_recorded)(jnp.zeros(3))
 
 
 def recorded_slopes(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum) -> np.ndarray:
@@ -377,7 +225,12 @@ def recorded_slopes(lattice: MosaicLattice, hkl: np.ndarray, spectrum: Spectrum)
 
     A rotation about the beam changes nothing.
     """
-    return np.asarray(_recorded_slopes(lattice, padded_rows(hkl), spectrum))[: len(hkl)]
+    x, y, axis = in_plane(hkl @ np.asarray(lattice.A).T)
+    sigma_q = float(size_sigma(lattice.domain_ang))
+    slopes = cloud_loops.slopes(x, y, float(lattice.eta_rad), sigma_q, pulse_of(spectrum))
+    by_x, by_y, by_eta, by_size = slopes.log_density_by.T
+    tilted = by_x * y - by_y * x
+    return np.stack([-axis[:, 1] * tilted, axis[:, 0] * tilted, by_eta + by_size], axis=1)
 
 
 def padded(n: int, least: int = 64) -> int:
@@ -405,23 +258,18 @@ def candidates(
     """Return the Miller indices (n, 3) whose nodes come within `N_SIGMA` of their standard
     deviations (mosaic spread, size) of the Ewald sphere of a channel with photons.
     """
-    hkl = unit_cell.all_indices(lattice.A, d_min)
-    q = hkl @ lattice.A.T
-    g = np.linalg.norm(q, axis=1)
-    node = np.arcsin(np.clip(q[:, 2] / g, -1.0, 1.0))
-
-    # the angles at which the spheres of the highest and the lowest energy lie
-    live = spectrum.energies_ev[np.asarray(spectrum.photons) > 0]
-    lowest, highest = (
-        np.arcsin(np.minimum(0.5 * g * HC_EV_ANGSTROM / energy, 1.0))
-        for energy in (live.max(), live.min())
+    # the spheres of the highest and the lowest energy
+    live = np.asarray(spectrum.energies_ev)[np.asarray(spectrum.photons) > 0]
+    reach = Reach(
+        half_shortest=0.5 * HC_EV_ANGSTROM / float(live.max()),
+        half_longest=0.5 * HC_EV_ANGSTROM / float(live.min()),
+        eta=float(lattice.eta_rad),
+        sigma_q=float(size_sigma(lattice.domain_ang)),
+        n_sigma=N_SIGMA,
+        longest_q=1.0 / d_min,
     )
-
-    depth = g * np.maximum(np.cos(highest), 0.1)
-    of_size = size_sigma(lattice.domain_ang) / depth
-    reach = N_SIGMA * np.hypot(lattice.eta_rad, of_size)
-    is_reached = (node > lowest - reach) & (node < highest + reach)
-    hkl = hkl[is_reached]
+    A = np.ascontiguousarray(lattice.A, dtype=np.float64)
+    hkl = cloud_loops.reached(A, unit_cell.largest_indices(A, d_min), reach)
     return hkl[~symmetry.is_centring_absent(hkl, space_group)]
 
 

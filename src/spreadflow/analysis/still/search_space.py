@@ -295,7 +295,7 @@ def _mesh(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _grid(vectors: np.ndarray, step: float) -> Grid:
     """Return trial vectors (3, m) that are a step, Å, apart."""
-    return Grid(vectors.astype(np.float32), PHASE / step)
+    return Grid(np.ascontiguousarray(vectors, dtype=np.float32), PHASE / step)
 
 
 def _middles(low: float, high: float, step: float) -> np.ndarray:

@@ -7,13 +7,13 @@ pixel. How wide it is shows in the backgrounds around the strong spots of a shot
 r⁻³. A point spread without tails leaves nothing there, and foregrounds hold it.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.still import pixel_noise
+from spreadflow.analysis.still import box_loops, tail_loops
+from spreadflow.analysis.still.box_loops import PLANE_RIDGE, Variances
+from spreadflow.analysis.still.tail_loops import SpotPixels
 from spreadflow.models import Noise
 from spreadflow.units import MAD_TO_SIGMA
 
@@ -29,7 +29,7 @@ and the tails that crystals of few cells have of their own are not told from it.
 """
 
 N_SIGMA = 4.0
-"""Standard deviations above which a width is believed; and beyond which a pixel is left out."""
+"""Standard deviations above which a width is believed."""
 
 N_CYCLES = 4
 """Steps of the search; it begins within a factor of three."""
@@ -59,28 +59,6 @@ LEAST_VARIANCE = 1e-3
 LEAST_INFORMATION = 1e-12
 """Of a spot about the width, px⁻²; so that nothing is divided by zero."""
 
-PIXEL_VARIANCE = 1.0 / 12.0
-"""Of a place within a pixel, px²."""
-
-
-class SpotPixels(NamedTuple):
-    """The pixels around some spots, and how the light of these would lie without a point spread."""
-
-    offset: np.ndarray
-    """(pixel, 2) fast, slow of the pixel's centre minus the spot's, px"""
-    spot: np.ndarray
-    """(pixel,) number of the spot"""
-    sums: csr_matrix
-    """(spot, pixel) ones"""
-    own: np.ndarray
-    """(pixel,) bool, summed for the spot"""
-    free: np.ndarray
-    """(pixel,) bool, may show background"""
-    axes: np.ndarray
-    """(spot, 2, 2) rows radial, transverse in (fast, slow)"""
-    sigma: np.ndarray
-    """(spot, 2) standard deviations of the spot along them, px"""
-
 
 class Tails(NamedTuple):
     """The point spread of a detector."""
@@ -90,11 +68,12 @@ class Tails(NamedTuple):
     sigma_px: float
     """its standard deviation"""
 
-    def profiles(self, pixels: SpotPixels) -> np.ndarray:
-        """Return the share of its spot's light that each pixel holds, (pixel,); 0 where it is
-        neither summed nor free.
+    def profiles(self, pixels: SpotPixels) -> tuple[np.ndarray, np.ndarray]:
+        """Return the share of its spot's light that each pixel holds, (pixel,), 0 where it is
+        neither summed nor free; and that of the summed ones together, (spot,).
         """
-        return _profiles(pixels, self.width_px)
+        profile = tail_loops.profiles(pixels, self.width_px)
+        return profile, np.add.reduceat(pixels.own * profile, pixels.first[:-1])
 
     def relative_sigma(self, share: np.ndarray) -> np.ndarray:
         """Return the relative standard deviation that the width brings to intensities of which a
@@ -123,42 +102,44 @@ NO_TAILS = Tails(0.0, 0.0)
 """Those of a detector without point spread."""
 
 
-def learned(
-    pixels: SpotPixels,
-    counts: np.ndarray,
-    background: np.ndarray,
-    strength: np.ndarray,
-    noise: Noise,
-) -> Tails:
-    """Return the point spread that the backgrounds of the strongest spots show.
+def telling(strength: np.ndarray) -> np.ndarray:
+    """Return the spots, ascending, that a width is learned from; none of too few.
 
-    counts: (pixel,) photons; background: (spot,) photons per pixel under it, about; strength:
-    (spot,) I/σ, 0 where a spot does not count. Each spot has a plane below it, and an intensity
-    that its foreground tells: what is left of its background is the width's alone. That of the shot
-    is the median over the spots, and its standard deviation that of their scatter.
+    strength: (spot,) I/σ, 0 where a spot does not count.
     """
     order = np.argsort(-strength, kind="stable")[:MOST_SPOTS]
-    order = order[strength[order] > STRONG]
-    if len(order) < LEAST_SPOTS:
-        return NO_TAILS
-    spots = np.sort(order)
-    picked, rows = _of_spots(pixels, spots)
-    counts = counts[rows]
-    level = background[spots][picked.spot]
+    spots = np.sort(order[strength[order] > STRONG])
+    return spots if len(spots) >= LEAST_SPOTS else spots[:0]
+
+
+def learned(pixels: SpotPixels, background: np.ndarray, noise: Noise) -> Tails:
+    """Return the point spread that the backgrounds of strong spots show.
+
+    background: (spot,) photons per pixel under it, about. Each spot has a plane below it, and an
+    intensity that its foreground tells: what is left of its background is the width's alone. That
+    of the shot is the median over the spots, and its standard deviation that of their scatter.
+    """
+    starts = pixels.first[:-1]
+    variances = Variances(float(noise.readout_photons) ** 2, float(noise.calibration_error) ** 2)
+    level = np.repeat(background, np.diff(pixels.first))
     width = START_PX
     for cycle in range(N_CYCLES):
-        is_used = picked.free
-        if cycle:
-            is_used = is_used & (np.abs(pixel_noise.deviation(counts, level, noise)) <= N_SIGMA)
-        weight = is_used / np.maximum(pixel_noise.variance(level, noise), LEAST_VARIANCE)
+        weight = box_loops.weights(
+            pixels.counts, pixels.free, level, variances, LEAST_VARIANCE, cycle > 0
+        )
         more = DERIVATIVE * width
-        profiles = np.stack([_profiles(picked, width), _profiles(picked, width + more)], axis=1)
-        rest, wider, level = _residuals(picked, counts, profiles, weight)
+        narrow = tail_loops.profiles(pixels, width)
+        wide = tail_loops.profiles(pixels, width + more)
+        columns = np.stack([pixels.counts, narrow, wide])
+        normal, right = tail_loops.plane_sums(pixels, columns, weight)
+        planes = np.linalg.solve(normal + PLANE_RIDGE * np.eye(3), right)
+        rest, wider = tail_loops.residuals(pixels, columns, planes)
+        level = pixels.counts - rest
         by_width = (wider - rest) / more
 
-        information = np.maximum(picked.sums @ (weight * by_width**2), LEAST_INFORMATION)
-        gradient = picked.sums @ (weight * by_width * rest)
-        steps = -gradient / information
+        information = np.add.reduceat(weight * by_width**2, starts)
+        gradient = np.add.reduceat(weight * by_width * rest, starts)
+        steps = -gradient / np.maximum(information, LEAST_INFORMATION)
         step = float(np.median(steps))
         width = width + step
         if width <= NARROWEST_PX:
@@ -168,37 +149,9 @@ def learned(
     return Tails(width, sigma) if width > max(LEAST_PX, N_SIGMA * sigma) else NO_TAILS
 
 
-def _of_spots(pixels: SpotPixels, spots: np.ndarray) -> tuple[SpotPixels, np.ndarray]:
-    """Return the pixels of some spots (ascending), and their rows."""
-    first = pixels.sums.indptr
-    n_pixels = np.diff(first)[spots]
-    number = np.repeat(np.arange(len(spots)), n_pixels)
-    starts = np.concatenate([[0], np.cumsum(n_pixels)])
-    rows = np.arange(starts[-1]) + (first[spots] - starts[:-1])[number]
-    ones = np.ones(len(rows))
-    picked = SpotPixels(
-        offset=pixels.offset[rows],
-        spot=number,
-        sums=csr_matrix((ones, np.arange(len(rows)), starts), shape=(len(spots), len(rows))),
-        own=pixels.own[rows],
-        free=pixels.free[rows],
-        axes=pixels.axes[spots],
-        sigma=pixels.sigma[spots],
-    )
-    return picked, rows
-
-
-# ---------------------------------------------------------------- profiles
-
-
-def _corner(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
-    """Return the integral of the point spread from 0 to x and from 0 to y."""
-    return np.arctan(x * y / (width * np.sqrt(width**2 + x * x + y * y))) / (2.0 * np.pi)
-
-
 def _within(place: np.ndarray, half: np.ndarray, width: float) -> np.ndarray:
     """Return the share of the light that comes from places (n, 2) within rectangles about 0 with
-    half sizes `half` (n, 2) or ().
+    half sizes `half` (n, 2).
     """
     x0, y0 = (place - half).T
     x1, y1 = (place + half).T
@@ -207,71 +160,6 @@ def _within(place: np.ndarray, half: np.ndarray, width: float) -> np.ndarray:
     return high - low
 
 
-def _profiles(pixels: SpotPixels, width: float) -> np.ndarray:
-    """Return the share of its spot's light that each pixel holds, (pixel,).
-
-    Light spreads from the middle of the pixel that it was counted in. A spot is four points, which
-    have its second moments. A summed pixel is integrated over, a free one has the density in its
-    middle, as light from over a pixel has it.
-    """
-    own = np.flatnonzero(pixels.own)
-    free = np.flatnonzero(pixels.free)
-    profiles = np.zeros(len(pixels.spot))
-    profiles[own] = _mean_over_spot(
-        pixels, own, PIXEL_VARIANCE, lambda place: _within(place, np.array(0.5), width)
-    )
-    profiles[free] = _mean_over_spot(
-        pixels, free, 2.0 * PIXEL_VARIANCE, lambda place: _density(place, width)
-    )
-    return profiles
-
-
-def _density(place: np.ndarray, width: float) -> np.ndarray:
-    """Return the point spread at places (n, 2), 1/px²."""
-    square = width**2 + place[:, 0] ** 2 + place[:, 1] ** 2
-    return width / (2.0 * np.pi) / (square * np.sqrt(square))
-
-
-def _mean_over_spot(
-    pixels: SpotPixels,
-    rows: np.ndarray,
-    variance: float,
-    share: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """Return the mean of `share` over the points of each pixel's spot, (row,).
-
-    variance: px², added to those of the spots; share: of places (row, 2) relative to a point.
-    """
-    deviation = np.sqrt(pixels.sigma**2 + variance)
-    arms = (deviation[:, :, None] * pixels.axes)[pixels.spot[rows]]
-    offset = pixels.offset[rows]
-    total = np.zeros(len(rows))
-    for radial in (-1.0, 1.0):
-        for transverse in (-1.0, 1.0):
-            total += share(offset - radial * arms[:, 0] - transverse * arms[:, 1])
-    return 0.25 * total
-
-
-# ---------------------------------------------------------------- search
-
-
-def _residuals(
-    pixels: SpotPixels, counts: np.ndarray, profiles: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what counts have that planes and tails do not, (pixel,), with either of two profiles
-    (pixel, 2), and the level that the first expects.
-
-    weight: (pixel,) of those that the planes are fitted to.
-    """
-    design = np.concatenate([np.ones((len(counts), 1)), pixels.offset], axis=1)
-    columns = np.concatenate([counts[:, None], profiles], axis=1)
-    weighted = weight[:, None] * design
-    normal = np.stack([pixels.sums @ (weighted * column[:, None]) for column in design.T], axis=2)
-    right = np.stack([pixels.sums @ (weighted * column[:, None]) for column in columns.T], axis=2)
-    planes = np.linalg.solve(normal + pixel_noise.PLANE_RIDGE * np.eye(3), right)[pixels.spot]
-    above = columns - np.einsum("pi,pij->pj", design, planes)
-
-    summed = pixels.sums @ (pixels.own[:, None] * above)
-    intensity = (summed[:, :1] / np.maximum(summed[:, 1:], 1e-3))[pixels.spot]
-    rest = above[:, :1] - intensity * above[:, 1:]
-    return rest[:, 0], rest[:, 1], counts - rest[:, 0]
+def _corner(x: np.ndarray, y: np.ndarray, width: float) -> np.ndarray:
+    """Return the integral of the point spread from 0 to x and from 0 to y."""
+    return np.arctan(x * y / (width * np.sqrt(width**2 + x * x + y * y))) / (2.0 * np.pi)

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.still import trial_loops
 from spreadflow.analysis.still.search_space import Grid
+from spreadflow.analysis.still.trial_loops import Refined, Spread
 
 N_SEARCH = 128
 """Spots that score trial vectors."""
@@ -28,9 +30,6 @@ LARGEST_TOLERANCE = 0.25
 
 WIDTHS = (0.3, 0.25, 0.2, 0.15, 0.0)
 """Least tolerance of the phase in each round of refining vectors: the first ones are far off."""
-
-_CHUNK = 2048
-"""Trial vectors that are scored at a time, which bounds the memory they take."""
 
 
 class Errors(NamedTuple):
@@ -68,14 +67,10 @@ def search(
     best = np.argpartition(score, n_first)[:n_refined]
 
     start = (frame @ grid.vectors[:, best]).T
-    v, is_integer = _refine_vectors(start, q, weights, grid.q_max, errors)
-
-    tolerance = _tolerance(v, v @ q.T, errors)
-    by_chance = 2.0 * tolerance @ weights
-    lack = by_chance - is_integer @ weights
-    order = np.argsort(lack, kind="stable")
-    v = v[order]
-    is_integer = is_integer[order]
+    refined = _refine_vectors(start, q, weights, grid.q_max, errors)
+    order = np.argsort(refined.lack, kind="stable")
+    v = refined.vectors[order]
+    is_integer = refined.is_integer[order]
 
     length2 = (v * v).sum(axis=1)
     distance2 = length2[:, None] + length2 - 2.0 * np.abs(v @ v.T)
@@ -104,73 +99,21 @@ def _score(trials: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray
 
     trials: (3, m) float32; q: (n, 3); weights: (n,).
     """
-    q32 = q.astype(np.float32)
-    w32 = weights.astype(np.float32)
-    n_trials = trials.shape[1]
-
-    scores = np.empty(n_trials, dtype=np.float32)
-    for start in range(0, n_trials, _CHUNK):
-        part = slice(start, start + _CHUNK)
-        phase = q32 @ trials[:, part]
-        phase -= np.rint(phase)
-        scores[part] = w32 @ np.abs(phase, out=phase)
-    return scores
-
-
-def _tolerance(v: np.ndarray, phase: np.ndarray, errors: Errors) -> np.ndarray:
-    """Return within what v·q counts as an integer, (k, n): three of its standard deviations, but at
-    most a quarter.
-
-    v: (k, 3) trial vectors; phase: (k, n) the products v·q.
-    """
-    length = np.linalg.norm(v, axis=1)
-    from_across = (length * errors.across)[:, None]
-    from_radial = errors.radial * phase
-    sigma = np.hypot(from_across, from_radial)
-    return np.minimum(N_SIGMA * sigma, LARGEST_TOLERANCE)
+    q32 = np.ascontiguousarray(q, dtype=np.float32)
+    return trial_loops.scores(trials, q32, weights.astype(np.float32))
 
 
 def _refine_vectors(
     v: np.ndarray, q: np.ndarray, weights: np.ndarray, q_first: float, errors: Errors
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Refined:
     """Return vectors (k, 3) fitted by least squares to the integers that they make of spots, first
-    of those with |q| < q_first, then of ever more; and (k, n) bool, which spots are integers within
-    the tolerance at the end.
+    of those with |q| < q_first, then of ever more.
     """
     norm = np.linalg.norm(q, axis=1)
     last = norm.max()
     growing = np.geomspace(q_first, max(last, q_first * 1.01), len(WIDTHS) - 1)
     limits = np.append(growing, last * 1.01)
-    pairs = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-    products = np.stack([q[:, i] * q[:, j] for i, j in pairs], axis=1)
-
-    for limit, width in zip(limits, WIDTHS, strict=True):
-        phase = v @ q.T
-        residual = phase - np.rint(phase)
-        tolerance = np.maximum(_tolerance(v, phase, errors), width)
-        is_integer = np.abs(residual) < tolerance
-        weight = is_integer * (weights * (norm <= limit))
-
-        normal = _normal_matrices(weight @ products)
-        gradient = (weight * residual) @ q
-        step = np.linalg.solve(normal, gradient[:, :, None])
-        v = v - step[:, :, 0]
-
-    phase = v @ q.T
-    residual = phase - np.rint(phase)
-    return v, np.abs(residual) < _tolerance(v, phase, errors)
-
-
-def _normal_matrices(sums: np.ndarray) -> np.ndarray:
-    """Return symmetric matrices (k, 3, 3) from their elements (k, 6) xx, yy, zz, yz, xz, xy, with a
-    ridge where the spots span less than space.
-    """
-    xx, yy, zz, yz, xz, xy = sums.T
-    trace = xx + yy + zz
-    ridge = 1e-4 * trace + 1e-12
-    rows = [
-        [xx + ridge, xy, xz],
-        [xy, yy + ridge, yz],
-        [xz, yz, zz + ridge],
-    ]
-    return np.array(rows).transpose(2, 0, 1)
+    spread = Spread(errors.across, errors.radial, N_SIGMA, LARGEST_TOLERANCE)
+    rows = np.ascontiguousarray(q.T)
+    vectors = np.ascontiguousarray(v, dtype=np.float64)
+    return trial_loops.refined(vectors, rows, weights, norm, limits, np.array(WIDTHS), spread)
