@@ -163,19 +163,19 @@ def of_stage(manifest: Path, demo: config.Config, folder: Path) -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start
 
 
-def of_dials(manifest: Path, section: config.IndexSection, folder: Path) -> dict[str, float]:
+def of_dials(manifest: Path, crystal: config.CrystalSection, folder: Path) -> dict[str, float]:
     """Seconds of user CPU that stills_process of DIALS needs for a further still of the same files,
-    and for its start: by difference of all files and the first. Both runs say how many lattices
-    they found.
+    and for its start: by difference of all files and the first. DIALS is told the true cell, without
+    which it finds no lattice here.
     """
     program = shutil.which("dials.stills_process")
     if program is None:
         raise SystemExit("no dials.stills_process on PATH: apt-get install dials")
     # Debian ships DIALS without a module that one of its steps imports and does not use here
     (folder / "xfel_mono_sim_ext.py").write_text("class bandpass_gaussian:\n    pass\n")
-    cell = ",".join(f"{length:g}" for length in section.cell)
+    cell = ",".join(f"{length:g}" for length in crystal.cell)
     (folder / "still.phil").write_text(
-        f"indexing.known_symmetry.space_group={section.space_group.replace(' ', '')}\n"
+        f"indexing.known_symmetry.space_group={crystal.space_group.replace(' ', '')}\n"
         f"indexing.known_symmetry.unit_cell={cell}\n"
         "indexing.stills.refine_candidates_with_known_symmetry=False\n"
         "mp.nproc=1\n"
@@ -235,7 +235,7 @@ def main() -> None:
         watch = Stopwatch()
         ends = index(demo.index, source, watch)
         whole = [of_stage(manifest, demo, Path(folder)) for _ in range(2)]
-        peer = of_dials(manifest, demo.index, Path(folder)) if args.peer else None
+        peer = of_dials(manifest, demo.crystal, Path(folder)) if args.peer else None
     start = whole[1] - watch.seconds["total"]
     per_shot = {name: seconds / len(ends) for name, seconds in watch.seconds.items()}
     figures = {
