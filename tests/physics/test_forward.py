@@ -135,7 +135,8 @@ def test_pairs_cover_each_channel_whose_exponent_matters(n_channels):
         *np.array([[0, 50, 40, 40, 0], [7, 50, 20, 10, 1], [0, 9, 9, 9, 2]]).T
     )
     ticks = layout._ticks(energies, first, last)
-    pairs = Pairs(*pair_loops.matching(rays, clouds, cut, 7000.0, pieces, ticks))
+    rows, n = pair_loops.matching(rays, clouds, cut, 7000.0, pieces, ticks)
+    pairs = Pairs(*rows[:n].T)
     assert (pairs.channel >= first).all() and (pairs.channel < last).all()
 
     offset = rays[:, None, None, :3] * energies[:, None] - clouds[:, None, :3]

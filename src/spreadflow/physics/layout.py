@@ -273,7 +273,8 @@ def _select(
     middle = 0.5 * (energies[0] + energies[-1])
     ticks = _ticks(energies, first, last)
     clouds = pair_loops.rows_of_clouds(followed.cloud)
-    return Pairs(*pair_loops.matching(rays, clouds, followed.cut, middle, pieces, ticks))
+    rows, n = pair_loops.matching(rays, clouds, followed.cut, middle, pieces, ticks)
+    return Pairs(*np.ascontiguousarray(rows[:n].T))
 
 
 def _ticks(energies: np.ndarray, first: int, last: int) -> Ticks:

@@ -279,12 +279,23 @@ def add_derivatives(tables: LoopTables, changes, pairs: Pairs, row, total):
 
 
 @_compiled
+def _twice_as_long(rows):
+    """Return an array that begins with these rows (n, 3)."""
+    out = np.empty((2 * len(rows), 3), dtype=np.int32)
+    for n in range(len(rows)):
+        for j in range(3):
+            out[n, j] = rows[n, j]
+    return out
+
+
+@_compiled
 def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
-    """Return the pairs (3, pair) int32 of the points and clouds of pieces that can hold signal: a
-    row for each window of channels. cut: (cloud,) largest exponent that matters.
+    """Return the pairs (n, 3) int32 of the points and clouds of pieces that can hold signal, one
+    for each window of channels, as the first n rows of an array. cut: (cloud,) largest exponent
+    that matters.
     """
     last_tick = len(ticks.channel) - 1
-    out = np.empty((3, 1024), dtype=np.int32)
+    out = np.empty((4096, 3), dtype=np.int32)
     n = 0
     for piece in range(len(pieces.cloud)):
         k = pieces.cloud[piece]
@@ -302,12 +313,10 @@ def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
                 first = ticks.channel[int(min(max(low, 0.0), last_tick))]
                 last = ticks.channel[int(min(max(high, 0.0), last_tick))]
                 for channel in range(first, last, WINDOW):
-                    if n == out.shape[1]:
-                        longer = np.empty((3, 2 * n), dtype=np.int32)
-                        longer[:, :n] = out
-                        out = longer
-                    out[0, n] = i
-                    out[1, n] = k
-                    out[2, n] = channel
+                    if n == len(out):
+                        out = _twice_as_long(out)
+                    out[n, 0] = i
+                    out[n, 1] = k
+                    out[n, 2] = channel
                     n += 1
-    return out[:, :n].copy()
+    return out, n
