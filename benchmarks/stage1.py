@@ -12,6 +12,10 @@ import lattices  # first: it sets threads before NumPy and XLA start  # isort: s
 
 import argparse
 import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -535,6 +539,27 @@ def measure(tasks: list[Task], n_races: int, n_processes: int) -> dict:
     }
 
 
+def measured_before(args: argparse.Namespace) -> dict[str, dict]:
+    """Return the same rows as another revision has them, which `--before` is the source of."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "before.json"
+        command = [sys.executable, __file__, "--n", args.n, "--races", 0, "--json", path]
+        command += ["--processes", args.processes]
+        command += ["--rows", *args.rows] if args.rows else []
+        environment = os.environ | {"PYTHONPATH": str(args.before)}
+        subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
+        return recorded.rows(path)["rows"]
+
+
+def report_before(before: dict[str, dict], now: dict[str, dict]) -> None:
+    """Print what rows took, and how far off they were, as another revision has them and now."""
+    for name, row in now.items():
+        seconds = before[name]["seconds"], row["seconds"]
+        off = before[name]["misorientation_deg"], row["misorientation_deg"]
+        print(f"{name:<30}{seconds[0]:.3f} -> {seconds[1]:.3f} s: {seconds[0] / seconds[1]:.2f} x;")
+        print(f"{'':<30}misorientation {off[0]:.6f}° -> {off[1]:.6f}°")
+
+
 def main() -> None:
     """Measure the rows that are asked for."""
     parser = argparse.ArgumentParser(
@@ -545,6 +570,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", help="only these rows")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--before", type=Path, help="src of another revision: its rows too")
     args = parser.parse_args()
     chosen = [task for task in TASKS if not args.rows or task.name in args.rows]
     tasks = [task._replace(n=max(1, round(task.n * args.n))) for task in chosen]
@@ -552,6 +578,8 @@ def main() -> None:
     if args.json:
         recorded.save(args.json, "stage1", out)
     report(out)
+    if args.before:
+        report_before(measured_before(args), out["rows"])
 
 
 if __name__ == "__main__":

@@ -95,10 +95,10 @@ def parameters(
     )
 
 
-def expected(c, f, s, d, *, oversample=1, dtype="float64", **changes):
+def expected(c, f, s, d, *, oversample=1, **changes):
     p = parameters(c, f, s, d, **changes)
     image = np.zeros((d.n_panels, *d.shape))
-    return image, bragg.add(image, p, oversample=oversample, dtype=dtype)
+    return image, bragg.add(image, p, oversample=oversample)
 
 
 def interpolated(table, x):
@@ -183,21 +183,6 @@ def test_small_panels_equal_the_published_formulas():
     np.testing.assert_allclose(
         bragg_photons + water_air, truth, rtol=1e-6, atol=1e-6 * water_air.min()
     )
-
-
-@pytest.mark.parametrize(
-    "turns", [None, mosaic.domain_rotations(np.random.default_rng(5), 6, 0.002)]
-)
-def test_float32_sums_agree_with_float64(turns):
-    c = crystal(60.0, 0.002)
-    f = factors()
-    s = pulse()
-    d = detector()
-    exact, spots = expected(c, f, s, d, turns=turns)
-    single, spots32 = expected(c, f, s, d, turns=turns, dtype="float32")
-    np.testing.assert_allclose(single, exact, atol=2e-6 * exact.max())
-    np.testing.assert_allclose(spots32.photons, spots.photons, rtol=1e-5)
-    np.testing.assert_allclose(spots32.energy_ev, spots.energy_ev, atol=1e-3)
 
 
 @pytest.mark.stage

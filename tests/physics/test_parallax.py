@@ -219,6 +219,6 @@ def test_photons_of_the_forward_model_fall_where_layers_of_the_sensor_record_the
 
 def _centroid(p: Parameters) -> np.ndarray:
     """Return the centre of mass (fast, slow) of the photons of a node, px."""
-    _, pixels, pairs = layout.lay_out(p)
-    photons = forward.sums(p, pixels, pairs, "float64")[0]
+    _, pixels, rays, pairs = layout.lay_out(p)
+    photons = forward.sums(p, rays, pairs)[0]
     return np.array([photons @ pixels.fast, photons @ pixels.slow]) / photons.sum()

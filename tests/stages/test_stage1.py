@@ -475,7 +475,7 @@ def test_the_model_of_a_pixel_is_the_mean_over_its_points(perturbed_run):
         photons = np.zeros(len(valid))
         shoeboxes = Shoeboxes(hkl, panel, boxes, photons, valid)
         problem = lattice_fit.problem(p, "P 1", shoeboxes, Noise(1.0, 0.0), oversample)
-        fit_model = lattice_fit.Model(problem, ("rotation", "n_cells"), dtype="float64")
+        fit_model = lattice_fit.Model(problem, ("rotation", "n_cells"))
         return fit_model(np.zeros(4))
 
     pixel_models = model(true, bbox, valid, 2)

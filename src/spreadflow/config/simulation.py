@@ -242,7 +242,7 @@ class SimulateSection(Section):
     sharpest domain of each reflection needs
     """
     precision: Literal["float32", "float64"] = "float32"
-    """of the sums over channels and domains; geometry is always float64"""
+    """of the maps of the detector and of the image; Bragg photons are always float64"""
     compression: Literal["bitshuffle-lz4", "gzip"] = "bitshuffle-lz4"
     """of the image files"""
     block_shots: PositiveInt = 8

@@ -29,27 +29,23 @@ class SimulatedSpots(NamedTuple):
     """mean energy of these photons, eV"""
 
 
-def add(
-    image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1, dtype: str = "float32"
-) -> SimulatedSpots:
+def add(image: np.ndarray, parameters: Parameters, *, oversample: int | None = 1) -> SimulatedSpots:
     """Add the expected photons of a lattice to an image (panel, slow, fast), in place; shoeboxes
     that overlap add up.
 
-    oversample: points along each edge of a pixel; None = as many as each reflection needs. dtype:
-    of the sums over channels. Returns the reflections that got photons. Detector shape and image
-    shape must agree.
+    oversample: points along each edge of a pixel; None = as many as each reflection needs. Returns
+    the reflections that got photons. Detector shape and image shape must agree.
     """
     hkl, f_squared = to_few_sizes((np.asarray(parameters.hkl), np.asarray(parameters.f_squared)))
     parameters = parameters._replace(hkl=hkl, f_squared=f_squared)
-    footprints, points, pairs = layout.lay_out(parameters, oversample)
-    total, first_moment, middle_ev = sums(parameters, to_few_sizes(points), pairs, dtype)
+    footprints, points, rays, pairs = layout.lay_out(parameters, oversample)
+    total, first_moment, middle_ev = sums(parameters, rays, pairs)
 
     # a point holds its share of a pixel
     n_points = footprints.n_points
-    n = len(points.fast)
     share = np.repeat(1.0 / footprints.oversample**2, n_points)
-    photons = total[:n] * share
-    first_moment = first_moment[:n] * share
+    photons = total * share
+    first_moment = first_moment * share
     fast = points.fast.astype(np.int64)
     slow = points.slow.astype(np.int64)
     pixel = np.ravel_multi_index((points.panel, slow, fast), image.shape)

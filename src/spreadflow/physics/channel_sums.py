@@ -22,23 +22,19 @@ def moments(
     strength: Array,
     channel: Array,
     start: Array,
-    dtype: str,
     order: int,
 ) -> tuple[list[Array], Array]:
-    """Return m_n = Σ strength·exp(−½(a₂x² + 2a₁x + a₀))·uⁿ for n < order (float64), and the centre:
+    """Return m_n = Σ strength·exp(−½(a₂x² + 2a₁x + a₀))·uⁿ for n < order, and the centre:
     u = x − centre.
 
     The centre is −a₁/a₂. Sums are over `WINDOW` channels, from row `channel` of x and row `start`
     of the strengths on.
     """
     centre = parabola.centre
-    floor = parabola.floor
-    curvature, middle, x, strength = (
-        column.astype(dtype) for column in (0.5 * parabola.a2, centre, x, strength)
-    )
+    curvature = 0.5 * parabola.a2
 
     def add_channel(j, sums):
-        u = x[channel + j] - middle
+        u = x[channel + j] - centre
         term = strength[start + j] * jnp.exp(-curvature * u * u)
         larger = []
         for total in sums:
@@ -46,46 +42,46 @@ def moments(
             term = term * u
         return tuple(larger)
 
-    zeros = (jnp.zeros_like(middle),) * order
+    zeros = (jnp.zeros_like(centre),) * order
     sums = jax.lax.fori_loop(0, WINDOW, add_channel, zeros)
-    height = jnp.exp(-floor)
-    return [height * total.astype(jnp.float64) for total in sums], centre
+    height = jnp.exp(-parabola.floor)
+    return [height * total for total in sums], centre
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def channel_sum(parabola, x, strength, channel, start, dtype):
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def channel_sum(parabola, x, strength, channel, start):
     """Return Σ over a window of channels of strength·exp(−½(a₂x² + 2a₁x + a₀)), (pair,); float64 of
     sums in `dtype`.
 
     The arguments are those of `moments`.
     """
-    (m0,), _ = moments(parabola, x, strength, channel, start, dtype, 1)
+    (m0,), _ = moments(parabola, x, strength, channel, start, 1)
     return m0
 
 
 @partial(channel_sum.defjvp, symbolic_zeros=True)
-def _channel_sum_jvp(channel, start, dtype, primals, tangents):
+def _channel_sum_jvp(channel, start, primals, tangents):
     """Return the sum and its change, −½(da₂ Σx² + 2 da₁ Σx + da₀ Σ1) + Σ dstrength exp(…) −
     Σ(a₂x + a₁) dx.
     """
     parabola, x, strength = primals
     dparabola, dx, dstrength = tangents
-    (m0, m1, m2), centre = moments(parabola, x, strength, channel, start, dtype, 3)
+    (m0, m1, m2), centre = moments(parabola, x, strength, channel, start, 3)
     sum_x = m1 + centre * m0
     sum_x2 = m2 + centre * (2.0 * m1 + centre * m0)
     gradients = (-0.5 * sum_x2, -sum_x, -0.5 * m0)
     change = jnp.zeros_like(m0)
     for gradient, tangent in zip(gradients, dparabola, strict=True):
-        if not is_zero(tangent):
+        if not _is_zero(tangent):
             change += gradient * tangent
-    if not is_zero(dstrength):
+    if not _is_zero(dstrength):
         change += _linear(parabola, x, channel, start, dstrength, None)
-    if not is_zero(dx):
+    if not _is_zero(dx):
         change += _linear(parabola, x, channel, start, strength, dx)
     return m0, change
 
 
-def is_zero(tangent) -> bool:
+def _is_zero(tangent) -> bool:
     """Whether a tangent is known to be zero when the derivative is traced."""
     return isinstance(tangent, SymbolicZero)
 

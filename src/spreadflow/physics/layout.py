@@ -4,20 +4,17 @@ A cloud is followed out to `REACH` standard deviations, and farther where a node
 in dim channels: what is left out of a reflection is P(χ²₃ > REACH²) of it, 1e-10.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
-from spreadflow.models import Array, Crystal, Mosaic, Parameters, Pixels, Spectrum
-from spreadflow.physics import geometry, rotation
+from spreadflow.models import Crystal, Mosaic, Parameters, Pixels, Spectrum
+from spreadflow.physics import geometry, pair_loops, rotation
 from spreadflow.physics.cloud_boxes import CloudBoxes, FollowedClouds, boxes_of, follow
-from spreadflow.physics.mosaic import SIZE_SIGMA, Clouds
-from spreadflow.physics.padding import to_few_sizes
-from spreadflow.physics.pair_tables import BLOCK, WINDOW, Pairs, Rays, compiled_rays, exponents
+from spreadflow.physics.mosaic import SIZE_SIGMA
+from spreadflow.physics.pair_loops import Pieces, Ticks
+from spreadflow.physics.pair_tables import Pairs, rays_by_point
 from spreadflow.physics.spectrum import lit
 from spreadflow.units import HC_EV_ANGSTROM
 
@@ -30,14 +27,8 @@ SHARPNESS = 0.8
 FINEST = 8
 """Points along each edge of a pixel, at most, where `oversample` is left open."""
 
-CANDIDATES = 1 << 21
-"""Pairs looked at together, of which those that matter are kept: bounds the memory."""
-
 MAX_TICKS = 4096
 """Marks of the grid of energies, at most."""
-
-SMALLEST_TABLE = 1 << 14
-"""Points that tables are padded to, at least: few sizes, few compiled programs."""
 
 
 class Footprints(NamedTuple):
@@ -82,7 +73,18 @@ def reached(crystal: Crystal, mosaic: Mosaic, hkl: np.ndarray, spectrum: Spectru
     return np.flatnonzero(is_reached)
 
 
-def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footprints, Pixels, Pairs]:
+class LaidOut(NamedTuple):
+    """What photons are summed from."""
+
+    footprints: Footprints
+    pixels: Pixels
+    """all points"""
+    rays: np.ndarray
+    """(point, 4) as of `pair_tables.rays_by_point`"""
+    pairs: Pairs
+
+
+def lay_out(parameters: Parameters, oversample: int | None = 1) -> LaidOut:
     """Return the footprints of all reflections, their points, and the pairs that matter.
 
     Points go box after box, row by row in each. oversample: points along each edge of a pixel;
@@ -92,8 +94,10 @@ def lay_out(parameters: Parameters, oversample: int | None = 1) -> tuple[Footpri
     boxes = boxes_of(followed, parameters.detector)
     footprints, footprint_of = _footprints(boxes, len(parameters.mosaic.share), oversample)
     pixels = points(footprints)
+    rays = rays_by_point(parameters.detector, parameters.polarization, pixels)
     pieces = _pieces(boxes, footprints, footprint_of)
-    return footprints, pixels, _select(followed, parameters, pixels, pieces)
+    pairs = _select(followed, parameters.spectrum, rays, pieces)
+    return LaidOut(footprints, pixels, rays, pairs)
 
 
 def within(
@@ -102,27 +106,38 @@ def within(
     bbox: np.ndarray,
     reach: float = REACH,
     oversample: int = 1,
-) -> tuple[Pixels, Pairs]:
-    """Return the pixels of rectangles, one after another, and the pairs that matter.
+) -> tuple[np.ndarray, Pairs]:
+    """Return the rays (point, 4) to the points of rectangles, one after another, and the pairs that
+    matter.
 
-    bbox: (n, 4) fast0 fast1 slow0 slow1, half open. Pairs are of all nodes: a rectangle also gets
-    what other reflections put there. Pixels are in the order of shoeboxes. reach: standard
-    deviations out to which clouds are followed. oversample: points along each edge of a pixel;
-    those of a rectangle go row by row, through all of its pixels.
+    bbox: (n, 4) fast0 fast1 slow0 slow1, half open. Points are in the order of shoeboxes.
+    oversample: points along each edge of a pixel; those of a rectangle go row by row, through all
+    of its pixels. reach: see `pairs_within`.
+    """
+    places = rectangles(panel, bbox, oversample)
+    rays = rays_by_point(parameters.detector, parameters.polarization, points(places))
+    return rays, pairs_within(parameters, places, rays, reach)
+
+
+def pairs_within(
+    parameters: Parameters, places: Footprints, rays: np.ndarray, reach: float = REACH
+) -> Pairs:
+    """Return the pairs of the points of rectangles that matter, of all nodes: a rectangle also gets
+    what other reflections put there.
+
+    rays: (point, 4) to the points. reach: standard deviations out to which clouds are followed.
     """
     followed = follow(parameters, reach)
     boxes = boxes_of(followed, parameters.detector)
-    footprints = rectangles(panel, bbox, oversample)
-    pixels = points(footprints)
-    overlaps = [_overlap(boxes, footprints, row) for row in range(len(panel))]
+    overlaps = [_overlap(boxes, places, row) for row in range(len(places.node))]
     nothing = np.empty((5, 0), dtype=np.int64)
-    pieces = _Pieces(*np.concatenate([nothing, *overlaps], axis=1))
-    return pixels, _select(followed, parameters, pixels, pieces)
+    pieces = Pieces(*np.concatenate([nothing, *overlaps], axis=1))
+    return _select(followed, parameters.spectrum, rays, pieces)
 
 
 def _overlap(boxes: CloudBoxes, footprints: Footprints, row: int) -> np.ndarray:
     """Return the pieces (5, piece) of one footprint that clouds reach, with the fields of
-    `_Pieces` as rows.
+    `Pieces` as rows.
     """
     fast0 = footprints.fast0[row]
     slow0 = footprints.slow0[row]
@@ -231,25 +246,13 @@ def _footprints(
     return Footprints(**whole), footprint_of
 
 
-class _Pieces(NamedTuple):
-    """Rectangles of points, and the cloud that may reach them. Shape (piece,)."""
-
-    corner: np.ndarray
-    """row of the first point"""
-    stride: np.ndarray
-    """from one row of the rectangle to the next"""
-    width: np.ndarray
-    height: np.ndarray
-    cloud: np.ndarray
-
-
-def _pieces(boxes: CloudBoxes, footprints: Footprints, footprint_of: np.ndarray) -> _Pieces:
+def _pieces(boxes: CloudBoxes, footprints: Footprints, footprint_of: np.ndarray) -> Pieces:
     """Return all boxes as points of their footprints."""
     n = footprints.oversample[footprint_of]
     stride = (footprints.width * footprints.oversample)[footprint_of]
     row = (boxes.slow0 - footprints.slow0[footprint_of]) * n
     column = (boxes.fast0 - footprints.fast0[footprint_of]) * n
-    return _Pieces(
+    return Pieces(
         corner=footprints.first_point[footprint_of] + row * stride + column,
         stride=stride,
         width=boxes.width * n,
@@ -258,65 +261,23 @@ def _pieces(boxes: CloudBoxes, footprints: Footprints, footprint_of: np.ndarray)
     )
 
 
-def _candidates(pieces: _Pieces) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows of the points and clouds of all pieces, about `CANDIDATES` at a time."""
-    n_points = pieces.width * pieces.height
-    group = np.cumsum(n_points) // CANDIDATES
-    last_of_groups = np.flatnonzero(np.diff(group))
-    for rows in np.split(np.arange(len(n_points)), last_of_groups + 1):
-        piece = rows.repeat(n_points[rows])
-        number = _counted(n_points[rows])
-        width = pieces.width[piece]
-        first_of_row = pieces.corner[piece] + number // width * pieces.stride[piece]
-        yield first_of_row + number % width, pieces.cloud[piece]
-
-
 # ---------------------------------------------------------------- channels that matter
 
 
 def _select(
-    followed: FollowedClouds, parameters: Parameters, pixels: Pixels, pieces: _Pieces
+    followed: FollowedClouds, spectrum: Spectrum, rays: np.ndarray, pieces: Pieces
 ) -> Pairs:
     """Return the pairs among the points and clouds of the pieces that can hold signal."""
-    padded = to_few_sizes(pixels, SMALLEST_TABLE)
-    ray = compiled_rays(parameters.detector, parameters.polarization, padded)
-    first, last = lit(parameters.spectrum)
-    energies = np.asarray(parameters.spectrum.energies_ev, dtype=np.float64)
+    first, last = lit(spectrum)
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
     ticks = _ticks(energies, first, last)
-    selected = [np.empty((3, 0), dtype=np.int32)]
-    for point, cloud in _candidates(pieces):
-        for start in range(0, len(point), BLOCK):
-            block_point = _padded_block(point, start)
-            block_cloud = _padded_block(cloud, start)
-            first_channel, n_windows = _windows(
-                ray, followed.cloud, followed.cut, middle, block_point, block_cloud, ticks
-            )
-            n = min(BLOCK, len(point) - start)
-            n_windows = np.asarray(n_windows)[:n]
-            row = np.repeat(np.arange(n), n_windows)
-            channel = np.asarray(first_channel)[row] + WINDOW * _counted(n_windows)
-            pairs = np.stack([block_point[row], block_cloud[row], channel])
-            selected.append(pairs.astype(np.int32))
-    return Pairs(*np.concatenate(selected, axis=1))
+    clouds = pair_loops.rows_of_clouds(followed.cloud)
+    rows, n = pair_loops.matching(rays, clouds, followed.cut, middle, pieces, ticks)
+    return Pairs(*np.ascontiguousarray(rows[:n].T))
 
 
-def _padded_block(column: np.ndarray, start: int) -> np.ndarray:
-    """Return `BLOCK` entries of a column from `start` on, with zeros beyond its end."""
-    block = column[start : start + BLOCK].astype(np.int32)
-    return np.pad(block, (0, BLOCK - len(block)))
-
-
-class _Ticks(NamedTuple):
-    """The lit channel that follows each mark of an even grid of energies."""
-
-    start: float
-    step: float
-    channel: np.ndarray
-    """first lit … one past the last"""
-
-
-def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
+def _ticks(energies: np.ndarray, first: int, last: int) -> Ticks:
     """Return marks no farther apart than the channels (at most 4096 of them).
 
     They are exact, or on the safe side. first, last: of `lit`. There are as many marks whatever is
@@ -330,23 +291,4 @@ def _ticks(energies: np.ndarray, first: int, last: int) -> _Ticks:
     n_steps = int(np.ceil(span / step))
     marks = energies[0] + step * np.arange(-1, n_steps + 3)
     channel = np.clip(np.searchsorted(energies, marks), first, last)
-    return _Ticks(float(marks[0]), step, channel.astype(np.int32))
-
-
-@jax.jit
-def _windows(ray: Rays, cloud: Clouds, cut, middle, point, cloud_row, ticks: _Ticks):
-    """Return the first lit channel and the number of windows (0 = none) of pairs, each (pair,)."""
-    parabola = exponents(ray, cloud, middle, point, cloud_row)
-    exponent_left = cut[cloud_row] - parabola.floor
-    half_width = jnp.sqrt(jnp.maximum(2.0 * exponent_left / parabola.a2, 0.0))
-    last_tick = len(ticks.channel) - 1
-
-    def mark(x: Array) -> Array:
-        return jnp.clip((x + middle - ticks.start) / ticks.step, 0, last_tick)
-
-    low = jnp.floor(mark(parabola.centre - half_width)).astype(jnp.int32)
-    high = jnp.ceil(mark(parabola.centre + half_width)).astype(jnp.int32)
-    first = ticks.channel[low]
-    last = ticks.channel[high]
-    n_windows = (last - first + WINDOW - 1) // WINDOW
-    return first, jnp.where(exponent_left > 0, n_windows, 0)
+    return Ticks(float(marks[0]), step, channel.astype(np.int32))

@@ -113,33 +113,62 @@ def clouds(
     D = diag(0.63/4N²) is that of a domain's Gaussian lattice factor. A component of width w turns
     every node by a Gaussian of η w about each axis (small angles); it lowers the cloud as it widens
     it. Where η is by axis, w² [q]ₓ R S Rᵀ [q]ₓᵀ takes the place of the second term, S that of
-    `tilt_tensor`. blur: xx yy zz yz xz xy, each (node,) or a number, Å⁻²; it keeps the photons of a
-    cloud. Valid for N ≥ 5.
+    `_tilt_tensor`. blur: xx yy zz yz xz xy, each (node,) or a number, Å⁻²; it keeps the photons of
+    a cloud. Valid for N ≥ 5.
     """
-    n_cells = crystal.n_cells
-    RA = _turned_reciprocal(mosaic.rotations, crystal.A)
-    sigma_0 = _sigma_of_size(RA, n_cells)
-    h = hkl.astype(jnp.float64)[:, :, None]
-    q = [sum(RA[i][m] * h[:, m] for m in range(3)) for i in range(3)]
-    q_squared = dot(q, q)
-    sigma_tilt = _sigma_of_tilt(crystal, mosaic, q, q_squared)
+    q, sigma_0, sigma_tilt = _gaussians(crystal, mosaic, hkl)
     sigma_blur = [jnp.reshape(entry, (-1, 1)) for entry in blur]
     terms = zip(sigma_0, sigma_tilt, sigma_blur, strict=True)
     sigma = [size + tilted + blurred for size, tilted, blurred in terms]
     cofactors, determinant = inverse(sigma)
     _, determinant_0 = inverse(sigma_0)
     lowering = jnp.sqrt(determinant_0 / determinant)
-    cells_of_domain = n_cells[0] * n_cells[1] * n_cells[2]
+    cells_of_domain = jnp.prod(crystal.n_cells)
     amplitude = cells_of_domain**2 * mosaic.share * lowering
 
     def by_cloud(column: Array) -> Array:
-        return jnp.broadcast_to(column, q_squared.shape).reshape(-1)
+        return jnp.broadcast_to(column, q[0].shape).reshape(-1)
 
     return Clouds(
         q=tuple(by_cloud(component) for component in q),
         precision=tuple(by_cloud(cofactor / determinant) for cofactor in cofactors),
         amplitude=by_cloud(amplitude),
     )
+
+
+@jax.jit
+def cloud_changes(crystal: Crystal, mosaic: Mosaic, hkl: Array) -> Array:
+    """Return how the clouds of nodes hkl (node, 3) change with a crystal: (cloud, 10, parameter).
+
+    That is ln(N_a N_b N_c |det A|), which the photons of a cloud are proportional to; q; and Σ as
+    xx/2 yy/2 zz/2 yz xz xy, so that ½ tr(Q dΣ) is the sum over the products with those of Q.
+    Parameters are A row by row, N, and η or η by axis. A blur is taken as constant.
+    """
+
+    def columns(crystal: Crystal) -> Array:
+        q, sigma_0, sigma_tilt = _gaussians(crystal, mosaic, hkl)
+        log_height = jnp.log(jnp.prod(crystal.n_cells) * jnp.abs(jnp.linalg.det(crystal.A)))
+        terms = zip((0.5, 0.5, 0.5, 1.0, 1.0, 1.0), sigma_0, sigma_tilt, strict=True)
+        sigma = [factor * (size + tilted) for factor, size, tilted in terms]
+        every = [jnp.broadcast_to(column, q[0].shape) for column in (log_height, *q, *sigma)]
+        return jnp.stack(every, axis=-1).reshape(-1, len(every))
+
+    by_crystal = jax.jacfwd(columns)(crystal)
+    n_clouds = len(hkl) * len(mosaic.share)
+    return jnp.concatenate([leaf.reshape(n_clouds, 10, -1) for leaf in by_crystal], axis=-1)
+
+
+def _gaussians(
+    crystal: Crystal, mosaic: Mosaic, hkl: Array
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Return the centres q of clouds, and the two terms of Σ that are not the blur, xx yy zz yz xz
+    xy; each (node, component) or (component,).
+    """
+    RA = _turned_reciprocal(mosaic.rotations, crystal.A)
+    h = hkl.astype(jnp.float64)[:, :, None]
+    q = [sum(RA[i][m] * h[:, m] for m in range(3)) for i in range(3)]
+    sigma_0 = _sigma_of_size(RA, crystal.n_cells)
+    return q, sigma_0, _sigma_of_tilt(crystal, mosaic, q, dot(q, q))
 
 
 def _turned_reciprocal(R: Array, A: Array) -> list[list[Array]]:
@@ -166,8 +195,8 @@ def _sigma_of_tilt(
 ) -> list[Array]:
     """Return what the turns of a domain add to Σ, xx yy zz yz xz xy, each (node, component)."""
     if jnp.ndim(crystal.eta_rad):
-        S = turned_tilt_tensor(crystal, mosaic)
-        arms = cross_matrix(q)
+        S = _turned_tilt_tensor(crystal, mosaic)
+        arms = _cross_matrix(q)
         return symmetric(lambda i, j: mosaic.width**2 * dot(arms[i], times(S, arms[j])))
 
     tilt = (crystal.eta_rad * mosaic.width) ** 2
@@ -188,12 +217,12 @@ def crystal_axes(A: Array) -> list[list[Array]]:
     """
     b_star = [A[i, 1] for i in range(3)]
     c_star = [A[i, 2] for i in range(3)]
-    x = _unit(cross(b_star, c_star))
+    x = _unit(_cross(b_star, c_star))
     z = _unit(c_star)
-    return [x, cross(z, x), z]
+    return [x, _cross(z, x), z]
 
 
-def tilt_tensor(axes: list[list[Array]], eta_rad: Array) -> list[Array]:
+def _tilt_tensor(axes: list[list[Array]], eta_rad: Array) -> list[Array]:
     """Return S = Σ η² u uᵀ, rad²: the covariance of the rotation vectors of a component of width 1,
     xx yy zz yz xz xy. axes: three unit vectors u by component; eta_rad: (3,).
     """
@@ -204,22 +233,22 @@ def tilt_tensor(axes: list[list[Array]], eta_rad: Array) -> list[Array]:
     return symmetric(entry)
 
 
-def turned_tilt_tensor(crystal: Crystal, mosaic: Mosaic) -> list[Array]:
+def _turned_tilt_tensor(crystal: Crystal, mosaic: Mosaic) -> list[Array]:
     """Return R S Rᵀ, xx yy zz yz xz xy, each (component,), of a crystal whose η is by axis."""
     R = mosaic.rotations
     axes = crystal_axes(crystal.A)
     turned = [[dot([R[:, i, m] for m in range(3)], axis) for i in range(3)] for axis in axes]
-    return tilt_tensor(turned, crystal.eta_rad)
+    return _tilt_tensor(turned, crystal.eta_rad)
 
 
-def cross_matrix(q: Sequence[Array]) -> list[list[Array]]:
+def _cross_matrix(q: Sequence[Array]) -> list[list[Array]]:
     """Return the columns of [q]ₓ, which are q × x, q × y and q × z, each by component."""
     x, y, z = q
     zero = jnp.zeros_like(x)
     return [[zero, z, -y], [-z, zero, x], [y, -x, zero]]
 
 
-def cross(u: Sequence[Array], v: Sequence[Array]) -> list[Array]:
+def _cross(u: Sequence[Array], v: Sequence[Array]) -> list[Array]:
     """Return u × v of vectors that are sequences of three arrays, their components."""
     return [
         u[1] * v[2] - u[2] * v[1],
@@ -255,12 +284,6 @@ def times(s, v):
         dot((xy, yy, yz), v),
         dot((xz, yz, zz), v),
     ]
-
-
-def turned_back(s, R_columns):
-    """Return RᵀsR of symmetric matrices xx yy zz yz xz xy. R_columns: of R, each three arrays."""
-    turned = [times(s, column) for column in R_columns]
-    return symmetric(lambda i, j: dot(R_columns[i], turned[j]))
 
 
 def inverse(s):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Parameters, Pixels
@@ -21,8 +22,9 @@ from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2
 WINDOW = 32
 """Channels summed at a time, from the first that matters on."""
 
-BLOCK = 1 << 16
-"""Pairs worked on at a time: bounds the memory."""
+
+RAYS = 1 << 14
+"""Rays computed at a time."""
 
 
 class Pairs(NamedTuple):
@@ -130,8 +132,24 @@ def rays(detector: Detector, polarization: Array, pixels: Pixels) -> Rays:
     return Rays(turn, photons_per_flux)
 
 
-compiled_rays = jax.jit(rays)
-"""`rays`, compiled once for each number of points."""
+def rays_by_point(detector: Detector, polarization: Array, pixels: Pixels) -> np.ndarray:
+    """Return `rays` as (point, 4): turn and efficiency. They are computed in blocks of one size: by
+    one compiled program.
+    """
+    n_points = len(pixels.fast)
+    out = np.empty((n_points, 4))
+    for start in range(0, n_points, RAYS):
+        block = slice(start, start + RAYS)
+        rows = out[block]
+        missing = (0, RAYS - len(rows))
+        padded = Pixels(*(np.pad(column[block], missing) for column in pixels))
+        ray = _compiled_rays(detector, polarization, padded)
+        for j, column in enumerate((*ray.turn, ray.efficiency)):
+            rows[:, j] = np.asarray(column)[: len(rows)]
+    return out
+
+
+_compiled_rays = jax.jit(rays)
 
 
 def averaged(parameters: Parameters) -> Clouds:
@@ -206,7 +224,7 @@ def channels_of(parameters: Parameters) -> Channels:
     return Channels(middle, x, strength.reshape(-1))
 
 
-_compiled_channels = jax.jit(channels_of)
+compiled_channels = jax.jit(channels_of)
 
 
 def tables_of(parameters: Parameters, pixels: Pixels) -> Tables:
@@ -216,9 +234,9 @@ def tables_of(parameters: Parameters, pixels: Pixels) -> Tables:
     combinations.
     """
     return Tables(
-        ray=compiled_rays(parameters.detector, parameters.polarization, pixels),
+        ray=_compiled_rays(parameters.detector, parameters.polarization, pixels),
         cloud=averaged(parameters),
-        channels=_compiled_channels(parameters),
+        channels=compiled_channels(parameters),
     )
 
 

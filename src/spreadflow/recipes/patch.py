@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
+from spreadflow.analysis.pixels import lattice_fit, pixel_points, point_spread, shoeboxes
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, Parameters, Pixels, Shoeboxes
 from spreadflow.physics import forward, layout, pair_tables, rotation, unit_cell
@@ -194,10 +194,10 @@ def _bragg(simulator: Simulator, true: Parameters, boxes: Shoeboxes) -> np.ndarr
         oversample = layout.FINEST
     hkl, f_squared = to_few_sizes((true.hkl, true.f_squared))
     true = true._replace(hkl=hkl, f_squared=f_squared)
-    points, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
-    photons = forward.sums(true, to_few_sizes(points, SMALLEST_TABLE), pairs, "float64")[0]
+    rays, pairs = layout.within(true, boxes.panel, boxes.bbox, oversample=oversample)
+    photons, *_ = forward.sums(true, rays, pairs)
     all_valid = boxes._replace(valid=np.ones(boxes.n_pixels.sum(), dtype=bool))
-    return lattice_fit.means(all_valid, oversample, len(photons)) @ photons
+    return pixel_points.of_boxes(all_valid, oversample).means(photons)
 
 
 def background_photons(simulator: Simulator, true: Parameters, points: Pixels) -> np.ndarray:

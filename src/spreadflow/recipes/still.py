@@ -223,7 +223,6 @@ class Simulator:
             bragg.add,
             image,
             oversample=None if oversample == "adaptive" else oversample,
-            dtype=self.rendering.precision,
         )
         return image, [add(lattice) for lattice in lattices]
 

@@ -92,8 +92,8 @@ def measured(
         integration.shoeboxes(found, true.detector), border, true.detector.shape
     )
     image = rng.uniform(5.0, 15.0) * np.ones((2, 240, 240)) + 0.02 * np.arange(240)
-    pixels, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
-    image += forward.sums(true, pixels, pairs, "float64")[0].reshape(image.shape)
+    rays, pairs = layout.within(true, np.array([0, 1]), np.tile([0, 240, 0, 240], (2, 1)))
+    image += forward.sums(true, rays, pairs)[0].reshape(image.shape)
     image = rng.poisson(image) * (1.0 + gains * rng.standard_normal(image.shape))
     if kernel is not None:
         image = np.stack([convolve(panel, kernel, mode="nearest") for panel in image])
@@ -175,7 +175,7 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, eta_rad, overs
     true = true._replace(crystal=true.crystal._replace(eta_rad=eta_rad))
     averaged = lattice_fit.problem(true, "P 43 21 2", boxes, NOISE, oversample)
     pointwise = averaged._replace(start=averaged.start._replace(edge_px=0.0))
-    model = lattice_fit.Model(pointwise, free, n_axes, "float64", reach=7.0)
+    model = lattice_fit.Model(pointwise, free, n_axes, reach=7.0)
     assert len(model.names()) == len(set(model.names())) == model.n_unknowns
     steps = {"rotation": 1e-7, "cell": 1e-7, "wavelength": 1e-7, "distance": 1e-4}
     step = model.filled(dict.fromkeys(restraints.SIGMAS, 1e-5) | steps)
@@ -184,7 +184,7 @@ def test_columns_are_finite_differences(tetragonal, free, n_axes, eta_rad, overs
     np.testing.assert_allclose(model.photons(u), values, rtol=1e-9, atol=1e-9)
     compare_with_differences(model, u, step, tolerance=3e-5)
     assert model.n_layouts == 1
-    blurred = lattice_fit.Model(averaged, free, n_axes, "float64", reach=7.0)
+    blurred = lattice_fit.Model(averaged, free, n_axes, reach=7.0)
     compare_with_differences(blurred, u, step, tolerance=1e-3)
 
 

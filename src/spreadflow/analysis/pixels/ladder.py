@@ -211,12 +211,12 @@ def _step(rung: Rung, problem: lattice_fit.Problem) -> Step:
     if rung.spectrum == "none":
         return _spots(np.zeros(len(data.photons)), data, problem.noise)
     if rung.free == ("spots",):
-        at_start = lattice_fit.Model(problem, (), 1, "float64", layout.REACH)
+        at_start = lattice_fit.Model(problem, (), 1, layout.REACH)
         shape, _ = at_start(np.zeros(0))
         if rung.is_by_spot:
             return _by_spot(shape, problem)
         return _spots(shape, data, problem.noise)
-    return _fitted(ENGINES[rung.engine](problem, rung.free, 1, "float64", layout.REACH))
+    return _fitted(ENGINES[rung.engine](problem, rung.free, 1, layout.REACH))
 
 
 class _Points(lattice_fit.Model):
@@ -240,8 +240,7 @@ class _Exact(_Points):
         p = self.parameters(np.zeros(self.n_unknowns))
         boxes = self.problem.boxes
         points = lattice_fit.points(boxes, POINTS)
-        of_points = np.asarray(exact.photons(p, points))
-        return lattice_fit.means(boxes, POINTS, len(points.fast)) @ of_points
+        return self._points.means(np.asarray(exact.photons(p, points)))
 
 
 ENGINES = {"sparse": lattice_fit.Model, "points": _Points, "exact": _Exact}

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy.sparse import csr_matrix
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.analysis import least_squares
@@ -23,14 +22,15 @@ from spreadflow.analysis.orientation_matrix import (
     recentred,
     turn,
 )
-from spreadflow.analysis.pixels import restraints, solve
+from spreadflow.analysis.pixels import pixel_points, restraints, solve
 from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
+from spreadflow.analysis.pixels.pixel_points import PixelPoints
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
-from spreadflow.physics.pair_tables import Pairs
+from spreadflow.physics.pair_tables import Pairs, rays_by_point
 from spreadflow.units import DEG
 
 LARGEST_STEPS = {
@@ -174,19 +174,21 @@ def names(sizes: dict[Unknown, int]) -> list[str]:
 
 
 class LaidOut(NamedTuple):
-    """The points and the pairs of points and clouds from which photons are summed."""
+    """The pairs of points and clouds from which photons are summed."""
 
     parameters: Parameters
-    pixels: Pixels
+    rays: np.ndarray
+    """(point, 4) as of `pair_tables.rays_by_point`"""
     pairs: Pairs
+    points: PixelPoints
 
 
 class Model:
     """Bragg photons of a problem's valid pixels and their derivatives, as a function of the free
     unknowns.
 
-    n_axes: unknowns of N, 1 or 3 (η has one for each value that it starts with); dtype: of the sums
-    over channels; reach: standard deviations out to which clouds are followed.
+    n_axes: unknowns of N, 1 or 3 (η has one for each value that it starts with); reach: standard
+    deviations out to which clouds are followed.
     """
 
     def __init__(
@@ -194,7 +196,6 @@ class Model:
         problem: Problem,
         free: tuple[Unknown, ...],
         n_axes: int = 1,
-        dtype: str = "float32",
         reach: float = REACH,
     ):
         n_strains = len(problem.frame.strains)
@@ -204,11 +205,12 @@ class Model:
         bounds = zip(sizes, ends, ends[1:], strict=False)
         self.problem = problem
         self.free = tuple(sizes)
-        self.dtype = dtype
         self.reach = reach
         self.slices = {name: slice(first, last) for name, first, last in bounds}
         self.n_unknowns = int(ends[-1])
         self.n_layouts = 0
+        self._points = pixel_points.of_boxes(problem.boxes, problem.oversample)
+        self._rays: np.ndarray | None = None
         self._laid_out: Parameters | None = None
 
     def names(self) -> list[str]:
@@ -264,26 +266,29 @@ class Model:
     def __call__(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return photons (pixel,) of the valid pixels, and their derivatives (pixel, unknown)."""
         p = self.parameters(u)
-        self._lay_out(p)
-        of_points = forward.by_crystal(p, self._pixels, self._pairs, self.dtype)
-        by_crystal = forward.ByCrystal(*map(self._averaged, of_points))
-        derivatives = np.empty((len(by_crystal.photons), self.n_unknowns))
+        rays = self._lay_out(p)
+        directions = np.zeros((12 + np.size(p.crystal.eta_rad), self.n_unknowns))
         for name, columns in self.slices.items():
-            derivatives[:, columns] = self._derivatives(name, u, p, by_crystal)
-        return by_crystal.photons, derivatives
+            rows, of_kind = self._directions(name, u, p)
+            directions[rows, columns] = of_kind
+        sums = forward.by_crystal(p, rays, self._pairs, directions, self._points.pixel)
+        photons, derivatives = (self._points.means_of_sums(column) for column in sums)
+        if "scale" in self.slices:
+            derivatives[:, self.slices["scale"]] = photons[:, None]
+        if "distance" in self.slices:
+            derivatives[:, self.slices["distance"]] = self._by_distance(p)
+        return photons, derivatives
 
     def photons(self, u: np.ndarray) -> np.ndarray:
         """Return photons (pixel,) of the valid pixels, without derivatives."""
         p = self.parameters(u)
-        self._lay_out(p)
-        photons, *_ = forward.sums(p, self._pixels, self._pairs, self.dtype)
-        return self._averaged(photons)
+        return self._photons(p, self._lay_out(p))
 
     def laid_out(self, u: np.ndarray) -> "LaidOut":
         """Return what photons of single nodes are summed from."""
         p = self.parameters(u)
-        self._lay_out(p)
-        return LaidOut(p, self._pixels, self._pairs)
+        rays = self._lay_out(p)
+        return LaidOut(p, rays, self._pairs, self._points)
 
     def scaled(self, factor: float) -> "Model":
         """Return the model with its start brighter by a factor."""
@@ -293,75 +298,70 @@ class Model:
         out.problem = self.problem._replace(start=brighter)
         return out
 
-    def _averaged(self, of_points: np.ndarray) -> np.ndarray:
-        """Return the means (pixel, ...) over the points of each valid pixel."""
-        if self.problem.oversample > 1:
-            return self._mean @ of_points
-        return of_points[np.flatnonzero(self.problem.boxes.valid)]
+    def at(self, problem: Problem) -> "Model":
+        """Return the model of a problem of the same pixels and detector that starts elsewhere."""
+        out = copy(self)
+        out.problem = problem
+        out._laid_out = None
+        return out
 
-    def _derivatives(
-        self, name: Unknown, u: np.ndarray, p: Parameters, by_crystal: forward.ByCrystal
-    ) -> np.ndarray:
-        """Return the derivatives (pixel, n) by the unknowns of a kind."""
+    def _photons(self, p: Parameters, rays: np.ndarray) -> np.ndarray:
+        """Return photons (pixel,) of the valid pixels."""
+        of_points, *_ = forward.sums(p, rays, self._pairs)
+        return self._points.means(of_points)
+
+    def _directions(
+        self, name: Unknown, u: np.ndarray, p: Parameters
+    ) -> tuple[slice, np.ndarray | float]:
+        """Return how the parameters of the crystal, in the order of `mosaic.cloud_changes`, change
+        with the unknowns of a kind: which do, and (parameter, n) by how much.
+        """
+        of_A = slice(0, 9)
         if name in ("rotation", "cell"):
             dA = np.asarray(_dA(self.problem.frame, self._coordinates(u))).reshape(9, -1)
-            return by_crystal.A @ (dA[:, :3] if name == "rotation" else dA[:, 3:])
-        if name == "scale":
-            return by_crystal.photons[:, None]
+            return of_A, dA[:, :3] if name == "rotation" else dA[:, 3:]
         if name == "n_cells":
-            by_axis = by_crystal.n_cells * p.crystal.n_cells
             columns = self.slices[name]
             has_each_axis = columns.stop - columns.start == 3
-            return by_axis if has_each_axis else by_axis.sum(axis=1, keepdims=True)
+            n_cells = p.crystal.n_cells
+            return slice(9, 12), np.diag(n_cells) if has_each_axis else n_cells[:, None]
         if name == "eta":
-            return by_crystal.eta_rad * p.crystal.eta_rad
+            return slice(12, None), np.diag(np.ravel(p.crystal.eta_rad))
         if name == "wavelength":
-            return -by_crystal.A @ p.crystal.A.reshape(9, 1)
-        return self._by_distance(p)
+            return of_A, -np.reshape(p.crystal.A, (9, 1))
+        return of_A, 0.0
 
     def _by_distance(self, p: Parameters) -> np.ndarray:
         """Return the derivatives (pixel, 1) by the distance, mm, as differences."""
 
         def photons(distance_mm: float) -> np.ndarray:
-            shifted = p._replace(detector=geometry.shifted(p.detector, 0.0, 0.0, distance_mm))
-            return forward.sums(shifted, self._pixels, self._pairs, "float64")[0]
+            detector = geometry.shifted(p.detector, 0.0, 0.0, distance_mm)
+            shifted = p._replace(detector=detector)
+            return self._photons(shifted, self._new_rays(shifted))
 
         difference = photons(DISTANCE_STEP_MM) - photons(-DISTANCE_STEP_MM)
-        return self._averaged(difference / (2 * DISTANCE_STEP_MM))[:, None]
+        return (difference / (2 * DISTANCE_STEP_MM))[:, None]
 
-    def _lay_out(self, p: Parameters) -> None:
-        """Lay out pairs for these parameters, unless those laid out before still serve."""
+    def _lay_out(self, p: Parameters) -> np.ndarray:
+        """Return the rays (point, 4) to the points. Lay out pairs for these parameters, unless
+        those laid out before still serve.
+        """
+        if self._rays is None or "distance" in self.free:
+            self._rays = self._new_rays(p)
         if self._laid_out is not None and not _is_stale(self._laid_out, p):
-            return
+            return self._rays
         boxes = self.problem.boxes
         oversample = self.problem.oversample
-        pixels, self._pairs = layout.within(p, boxes.panel, boxes.bbox, self.reach, oversample)
-        self._pixels: Pixels = to_few_sizes(pixels, 1 << 14)
-        if self._laid_out is None and oversample > 1:
-            self._mean = means(boxes, oversample, len(self._pixels.fast))
+        places = layout.rectangles(boxes.panel, boxes.bbox, oversample)
+        self._pairs = layout.pairs_within(p, places, self._rays, self.reach)
         self._laid_out = p
         self.n_layouts += 1
+        return self._rays
 
-
-def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
-    """Return the matrix (valid pixel, point) that takes the mean over the points of a pixel; points
-    as `layout.within` has them.
-    """
-    box, slow, fast = (column[boxes.valid] for column in pixel_places(boxes.bbox))
-    fast0, fast1, slow0, _ = np.asarray(boxes.bbox, dtype=np.int64)[box].T
-    first = boxes.start[box]
-    width = fast1 - fast0
-
-    # points of a box follow each other row by row, each row `oversample` times as long and as often
-    row_length = oversample * width
-    corner = oversample**2 * first + oversample * ((slow - slow0) * row_length + fast - fast0)
-    n_each = oversample**2
-    i, j = np.divmod(np.arange(n_each), oversample)
-    point = corner[:, None] + i * row_length[:, None] + j
-
-    pixel = np.arange(len(box)).repeat(n_each)
-    share = np.full(point.size, oversample**-2.0)
-    return csr_matrix((share, (pixel, point.ravel())), shape=(len(box), n_points))
+    def _new_rays(self, p: Parameters) -> np.ndarray:
+        """Return the rays (point, 4) to all points."""
+        of_points = points(self.problem.boxes, self.problem.oversample)
+        return rays_by_point(p.detector, p.polarization, of_points)
 
 
 _A = jax.jit(matrix)
@@ -453,7 +453,6 @@ def refine(
     minimizer: solve.Minimizer = "levenberg",
     is_rough: bool = True,
     n_iterations: int = 30,
-    dtype: str = "float32",
 ) -> RefinedLattice:
     """Refine the free unknowns and all planes.
 
@@ -461,11 +460,11 @@ def refine(
     where that pass ended (it is always Levenberg's), or at the start if the pixels are likelier
     there.
     """
-    before = best = _scaled(Model(problem, free, n_axes, dtype), target)
+    before = best = _scaled(Model(problem, free, n_axes), target)
     n_evaluations = 1
     if is_rough and "rotation" in free:
-        turned, n_broad = _broad(problem, target, dtype)
-        found = _scaled(Model(turned, free, n_axes, dtype), target)
+        turned, n_broad = _broad(problem, target)
+        found = _scaled(before.model.at(turned), target)
         n_evaluations += n_broad + 1
         best = found if found.loss < before.loss else before
     fit = _fit(best.model, best.planes, target, n_iterations, solve.MINIMIZERS[minimizer])
@@ -534,7 +533,7 @@ def _scaled(model: Model, target: Target) -> _ScaledModel:
     return _ScaledModel(model, planes, float(loss))
 
 
-def _broad(problem: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
+def _broad(problem: Problem, target: Target) -> tuple[Problem, int]:
     """Return the problem turned to where broad spots fit best, and how many evaluations that
     took.
     """
@@ -545,7 +544,7 @@ def _broad(problem: Problem, target: Target, dtype: str) -> tuple[Problem, int]:
     # a restraint of the scale does not hold here, for with other N the scale is another
     about_rotation = problem.restraints and problem.restraints.only("rotation")
     broad = problem._replace(start=start, oversample=1, restraints=about_rotation)
-    scaled = _scaled(Model(broad, ("scale", "rotation"), 1, dtype, BROAD_REACH), target)
+    scaled = _scaled(Model(broad, ("scale", "rotation"), 1, BROAD_REACH), target)
     fit = _fit(
         scaled.model,
         scaled.planes,

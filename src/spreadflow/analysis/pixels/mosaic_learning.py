@@ -14,14 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve
+from spreadflow.analysis.pixels import lattice_fit, pixel_points, rotation_grid, solve
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
 from spreadflow.models import Mosaic
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
-from spreadflow.physics.padding import to_few_sizes
+from spreadflow.physics.pair_tables import rays_by_point
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -365,28 +365,28 @@ def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
     """
     n = len(mosaic.share)
     boxes = problem.boxes
+    start = problem.start
+    places = layout.rectangles(boxes.panel, boxes.bbox, problem.oversample)
+    rays = rays_by_point(start.detector, start.polarization, layout.points(places))
+    of_boxes = pixel_points.of_boxes(boxes, problem.oversample)
     values = []
     points = []
     nodes = []
     for first in range(0, n, BATCH):
         batch = np.minimum(np.arange(first, first + BATCH), n - 1)
         alone = Mosaic(mosaic.rotations[batch], mosaic.width[batch], np.ones(BATCH))
-        p = problem.start._replace(mosaic=alone)
-        pixels, pairs = layout.within(
-            p, boxes.panel, boxes.bbox, TEMPLATE_REACH, problem.oversample
-        )
-        photons = forward.each(p, to_few_sizes(pixels, 1 << 14), pairs)
+        p = start._replace(mosaic=alone)
+        pairs = layout.pairs_within(p, places, rays, TEMPLATE_REACH)
+        photons = forward.each(p, rays, pairs)
         node = first + pairs.cloud % BATCH
         is_lit = (node < n) & (photons > 0)
         values.append(photons[is_lit].astype(np.float32))
         points.append(pairs.point[is_lit])
         nodes.append(node[is_lit])
 
-    n_points = len(pixels.fast)
-    place = (np.concatenate(points), np.concatenate(nodes))
-    of_points = csr_matrix((np.concatenate(values), place), (n_points, n))
-    means = lattice_fit.means(boxes, problem.oversample, n_points).astype(np.float32)
-    return csr_matrix(means @ of_points)
+    place = (of_boxes.pixel[np.concatenate(points)], np.concatenate(nodes))
+    sums = csr_matrix((np.concatenate(values), place), (of_boxes.n_pixels + 1, n))
+    return csr_matrix(of_boxes.means_of_sums(sums))
 
 
 class _TemplatedLattice(NamedTuple):

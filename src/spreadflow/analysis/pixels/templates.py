@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels.lattice_fit import LaidOut, Model, means
+from spreadflow.analysis.pixels.lattice_fit import LaidOut, Model
 from spreadflow.physics import forward
 
 
@@ -14,10 +14,8 @@ def of_channels(model: Model, unknowns: np.ndarray) -> csr_matrix:
     laid_out = model.laid_out(unknowns)
     p = laid_out.parameters
     n_channels = len(p.spectrum.photons)
-    rows = _rows(model, laid_out)
-    sums = forward.by_channel(
-        p, laid_out.pixels, laid_out.pairs, rows.of_pair, len(rows.node), model.dtype
-    )
+    rows = _rows(laid_out)
+    sums = forward.by_channel(p, laid_out.rays, laid_out.pairs, rows.of_pair, len(rows.node))
     photons = sums / model.problem.oversample**2
 
     is_lit = (photons > 0) & rows.is_valid[:, None]
@@ -34,8 +32,8 @@ def of_nodes(model: Model, unknowns: np.ndarray) -> csr_matrix:
     """
     laid_out = model.laid_out(unknowns)
     p = laid_out.parameters
-    rows = _rows(model, laid_out)
-    of_pairs = forward.each(p, laid_out.pixels, laid_out.pairs, model.dtype)
+    rows = _rows(laid_out)
+    of_pairs = forward.each(p, laid_out.rays, laid_out.pairs)
     sums = np.bincount(rows.of_pair, of_pairs, len(rows.node))
     f_squared = np.asarray(p.f_squared)[rows.node, 0]
     photons = sums / f_squared / model.problem.oversample**2
@@ -58,20 +56,13 @@ class _Rows(NamedTuple):
     """(row,) whether its pixel is"""
 
 
-def _rows(model: Model, laid_out: LaidOut) -> _Rows:
+def _rows(laid_out: LaidOut) -> _Rows:
     """Return the rows that the pairs of points and clouds add up to."""
     p = laid_out.parameters
-    problem = model.problem
     n_nodes = len(p.hkl)
-    n_pixels = len(problem.data.photons)
-    n_points = len(laid_out.pixels.fast)
-
-    pixel, point = means(problem.boxes, problem.oversample, n_points).nonzero()
-    pixel_of_point = np.full(n_points, n_pixels)
-    pixel_of_point[point] = pixel
-
+    points = laid_out.points
     node_of_pair = laid_out.pairs.cloud // len(p.mosaic.share)
-    key_of_pair = pixel_of_point[laid_out.pairs.point] * n_nodes + node_of_pair
+    key_of_pair = points.pixel[laid_out.pairs.point] * n_nodes + node_of_pair
     keys, of_pair = np.unique(key_of_pair, return_inverse=True)
     pixel, node = np.divmod(keys, n_nodes)
-    return _Rows(of_pair, pixel, node, pixel < n_pixels)
+    return _Rows(of_pair, pixel, node, pixel < points.n_pixels)
