@@ -9,8 +9,9 @@ import pytest
 
 from by_hand import R_E_SQUARED, ray_and_efficiency, sub_pixels
 from spreadflow.models import Crystal, Detector, Parameters, Spectrum
-from spreadflow.physics import bragg, layout, mosaic, response, rotation, unit_cell
+from spreadflow.physics import bragg, layout, mosaic, rotation, unit_cell
 from spreadflow.physics.background import background
+from spreadflow.physics.pixel_map import pixel_map
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.units import HC_EV_ANGSTROM
 
@@ -173,7 +174,7 @@ def test_small_panels_equal_the_published_formulas():
     p = parameters(c, f, s, d, **settings)
     truth = published(p, f, 2) + published_background(p, 0.1, 10.0)
     bragg_photons, spots = expected(c, f, s, d, oversample=2, **settings)
-    efficiency, sine = response.pixel_map(d, 0.8)
+    efficiency, sine = pixel_map(d, 0.8)
     wavelength = HC_EV_ANGSTROM / s.mean_energy_ev
     pulse_photons = s.photons.sum()
     water_air = np.asarray(background(sine, efficiency, wavelength, pulse_photons, 0.1, 10.0))

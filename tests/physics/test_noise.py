@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import convolve
 from scipy.stats import chi2, poisson
 
-from spreadflow.physics import noise
+from spreadflow.physics import noise, point_spreads
 
 READ = {"readout_adu": 0.0, "offset_adu": 0.0, "saturation_adu": 10**9}
 MEANS = [
@@ -27,7 +27,7 @@ MEANS = [
     4096.0,
     1e5,
 ]
-KERNELS = {shape: make(0.1, 0.1, 10) for shape, make in noise.POINT_SPREADS.items()}
+KERNELS = {shape: make(0.1, 0.1, 10) for shape, make in point_spreads.POINT_SPREADS.items()}
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -197,7 +197,7 @@ def test_beyond_saturation_a_pixel_reads_one_more():
 
 
 def test_fibre_spread_is_the_published_one():
-    kernel = noise.fibre_kernel(0.08, 0.088, 10)
+    kernel = point_spreads.fibre_kernel(0.08, 0.088, 10)
     g = 0.65238 * 0.08 / 0.088
 
     def density(y, x):
@@ -212,7 +212,7 @@ def test_fibre_spread_is_the_published_one():
 
 
 def test_gaussian_spread_falls_to_half_at_half_its_width():
-    kernel = noise.gauss_kernel(0.2, 0.05, 12)
+    kernel = point_spreads.gauss_kernel(0.2, 0.05, 12)
     a = 4 * np.log(2) / 4.0**2
 
     def density(y, x):
@@ -252,7 +252,7 @@ def test_tiles_do_not_show(size, radius):
     radius.
     """
     image = rng(6).random((2, *size), dtype=np.float32)
-    kernel = noise.fibre_kernel(0.3, 0.1, radius) * (
+    kernel = point_spreads.fibre_kernel(0.3, 0.1, radius) * (
         1 + np.arange(2 * radius + 1) / 50
     )  # not symmetric
     lost = (1 - kernel.sum()) * image.mean(axis=(1, 2), dtype=float)

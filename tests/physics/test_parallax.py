@@ -15,11 +15,11 @@ from spreadflow.physics import (
     layout,
     mosaic,
     parallax,
-    response,
     rotation,
     unit_cell,
 )
 from spreadflow.physics.pair_tables import rays
+from spreadflow.physics.pixel_map import pixel_map
 
 TURNS = rotation.from_vector(np.array([[0.02, -0.01, 0.03], [-0.3, 0.2, -0.1]]))
 THICK = Detector(
@@ -123,7 +123,7 @@ def test_pixels_and_rays_are_inverse():
 
 
 def test_pixel_map_follows_the_rays():
-    _, sine = response.pixel_map(THICK, 1.0)
+    _, sine = pixel_map(THICK, 1.0)
     slow, fast = np.mgrid[:400:57, :400:57]
     for panel in range(2):
         s1 = geometry.direction(THICK, np.full(slow.shape, panel), fast + 0.5, slow + 0.5)

@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, response, rotation
+from spreadflow.physics.pixel_map import pixel_map
 
 FLAT = Detector(
     origin_mm=np.array([[-30.0, 20.0, -50.0]]),
@@ -29,25 +30,25 @@ def test_solid_angle_of_a_rectangle():
     )
     for panel in (FLAT, turned):
         opaque = panel._replace(thickness_mm=0.0)
-        polarized, sine = response.pixel_map(opaque, 0.0)
+        polarized, sine = pixel_map(opaque, 0.0)
         cos_2theta = 1.0 - 2.0 * sine**2
         solid_angle = polarized / (0.5 * (1 + cos_2theta**2))
         assert solid_angle.sum() == pytest.approx(exact, rel=1e-5)
 
 
 def test_capture_and_polarization():
-    thick, sine = response.pixel_map(FLAT, 1.0)
-    thin, _ = response.pixel_map(FLAT._replace(thickness_mm=0.0), 1.0)
+    thick, sine = pixel_map(FLAT, 1.0)
+    thin, _ = pixel_map(FLAT._replace(thickness_mm=0.0), 1.0)
     centre = np.unravel_index(sine.argmin(), sine.shape)
     assert (thick / thin)[centre] == pytest.approx(0.848, abs=1e-3)  # published, on the axis
     assert (thick / thin).argmin() == np.ravel_multi_index(centre, sine.shape), (
         "oblique rays stay longer"
     )
-    unpolarized, _ = response.pixel_map(FLAT, 0.0)
+    unpolarized, _ = pixel_map(FLAT, 0.0)
     factor = thick / unpolarized
     # along the polarization less is scattered
     assert factor[0, 80, 0] < 0.9 < 1.0 < factor[0, 0, 120]
-    np.testing.assert_allclose(factor + response.pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
+    np.testing.assert_allclose(factor + pixel_map(FLAT, -1.0)[0] / unpolarized, 2.0)
 
 
 def test_captured_fraction():
@@ -80,7 +81,7 @@ def test_pixels_of_two_panels_are_where_geometry_puts_them():
         fast=np.concatenate([FLAT.fast, FLAT.fast @ turn]),
         slow=np.concatenate([FLAT.slow, FLAT.slow @ turn]),
     )
-    efficiency, sine = response.pixel_map(two, 0.7)
+    efficiency, sine = pixel_map(two, 0.7)
     panel = np.array([0, 1, 1])
     slow = np.array([3, 0, 159])
     fast = np.array([200, 0, 77])
@@ -92,7 +93,7 @@ def test_pixels_of_two_panels_are_where_geometry_puts_them():
     factors = 0.5 * (1 + cos_2theta**2 - 0.7 * (place[:, 0] ** 2 - place[:, 1] ** 2) / distance**2)
     factors *= 0.25**2 * inclined / distance**2 * (1 - np.exp(-32 / 17 / inclined))
     np.testing.assert_allclose(efficiency[panel, slow, fast], factors, rtol=1e-12)
-    in_float32 = response.pixel_map(two, 0.7, np.float32)
+    in_float32 = pixel_map(two, 0.7, np.float32)
     for single, double in zip(in_float32, (efficiency, sine), strict=True):
         assert single.dtype == np.float32
         np.testing.assert_allclose(single, double, rtol=1e-7)

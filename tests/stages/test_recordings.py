@@ -11,7 +11,7 @@ from spreadflow.errors import ConfigError, RefinedOutcome
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
-from spreadflow.physics import noise
+from spreadflow.physics import point_spreads
 from spreadflow.products import Spread, Stage1, Wide
 from spreadflow.stages import spread, stage1
 
@@ -23,7 +23,7 @@ PSF = {"psf": "gauss", "psf_fwhm_mm": 0.4}
 
 def spread_out(part: Wide, pixel_mm: float) -> np.ndarray:
     """Return the photons of a part after the point spread."""
-    kernel = noise.gauss_kernel(PSF["psf_fwhm_mm"], pixel_mm, 10)
+    kernel = point_spreads.gauss_kernel(PSF["psf_fwhm_mm"], pixel_mm, 10)
     photons = part.pixels.photons.copy()
     for first, bbox in zip(part.reflections.first_pixel, part.reflections.bbox, strict=True):
         fast0, fast1, slow0, slow1 = bbox.astype(int)

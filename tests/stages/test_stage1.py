@@ -18,7 +18,7 @@ from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.models import Noise, Overlap, Shoeboxes
 from spreadflow.parallel import World
-from spreadflow.physics import mosaic, noise, rotation, unit_cell
+from spreadflow.physics import mosaic, point_spreads, rotation, unit_cell
 from spreadflow.products import Annulus, Stage1, Wide
 from spreadflow.recipes import lattice, still
 from spreadflow.recipes import patch as patches
@@ -557,7 +557,7 @@ def test_a_point_spread_is_undone(perturbed_run):
     )[0]
     counted = lattice.unpack(annulus, 0)
     boxes = counted.boxes
-    kernel = noise.gauss_kernel(0.4, float(run_model.detector.pixel_mm), 10)
+    kernel = point_spreads.gauss_kernel(0.4, float(run_model.detector.pixel_mm), 10)
     ends = np.cumsum(boxes.n_pixels)
     widths = boxes.bbox[:, 1] - boxes.bbox[:, 0]
     images = [

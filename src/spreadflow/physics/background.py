@@ -94,7 +94,7 @@ def background(sine, efficiency, wavelength_ang, photons, water_mm, air_mm):
     """Return the expected photons (...) of a pulse of `photons` photons; the size of the beam
     cancels.
 
-    sine: sin θ of pixels; efficiency: as of `response.pixel_map`. F²·r_e²·photons·molecules per
+    sine: sin θ of pixels; efficiency: as of `pixel_map`. F²·r_e²·photons·molecules per
     area·efficiency, with F² of water and air together linear between multiples of STEP of sin θ/λ.
     """
     water = molecules_per_area(WATER, water_mm) * _squares(WATER)

@@ -22,7 +22,7 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Parameters, Pixels
-from spreadflow.physics.mosaic import GAUSS
+from spreadflow.physics.lattice_factor import GAUSS
 from spreadflow.physics.pair_tables import rays
 from spreadflow.units import R_E_SQUARED_M2
 

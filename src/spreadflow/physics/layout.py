@@ -12,7 +12,7 @@ import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Crystal, Mosaic, Parameters, Pixels, Spectrum
 from spreadflow.physics import geometry, pair_loops, rotation
 from spreadflow.physics.cloud_boxes import CloudBoxes, FollowedClouds, boxes_of, follow
-from spreadflow.physics.mosaic import SIZE_SIGMA
+from spreadflow.physics.lattice_factor import SIZE_SIGMA
 from spreadflow.physics.pair_loops import Pieces, Ticks
 from spreadflow.physics.pair_tables import Pairs, rays_by_point
 from spreadflow.physics.spectrum import lit

@@ -24,7 +24,7 @@ from spreadflow.models import (
     Spectrum,
     pixel_counts,
 )
-from spreadflow.physics import geometry, noise, symmetry, unit_cell
+from spreadflow.physics import geometry, point_spreads, symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.products.annulus import Annulus, Reflections
 from spreadflow.units import DEG
@@ -208,7 +208,7 @@ def problem_of(
     recording = model.recording
     own_noise = build.noise(recording)
     if recording.psf_fwhm_mm:
-        make_kernel = noise.POINT_SPREADS[recording.psf]
+        make_kernel = point_spreads.POINT_SPREADS[recording.psf]
         kernel = make_kernel(recording.psf_fwhm_mm, float(model.detector.pixel_mm), KERNEL_PX)
         boxes = point_spread.undone(boxes, lattice.recorded, kernel)
         readout_photons = own_noise.readout_photons * point_spread.growth(kernel)

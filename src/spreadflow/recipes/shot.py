@@ -27,7 +27,7 @@ from spreadflow.errors import Outcome
 from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
 from spreadflow.physics import miller, unit_cell
 from spreadflow.physics.geometry import S0, direction
-from spreadflow.physics.noise import FIBRE_SHAPE
+from spreadflow.physics.point_spreads import FIBRE_SHAPE
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.products import Index
 from spreadflow.products.index import Lattices

@@ -18,12 +18,13 @@ from spreadflow.physics import (
     layout,
     mosaic,
     noise,
-    response,
+    point_spreads,
     rotation,
     spectrum,
     unit_cell,
 )
 from spreadflow.physics.background import background
+from spreadflow.physics.pixel_map import pixel_map
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.recipes import factors
 from spreadflow.units import wavelength
@@ -112,7 +113,7 @@ class Simulator:
     @cached_property
     def pixels(self) -> tuple[np.ndarray, ...]:
         """efficiency and sin θ of all pixels"""
-        return response.pixel_map(self.detector, self.beam.polarization, self.rendering.precision)
+        return pixel_map(self.detector, self.beam.polarization, self.rendering.precision)
 
     @cached_property
     def gain(self) -> np.ndarray:
@@ -125,7 +126,7 @@ class Simulator:
         fwhm_mm = self.recording.psf_fwhm_mm
         if not fwhm_mm:
             return None
-        make_kernel = noise.POINT_SPREADS[self.recording.psf]
+        make_kernel = point_spreads.POINT_SPREADS[self.recording.psf]
         return make_kernel(fwhm_mm, self.section.pixel_mm, self.section.psf_radius_px)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from spreadflow import models
 from spreadflow.errors import LearnedOutcome, RefinedOutcome
 from spreadflow.physics import mosaic, rotation, unit_cell
+from spreadflow.physics.lattice_factor import SIZE_SIGMA
 from spreadflow.products import Children, Mosaic, Stage1, Truth
 from spreadflow.products.stage1 import Lattices
 from spreadflow.products.truth import Lattices as TrueLattices
@@ -197,7 +198,7 @@ def _true_mosaic(
     edge_ang = np.mean(lattices.n_cells[row] * axes)
     return TrueMosaic(
         mosaic=mosaicity._replace(eta_rad=lattices.eta_rad[row]),
-        domain_rad=float(mosaic.SIZE_SIGMA * d_min / edge_ang),
+        domain_rad=float(SIZE_SIGMA * d_min / edge_ang),
     )
 
 

@@ -21,7 +21,15 @@ from spreadflow.analysis.pixels import (
 )
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Crystal, Detector, Noise, Parameters, Shoeboxes, Spectrum
-from spreadflow.physics import forward, geometry, layout, mosaic, noise, rotation, unit_cell
+from spreadflow.physics import (
+    forward,
+    geometry,
+    layout,
+    mosaic,
+    point_spreads,
+    rotation,
+    unit_cell,
+)
 from spreadflow.units import DEG
 
 CELLS = {
@@ -297,7 +305,7 @@ def test_a_spread_by_axis_is_found_within_its_uncertainty():
 
 
 @pytest.mark.stage
-@pytest.mark.parametrize("make", noise.POINT_SPREADS.values())
+@pytest.mark.parametrize("make", point_spreads.POINT_SPREADS.values())
 def test_the_truth_is_found_through_a_point_spread(make):
     """Within its uncertainty by Fisher; where the point spread is not undone, far beyond."""
     true = planted("P 43 21 2", mosaic.continuous())

@@ -6,10 +6,13 @@ from scipy.ndimage import convolve
 
 from spreadflow.analysis.pixels import point_spread
 from spreadflow.models import Shoeboxes
-from spreadflow.physics import noise
+from spreadflow.physics import point_spreads
 
 BBOX = np.array([[3, 33, 5, 29], [40, 61, 0, 27]])
-KERNELS = {"fiber": noise.fibre_kernel(0.1, 0.2, 5), "gauss": noise.gauss_kernel(0.15, 0.2, 5)}
+KERNELS = {
+    "fiber": point_spreads.fibre_kernel(0.1, 0.2, 5),
+    "gauss": point_spreads.gauss_kernel(0.15, 0.2, 5),
+}
 
 
 def boxes(images: list[np.ndarray], valid: np.ndarray | None = None) -> Shoeboxes:

@@ -7,7 +7,7 @@ from spreadflow.analysis.still.integration import integrate, integrate_and_learn
 from spreadflow.analysis.still.prediction import HALF_SIZE, Predicted
 from spreadflow.analysis.still.tails import NO_TAILS, Tails
 from spreadflow.models import Detector, Noise, ReflectionFlag
-from spreadflow.physics import noise
+from spreadflow.physics import noise, point_spreads
 from spreadflow.physics.geometry import radial_axes
 
 pytestmark = pytest.mark.stage
@@ -24,10 +24,10 @@ DETECTOR = Detector(
 )
 KERNELS = {
     "none": None,
-    "fibre": noise.fibre_kernel(FWHM_MM, PIXEL_MM, 30),
-    "gauss": noise.gauss_kernel(FWHM_MM, PIXEL_MM, 10),
+    "fibre": point_spreads.fibre_kernel(FWHM_MM, PIXEL_MM, 30),
+    "gauss": point_spreads.gauss_kernel(FWHM_MM, PIXEL_MM, 10),
 }
-WIDTH_PX = {"none": 0.0, "fibre": noise.FIBRE_SHAPE * FWHM_MM / PIXEL_MM, "gauss": 0.0}
+WIDTH_PX = {"none": 0.0, "fibre": point_spreads.FIBRE_SHAPE * FWHM_MM / PIXEL_MM, "gauss": 0.0}
 """g of a fibre; what has no tails has none"""
 
 

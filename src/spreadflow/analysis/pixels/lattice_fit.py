@@ -28,7 +28,8 @@ from spreadflow.analysis.pixels.pixel_points import PixelPoints
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout
-from spreadflow.physics.mosaic import GAUSS, continuous
+from spreadflow.physics.lattice_factor import GAUSS
+from spreadflow.physics.mosaic import continuous
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.pair_tables import Pairs, rays_by_point
 from spreadflow.units import DEG

@@ -20,7 +20,8 @@ from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, vari
 from spreadflow.analysis.pixels.rotation_grid import Grid
 from spreadflow.models import Mosaic
 from spreadflow.physics import forward, geometry, layout, rotation
-from spreadflow.physics.mosaic import GAUSS, continuous, merged
+from spreadflow.physics.lattice_factor import GAUSS
+from spreadflow.physics.mosaic import continuous, merged
 from spreadflow.physics.pair_tables import rays_by_point
 from spreadflow.units import wavelength
 

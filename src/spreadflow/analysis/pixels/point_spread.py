@@ -8,8 +8,7 @@ price is readout noise, which grows.
 
 import numpy as np
 from scipy.fft import dctn, idctn
-from scipy.ndimage import binary_dilation, gaussian_filter
-from scipy.signal import fftconvolve
+from scipy.ndimage import binary_dilation, convolve, gaussian_filter
 
 from spreadflow.models import Shoeboxes
 
@@ -24,7 +23,7 @@ WAVES = 64
 
 def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return an image (slow, fast) after a point spread; beyond its edges it is taken as dark."""
-    return fftconvolve(image, kernel, mode="same")
+    return convolve(image, kernel, mode="constant")
 
 
 def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:

@@ -16,7 +16,7 @@ from spreadflow.analysis.still import cloud_loops
 from spreadflow.analysis.still.cloud_loops import Pulse, Reach
 from spreadflow.models import Array, Detector, Spectrum
 from spreadflow.physics import geometry, response, symmetry, unit_cell
-from spreadflow.physics.mosaic import SIZE_SIGMA
+from spreadflow.physics.lattice_factor import SIZE_SIGMA
 from spreadflow.units import HC_EV_ANGSTROM
 
 _ABSCISSAE, _QUADRATURE = np.polynomial.legendre.leggauss(6)
