@@ -60,7 +60,24 @@ def test_exponential_is_that_of_numpy():
     y = np.concatenate([np.linspace(-707.9, 700.0, 100_001), [0.0, -1e-300, 1e-9]])
     ours = np.array([pair_loops._exp(one) for one in y])
     np.testing.assert_allclose(ours, np.exp(y), rtol=2e-14)
-    assert pair_loops._exp(-708.1) == pair_loops._exp(-1e300) == 0.0
+    assert pair_loops._exp(-708.1) == pair_loops._exp(-np.inf) == 0.0
+    assert np.isnan(pair_loops._exp(np.nan))
+
+
+@pytest.mark.stage
+def test_what_is_not_a_number_is_seen():
+    """In a ray as in a |F|²: nothing makes zero of it."""
+    p = lattice(100)
+    _, _, rays, pairs = layout.lay_out(p)
+    broken = rays.copy()
+    broken[pairs.point[0], 0] = np.nan
+    bad_factor = p._replace(f_squared=p.f_squared * np.where(np.arange(100) == 50, np.nan, 1.0))
+    every = np.eye(13)
+    row = np.arange(len(rays))
+    for changed, ours in ((p, broken), (bad_factor, rays)):
+        assert np.isnan(forward.sums(changed, ours, pairs)[0]).any()
+        photons, derivatives = forward.by_crystal(changed, ours, pairs, every, row)
+        assert np.isnan(photons).any() and np.isnan(derivatives).any()
 
 
 @pytest.mark.stage

@@ -82,7 +82,7 @@ def rows_of_clouds(cloud: Clouds) -> np.ndarray:
 
 @_as_written
 def _exp(y):
-    """Return exp(y) within 1e-14, 0 below `LOWEST_EXPONENT`; y < 709."""
+    """Return exp(y) within 1e-14, 0 below `LOWEST_EXPONENT`, NaN of NaN; y < 709."""
     shifted = y * LOG2_E + ROUNDER
     n = shifted - ROUNDER
     r = (y - n * LN_2_HIGH) - n * LN_2_LOW
@@ -100,7 +100,7 @@ def _exp(y):
     series = series * r + 1.0
     bits = (np.float64(shifted).view(np.int64) + 1023) << 52
     power = np.int64(bits).view(np.float64)
-    return series * power if y > LOWEST_EXPONENT else 0.0
+    return 0.0 if y < LOWEST_EXPONENT else series * power
 
 
 @_compiled

@@ -424,7 +424,6 @@ def planes_and_scale(
     """
     factor = 1.0
     model = np.maximum(data.photons, 1.0)
-    sizes = np.diff(data.start)
     both = np.stack([data.photons, bragg], axis=1)
     for _ in range(n_rounds):
         weighted = data.plane / variance(model, noise)[:, None]
@@ -433,7 +432,7 @@ def planes_and_scale(
         # planes of the data and of the Bragg photons, and what these leave of both
         regular = least_squares.regular(normal)
         planes_of = least_squares.solve(regular, solve.by_box(weighted, both, data.start))
-        background = np.einsum("pi,pij->pj", data.plane, planes_of.repeat(sizes, axis=0))
+        background = solve.of_pixels(data.plane, planes_of, data.start)
         above, bragg_above = (both - background).T
 
         weight = counted * weighted[:, 0]

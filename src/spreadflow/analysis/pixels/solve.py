@@ -150,8 +150,18 @@ def evaluate(objective: Objective, unknowns: np.ndarray, planes: np.ndarray) -> 
 
 def backgrounds(planes: np.ndarray, data: Data) -> np.ndarray:
     """Return the photons (pixel,) of planes (box, 3)."""
-    of_pixel = planes.repeat(np.diff(data.start), axis=0)
-    return np.einsum("pi,pi->p", data.plane, of_pixel)
+    return of_pixels(data.plane, planes[:, :, None], data.start)[:, 0]
+
+
+def of_pixels(left: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Return left right (pixel, j), each pixel's row times the matrix of its box; left: (pixel, i),
+    right: (box, i, j), start: (box + 1,) first pixel of each box.
+    """
+    out = np.empty((len(left), right.shape[2]))
+    for box, matrix in enumerate(right):
+        pixels = slice(start[box], start[box + 1])
+        np.matmul(left[pixels], matrix, out=out[pixels])
+    return out
 
 
 def by_box(left: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
