@@ -14,6 +14,7 @@ from spreadflow.errors import Outcome
 from spreadflow.io import images, nexus_writer
 from spreadflow.io.images import KeptArrays, Source, stored_masks
 from spreadflow.models import Detector, Shot
+from spreadflow.products import Index
 from spreadflow.recipes import shot as recipe
 
 ENERGIES_EV = np.array([7100.0, 7110.0])
@@ -137,18 +138,18 @@ def test_rows_of_a_shot_outlive_it(run):
     kept = KeptArrays()
     section = IndexSection(cell=[67.2, 59.8, 47.2, 90, 110.3, 90], space_group="C 1 2 1")
 
-    def tables(number: int) -> dict:
+    def tables(number: int) -> Index:
         shot = run.read(number, kept)
         shot.image[0, 8:10, 8:10] += 900.0
         result = recipe.index(shot, section, NoiseSection(), run.detector, run.polarization)
-        return recipe.tables_of(result, {"shot_id": number})
+        return recipe.tables_of(result, {"shot_id": number}, Index)
 
     first = tables(0)
-    copies = {name: column.copy() for name, column in first["spots"].items()}
+    copies = {name: column.copy() for name, column in first.spots.as_dict().items()}
     assert len(copies["fast"])
     tables(2)
     kept.empty("image", SHAPE, np.float32)[:] = np.nan
-    for name, column in first["spots"].items():
+    for name, column in first.spots.as_dict().items():
         np.testing.assert_array_equal(column, copies[name])
 
 

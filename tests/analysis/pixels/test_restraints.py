@@ -5,13 +5,20 @@ import pytest
 
 from spreadflow.analysis.orientation_matrix import crystal_frame, matrix
 from spreadflow.analysis.pixels import lattice_fit, restraints
-from spreadflow.models import Crystal, Detector, Parameters, Spectrum
+from spreadflow.models import Crystal, Detector, Parameters, Shoeboxes, Spectrum
 from spreadflow.physics import geometry, mosaic, rotation, unit_cell
 
 GROUPS = {
     "P 43 21 2": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0],
     "P 1": [48.0, 55.0, 43.0, 80.0, 105.0, 95.0],
 }
+NO_BOXES = Shoeboxes(
+    hkl=np.empty((0, 3), int),
+    panel=np.empty(0, int),
+    bbox=np.empty((0, 4), int),
+    photons=np.empty(0),
+    valid=np.empty(0, bool),
+)
 FREE = ("scale", "rotation", "n_cells", "eta")
 
 
@@ -51,7 +58,7 @@ def model(
     parameters = start(group, eta_rad)
     of_start = crystal_frame(parameters.crystal.A, group)
     turned_frame = of_start._replace(U=rotation.from_vector(np.array(turned)) @ of_start.U)
-    problem = lattice_fit.Problem(parameters, turned_frame, None, None, None, **supplied)
+    problem = lattice_fit.Problem(parameters, turned_frame, NO_BOXES, None, None, **supplied)
     return lattice_fit.Model(problem, free, n_axes=3)
 
 

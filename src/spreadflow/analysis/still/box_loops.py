@@ -529,16 +529,16 @@ def _find_centre(boxes, pixels, box, theta, variances, strong, start, work):
     a neighbour's, px.
 
     start: number in the list of all pixels. work: (2, n) int64, the box's pixels still to be looked
-    at, and whether each was seen.
+    at, and whether each was visited.
     """
     counts, valid, _, role = pixels
     fast0, fast1, slow0, slow1 = boxes.bbox[box]
     width = fast1 - fast0
     height = slow1 - slow0
     first = boxes.first[box]
-    to_do, seen = work
-    seen[: width * height] = 0
-    seen[start - first] = 1
+    to_do, visited = work
+    visited[: width * height] = 0
+    visited[start - first] = 1
     to_do[0] = start - first
     n = 1
     total, total_x, total_y = 0.0, 0.0, 0.0
@@ -561,8 +561,8 @@ def _find_centre(boxes, pixels, box, theta, variances, strong, start, work):
         for to_row, to_column in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             r = row + to_row
             c = column + to_column
-            if 0 <= r < height and 0 <= c < width and not seen[r * width + c]:
-                seen[r * width + c] = 1
+            if 0 <= r < height and 0 <= c < width and not visited[r * width + c]:
+                visited[r * width + c] = 1
                 to_do[n] = r * width + c
                 n += 1
     return total_x / max(total, 1e-9), total_y / max(total, 1e-9)
