@@ -125,7 +125,7 @@ class Measured(NamedTuple):
 
 def measure(trial: Trial, course: Course, truth: Truth, d_min: float) -> Measured:
     """Return the figures of the products that there are."""
-    n_true = len(truth.columns["lattices/shot"])
+    n_true = len(truth.run.lattices)
     figures: dict = {"failed": course.failed, "seconds": course.seconds, "n_true": n_true}
     for word in ("index", "reindex"):
         if trial.product(word).exists():

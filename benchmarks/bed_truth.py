@@ -9,12 +9,13 @@ import gemmi
 import numpy as np
 from scipy.stats import spearmanr
 
-from spreadflow import config
+from spreadflow import config, products
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.io import factor_files, store
 from spreadflow.io.images import Source
 from spreadflow.io.truth import read_truth
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Index, Merge, Reindex
 from spreadflow.recipes.still import Simulator
 from spreadflow.report import truth as report
 
@@ -35,8 +36,8 @@ SEEN = 3.0
 class Truth(NamedTuple):
     """What is true of a set."""
 
-    columns: dict[str, np.ndarray]
-    """shots and lattices, as in schema `truth`"""
+    run: products.Truth
+    """its shots and lattices; its reflections, where it was simulated here"""
     moved_mm: np.ndarray
     """(3,) the true detector minus that of the headers: fast, slow, distance"""
     distance_mm: float
@@ -49,10 +50,11 @@ class Truth(NamedTuple):
 def of_simulation(settings: config.Config, run: str, manifest: Path) -> Truth:
     """Return the truth of a set that was simulated."""
     section = config.for_stage(config.section(settings, "simulate", run), "simulate")
-    columns = read_truth(manifest)
+    simulated = read_truth(manifest)
+    assert simulated is not None
     crystal = section.crystal
     unique = Unique(np.array(crystal.cell), crystal.space_group, D_MIN)
-    is_hit = columns["shots/kind"] != report.BLANK
+    is_hit = simulated.shots.kind != report.BLANK
     source = Source(manifest)
     photons = sum(source.spectrum(int(row)).photons for row in np.flatnonzero(is_hit))
     true = _factors(section.model_dump_json())
@@ -63,7 +65,7 @@ def of_simulation(settings: config.Config, run: str, manifest: Path) -> Truth:
     squared = true.squared(nodes[is_unique])
     intensity[present[is_unique]] = squared @ photons / photons.sum()
     return Truth(
-        columns,
+        simulated,
         np.array(section.detector.header_error_mm),
         section.detector.distance_mm,
         unique,
@@ -85,17 +87,18 @@ def of_nanobragg(folder: Path, manifest: Path) -> Truth:
     tree = json.loads((folder / "truth.json").read_text())
     shot_ids = Source(manifest).shots["shot_id"]
     images = sorted(tree["images"], key=lambda image: image["index_in_file"])
-    columns = {
-        "shots/shot_id": shot_ids,
-        "shots/kind": np.full(len(shot_ids), report.SINGLE),
-        "lattices/shot": np.arange(len(shot_ids)),
-        "lattices/A": np.array([image["lattices"][0]["A"] for image in images]),
-    }
+    n = len(shot_ids)
+    run = products.Truth(
+        shots=products.Truth.shots(shot_id=shot_ids, kind=np.full(n, report.SINGLE)),
+        lattices=products.Truth.lattices(
+            shot=np.arange(n), A=[image["lattices"][0]["A"] for image in images]
+        ),
+    )
     # the panel's axes: x along fast, y against slow
     moved = np.subtract(tree["true_panel_origin_mm"], tree["metadata_panel_origin_mm"])
     unique = Unique(np.array(tree["cell"]), tree["space_group"], D_MIN)
     return Truth(
-        columns,
+        run,
         moved * np.array([1.0, -1.0, -1.0]),
         tree["true_distance_mm"],
         unique,
@@ -121,31 +124,28 @@ def _squares(path: Path, unique: Unique) -> np.ndarray:
 
 def indexed(product: Path, stage: str, truth: Truth) -> dict:
     """Return the figures of the lattices of `index` or `reindex`."""
-    table = store.read(product, stage)
-    space_group = store.attributes(product, stage)["config"]["space_group"]
-    run = report.MatchedRun(table, truth.columns, report.match(table, truth.columns, space_group))
+    kind = {"index": Index, "reindex": Reindex}[stage]
+    found = store.read(product, kind)
+    space_group = store.attributes(product, kind)["config"]["space_group"]
+    run = report.MatchedRun(found, truth.run, report.match(found, truth.run, space_group))
     counts = report.counts(run)
     is_right = run.match.right
-    n_rmsd = table["lattices/n_rmsd"]
-    squares = {}
-    for axis in ("radial", "transverse"):
-        rmsd = np.nan_to_num(table[f"lattices/rmsd_{axis}_mm"])
-        squares[axis] = float((n_rmsd * rmsd**2)[is_right].sum())
-    has_photons = "reflections/photons" in truth.columns
-    pull = report.pulls(run) if has_photons else np.empty(0)
+    right = found.lattices[is_right]
+    radial_mm, transverse_mm = map(np.nan_to_num, (right.rmsd_radial_mm, right.rmsd_transverse_mm))
+    pull = report.pulls(run) if len(truth.run.reflections) else np.empty(0)
     return {
         "n_right": int(is_right.sum()),
         "n_false": counts["n_lattices_wrong"],
         "n_blanks": counts["n_blanks"],
         "n_blanks_with_lattice": counts["n_blanks_with_lattice"],
         "misset_deg": np.rad2deg(run.match.angle[is_right]).tolist(),
-        "n_rmsd": int(n_rmsd[is_right].sum()),
-        "radial_mm2": squares["radial"],
-        "transverse_mm2": squares["transverse"],
+        "n_rmsd": int(right.n_rmsd.sum()),
+        "radial_mm2": float((right.n_rmsd * radial_mm**2).sum()),
+        "transverse_mm2": float((right.n_rmsd * transverse_mm**2).sum()),
         "n_pulls": len(pull),
         "sum_pulls": float(pull.sum()),
         "square_pulls": float(pull @ pull),
-        "longest_s": float(table["shots/seconds"].max()),
+        "longest_s": float(found.shots.seconds.max()),
     }
 
 
@@ -174,10 +174,10 @@ class Merged(NamedTuple):
 
 def merged(product: Path, truth: Truth, d_min: float) -> Merged:
     """Return the merged intensities, d ≥ d_min (Å), of which the truth is known."""
-    table = store.read(product, "merge", ["merged/"])
-    hkl = table["merged/hkl"]
+    table = store.read(product, Merge, [Merge.merged]).merged
+    hkl = table.hkl
     unique = truth.unique
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)
+    sign = np.where(table.friedel < 0, -1, 1)
     row = unique.rows(sign[:, None] * hkl)
     d = unique.spacing(hkl)
     true = truth.intensity[row]
@@ -186,9 +186,9 @@ def merged(product: Path, truth: Truth, d_min: float) -> Merged:
     columns = Merged(
         hkl,
         d,
-        table["merged/n"],
-        table["merged/intensity"],
-        table["merged/sigma"],
+        table.n,
+        table.intensity,
+        table.sigma,
         true,
         0.5 * (true + truth.intensity[mate]),
     )
@@ -243,7 +243,7 @@ def pulls(rows: Merged) -> np.ndarray:
 
 def scaled(product: Path) -> dict:
     """Return what `merge` says of itself."""
-    attributes = store.attributes(product, "merge")
+    attributes = store.attributes(product, Merge)
     return {
         "n_cycles": int(attributes["n_cycles"]),
         "last_change": float(attributes["last_change"]),

@@ -14,7 +14,7 @@ import argparse
 import os
 import resource
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.models import ReflectionFlag
+from spreadflow.products import Cells, Merge, Reindex
 from spreadflow.units import wavelength
 
 DEMO = Path(__file__).parents[1] / "config" / "demo.yaml"
@@ -195,17 +196,18 @@ def of_first_stills(trial: Trial, n: int, out: Path) -> Path:
     return its path. Raises SystemExit where there are fewer stills.
     """
     product = trial.product("reindex")
-    shot_id = store.read(product, "reindex", ["shots/shot_id"])["shots/shot_id"]
+    shot_id = store.read(product, Reindex, [Reindex.shots.shot_id]).shots.shot_id
     if len(shot_id) < n:
         raise SystemExit(f"{product}: {len(shot_id)} stills of {n}; give another --folder")
-    columns = store.read(trial.product("cells"), "cells")
-    is_among = np.isin(columns["lattices/shot_id"], shot_id[:n])
-    outcome = np.where(is_among, columns["lattices/outcome"], LatticeOutcome.OTHER_CLUSTER)
-    attributes = store.attributes(trial.product("cells"), "cells")
+    accepted = store.read(trial.product("cells"), Cells)
+    lattices = accepted.lattices
+    is_among = np.isin(lattices.shot_id, shot_id[:n])
+    lattices.outcome = np.where(is_among, lattices.outcome, LatticeOutcome.OTHER_CLUSTER)
+    attributes = store.attributes(trial.product("cells"), Cells)
     for name in ("kind", "schema", "software", "time"):
         del attributes[name]
     key = store.digest(attributes.pop("key"), n)
-    store.write(out, "cells", columns | {"lattices/outcome": outcome}, key=key, **attributes)
+    store.write(out, accepted, key=key, **attributes)
     return out
 
 
@@ -214,42 +216,40 @@ def observed(trial: Trial, cells: Path) -> Observed:
     section = trial.config.merge
     unique = _unique(trial)
     product = trial.product("reindex")
-    table = store.read(product, "reindex", ["shots/mean_energy_ev", "lattices/", "reflections/"])
+    reindex = store.read(
+        product, Reindex, [Reindex.shots.mean_energy_ev, Reindex.lattices, Reindex.reflections]
+    )
     accepted = accepted_lattices(cells, product)
-    lattice = table["reflections/lattice"]
-    columns = {
-        name.removeprefix("reflections/"): column
-        for name, column in table.items()
-        if name.startswith("reflections/")
-    }
-    hkl = brought(columns["hkl"], accepted.setting[lattice])
-    is_failed = (columns["flags"] & ReflectionFlag.FAILED) != 0
-    is_failed |= ~accepted.is_accepted[lattice]
+    lattice = reindex.reflections.lattice
+    hkl = brought(reindex.reflections.hkl, accepted.setting[lattice])
+    to_merge = reindex.reflections[:]
+    to_merge.hkl = hkl
+    to_merge.flags = np.where(accepted.is_accepted[lattice], to_merge.flags, ReflectionFlag.FAILED)
     n_lattices = len(accepted.is_accepted)
     _, _, fate = merging.select(
-        columns | {"hkl": hkl, "failed": is_failed},
-        {
-            "group": np.zeros(n_lattices, dtype=int),
-            "half": np.zeros(n_lattices, dtype=int),
-            "pulse": np.ones(n_lattices),
-        },
+        to_merge,
+        merging.Lattices(
+            group=np.zeros(n_lattices, dtype=int),
+            half=np.zeros(n_lattices, dtype=int),
+            pulse=np.ones(n_lattices),
+        ),
         unique,
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,
     )
     rows = np.flatnonzero(fate == merging.Fate.USED)
-    columns = {name: column[rows].astype(np.float64) for name, column in columns.items()}
-    partiality = columns["partiality"]
-    factor = columns["polarization"] * columns["capture"] * columns["lorentz"] * partiality
+    own = reindex.reflections[rows]
+    polarization = own.polarization.astype(np.float64)
+    partiality = own.partiality.astype(np.float64)
     return Observed(
         hkl=hkl[rows],
-        lattice=lattice[rows],
-        intensity=columns["intensity"],
-        sigma=columns["sigma"],
-        factor=factor,
+        lattice=own.lattice,
+        intensity=own.intensity.astype(np.float64),
+        sigma=own.sigma.astype(np.float64),
+        factor=polarization * own.capture * own.lorentz * partiality,
         partiality=partiality,
-        place=np.stack([columns["fast"], columns["slow"]], axis=1),
-        offset=_offsets(table, rows),
+        place=np.stack([own.fast, own.slow], axis=1),
+        offset=_offsets(reindex, rows),
     )
 
 
@@ -259,11 +259,11 @@ def _unique(trial: Trial) -> merging.Unique:
     return merging.Unique(np.array(crystal.cell), crystal.space_group, trial.config.merge.d_min)
 
 
-def _offsets(table: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+def _offsets(reindex: Reindex, rows: np.ndarray) -> np.ndarray:
     """Return how far outside the Ewald sphere of the mean energy reflections are, (row,), Å⁻¹."""
-    lattice = table["reflections/lattice"][rows]
-    energy_ev = table["shots/mean_energy_ev"][table["lattices/shot"][lattice]]
-    node = np.einsum("nij,nj->ni", table["lattices/A"][lattice], table["reflections/hkl"][rows])
+    own = reindex.reflections[rows]
+    energy_ev = reindex.shots.mean_energy_ev[reindex.lattices.shot[own.lattice]]
+    node = np.einsum("nij,nj->ni", reindex.lattices.A[own.lattice], own.hkl)
     radius = 1.0 / wavelength(energy_ev)
     scattered = node - radius[:, None] * np.array([0.0, 0.0, 1.0])
     return np.linalg.norm(scattered, axis=1) - radius
@@ -282,13 +282,11 @@ def merged_here(trial: Trial, cells: Path, out: Path, truth: Truth) -> tuple[Res
         before = _user_seconds()
         cli.main(["merge", "--config", section, *files, "--out", str(out)])
         _note(out, _user_seconds() - before)
-    table = store.read(out, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)
-    hkl = sign[:, None] * table["merged/hkl"]
-    intensity, sigma = (table[f"merged/{name}"] for name in ("intensity", "sigma"))
-    is_centric = table["merged/friedel"] == 0
-    expected = expectations(intensity, sigma, truth.unique.spacing(hkl), is_centric)
-    columns = (intensity, *expected)
+    merged = store.read(out, Merge, [Merge.merged]).merged
+    hkl = np.where(merged.friedel < 0, -1, 1)[:, None] * merged.hkl
+    d = truth.unique.spacing(hkl)
+    expected = expectations(merged.intensity, merged.sigma, d, merged.friedel == 0)
+    columns = (merged.intensity, *expected)
     measured, squares, amplitude = (_by_unique(truth, hkl, column) for column in columns)
     seconds = _noted(out)
     return Result(measured, amplitude, seconds), Result(squares, amplitude, seconds)

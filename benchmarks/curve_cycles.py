@@ -217,8 +217,9 @@ def cycles(row: Row, set_number: int, place: Place) -> Iterator[Cycle]:
             sums = sums_of(row, all_expanded, factors)
             del all_expanded
             reduced = refined(sums, fits, free, costs)
-            yield reduced
             free = reduced.free
+            yield reduced
+            del sums, reduced  # before the next are made: both would not fit
             about = with_curves(factors, fits.free.curves(free.theta))
             about = with_rest(about, free.rest, simulator.crystal.space_group)
 

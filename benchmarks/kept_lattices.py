@@ -13,12 +13,12 @@ import lattices
 from lattices import D_MAX_ANNULUS, D_MIN, Data
 from spreadflow.analysis.still import integration, prediction
 from spreadflow.models import Mosaic, Noise
+from spreadflow.products.index import Reflections
 from spreadflow.recipes import patch
 from spreadflow.recipes.lattice import PackedLattice
-from spreadflow.stages.merge import REFLECTION_COLUMNS
 
-MERGED_COLUMNS = tuple(name for name in REFLECTION_COLUMNS if name != "lattice")
-"""Columns of a lattice's reflections that are merged."""
+FORMAT = 2
+"""Of the files: lattices that were kept in another one are made again."""
 
 
 class Simulation(NamedTuple):
@@ -42,14 +42,15 @@ class Made(NamedTuple):
     """as it was predicted, off the truth"""
     mosaic: Mosaic
     """the true one"""
-    reflections: dict[str, np.ndarray]
+    reflections: Reflections
+    """what is merged of them"""
     pulse_photons: float
 
 
 def make(simulation: Simulation, folder: Path, number: int) -> Made:
     """Return a lattice, kept in a folder from the first time on."""
     d_min, d_max, photons = simulation
-    path = folder / f"{photons:g}_{d_min:g}_{d_max:g}_{number}.pickle"
+    path = folder / f"{FORMAT}_{photons:g}_{d_min:g}_{d_max:g}_{number}.pickle"
     if path.exists():
         return pickle.loads(path.read_bytes())
     true = lattices.simulated(simulation.data, number, d_min, d_max)
@@ -66,10 +67,8 @@ def make(simulation: Simulation, folder: Path, number: int) -> Made:
     return made
 
 
-def integrated(
-    simulation: Simulation, packed: PackedLattice, true: patch.Patch
-) -> dict[str, np.ndarray]:
-    """Return the reflections of a lattice, integrated where it was predicted: columns by name."""
+def integrated(simulation: Simulation, packed: PackedLattice, true: patch.Patch) -> Reflections:
+    """Return the reflections of a lattice, integrated where it was predicted."""
     simulator = lattices.simulator(simulation.data)
     detector = simulator.detector
     crystal = true.parameters.crystal
@@ -104,5 +103,15 @@ def integrated(
         detector,
         noise=Noise(1.0, 0.01),
     )
-    columns = reflections._asdict()
-    return {name: columns[name] for name in MERGED_COLUMNS}
+    return Reflections(
+        lattice=np.zeros(len(reflections.d), dtype=np.int32),
+        hkl=reflections.hkl,
+        partiality=reflections.partiality,
+        lorentz=reflections.lorentz,
+        polarization=reflections.polarization,
+        capture=reflections.capture,
+        slopes=reflections.slopes,
+        intensity=reflections.intensity,
+        sigma=reflections.sigma,
+        flags=reflections.flags,
+    )

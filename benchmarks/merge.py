@@ -35,10 +35,12 @@ from spreadflow.analysis.merging import merging, scaling
 from spreadflow.analysis.still import prediction
 from spreadflow.analysis.still.variance import own_variance
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import schema, store
+from spreadflow.io import store
 from spreadflow.models import Spectrum
 from spreadflow.parallel import World
 from spreadflow.physics import response, rotation, unit_cell
+from spreadflow.products import Cells, Merge, Reindex
+from spreadflow.products.core import T
 from spreadflow.units import wavelength
 
 SPACE_GROUP = "C 1 2 1"
@@ -271,14 +273,13 @@ class Product(NamedTuple):
     n_reflections: int
 
 
-def filled(kind: str, sizes: dict[str, int], planted: dict[str, np.ndarray]) -> dict:
-    """All columns of a kind of file: those planted, zeros elsewhere."""
+def filled(table: type[T], n_rows: int, **planted: np.ndarray) -> T:
+    """The rows of a table: the columns planted, zeros elsewhere."""
     columns = {}
-    for name, dataset in schema.FILES[kind].items():
-        shape = [sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in dataset.dims]
-        column = planted[name] if name in planted else np.zeros(shape)
-        columns[name] = np.asarray(column, dtype=dataset.dtype)
-    return columns
+    for name, column in table.described().items():
+        shape = column.empty().shape[1:]
+        columns[name] = planted.get(name, np.zeros((n_rows, *shape), column.dtype))
+    return table(**columns)
 
 
 def write_product(folder: Path, table: Table, n_lattices: int, seed: int) -> Product:
@@ -287,31 +288,32 @@ def write_product(folder: Path, table: Table, n_lattices: int, seed: int) -> Pro
     shot_id = rng.integers(0, 2**63, n_lattices).astype(np.uint64)
     blocks = np.split(np.arange(n_lattices), range(PART_SHOTS, n_lattices, PART_SHOTS))
     reindex = folder / "reindex.h5"
-    parts = store.Parts(
-        reindex, "reindex", "planted", [shot_id[block].tolist() for block in blocks]
-    )
+    parts = store.Parts(reindex, Reindex, "planted", [shot_id[block].tolist() for block in blocks])
     n_reflections = 0
     for number, block in enumerate(blocks):
-        columns = part(table, rng, block % len(table.log_g), shot_id[block])
-        n_reflections += len(columns["reflections/lattice"])
-        parts.write(number, columns)
+        own = part(table, rng, block % len(table.log_g), shot_id[block])
+        n_reflections += len(own.reflections)
+        parts.write(number, own)
     parts.finish(World(), run="planted")
 
+    product = Cells(
+        lattices=filled(
+            Cells.lattices,
+            n_lattices,
+            shot_id=shot_id,
+            outcome=np.full(n_lattices, LatticeOutcome.ACCEPTED),
+            setting=np.tile(np.eye(3), (n_lattices, 1, 1)),
+        ),
+        clusters=filled(Cells.clusters, 1, mean=CELL[None]),
+    )
     cells = folder / "cells.h5"
-    planted = {
-        "lattices/shot_id": shot_id,
-        "lattices/outcome": np.full(n_lattices, LatticeOutcome.ACCEPTED),
-        "lattices/setting": np.tile(np.eye(3), (n_lattices, 1, 1)),
-        "clusters/mean": [CELL],
-    }
-    columns = filled("cells", {"lattices": n_lattices, "clusters": 1, "features": 1}, planted)
     attributes = {"runs": ["planted"], "space_group": SPACE_GROUP, "chosen": 0}
-    store.write(cells, "cells", columns, key="planted", **attributes)
+    store.write(cells, product, key="planted", **attributes)
     return Product(reindex, cells, n_reflections)
 
 
-def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.ndarray) -> dict:
-    """The columns of a part: lattices `which` of the table, measured anew."""
+def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.ndarray) -> Reindex:
+    """A part: lattices `which` of the table, measured anew."""
     first = np.searchsorted(table.lattice, np.arange(len(table.log_g) + 1))
     rows = np.concatenate([np.arange(first[i], first[i + 1]) for i in which])
     lattice = np.repeat(np.arange(len(which)), first[which + 1] - first[which])
@@ -322,24 +324,30 @@ def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.
     mean = PHOTONS * fall_off * lp * table.partiality[rows, 0] * table.truth[table.unique[rows]]
     photons, rest = _measure(rng, mean)
     n = len(which)
-    planted = {
-        "shots/shot_id": shot_id,
-        "shots/mean_energy_ev": np.full(n, ENERGY_EV),
-        "shots/pulse_photons": np.full(n, 1e12),
-        "lattices/shot": np.arange(n),
-        "lattices/shot_id": shot_id,
-        "reflections/lattice": lattice,
-        "reflections/hkl": table.hkl[rows],
-        "reflections/partiality": table.partiality[rows, 1],
-        "reflections/lorentz": lp,
-        "reflections/polarization": np.ones(len(rows)),
-        "reflections/capture": rng.uniform(0.84, 0.88, len(rows)),
-        "reflections/slopes": table.slopes[rows, 1],
-        "reflections/intensity": photons,
-        "reflections/sigma": np.sqrt(rest + own_variance(photons, rest)),
-    }
-    sizes = {"shots": n, "spots": 0, "lattices": n, "reflections": len(rows)}
-    return filled("reindex", sizes, planted)
+    return Reindex(
+        shots=filled(
+            Reindex.shots,
+            n,
+            shot_id=shot_id,
+            mean_energy_ev=np.full(n, ENERGY_EV),
+            pulse_photons=np.full(n, 1e12),
+        ),
+        lattices=filled(Reindex.lattices, n, shot=np.arange(n), shot_id=shot_id),
+        reflections=filled(
+            Reindex.reflections,
+            len(rows),
+            lattice=lattice,
+            hkl=table.hkl[rows],
+            partiality=table.partiality[rows, 1],
+            lorentz=lp,
+            polarization=np.ones(len(rows)),
+            capture=rng.uniform(0.84, 0.88, len(rows)),
+            slopes=table.slopes[rows, 1],
+            intensity=photons,
+            sigma=np.sqrt(rest + own_variance(photons, rest)),
+            sigma_background=np.sqrt(rest),
+        ),
+    )
 
 
 def stage(product: Product, out: Path, source: Path) -> dict:
@@ -360,7 +368,7 @@ def stage(product: Product, out: Path, source: Path) -> dict:
             raise SystemExit(f"the stage failed with status {status}")
         seconds.append((user, system))
         memory_kb.append(most_kb)
-    attributes = store.attributes(out, "merge")
+    attributes = store.attributes(out, Merge)
     return {
         "n_observations": product.n_reflections,
         "n_used": attributes["reflections"]["used"],
@@ -394,7 +402,8 @@ def run_parts(args: argparse.Namespace) -> dict[str, dict]:
 
 def differences(folder: Path) -> dict[str, float]:
     """The largest relative difference of the two products in each column of numbers."""
-    before, now = (store.read(folder / f"{name}.h5", "merge") for name in ("before", "now"))
+    products = [store.read(folder / f"{name}.h5", Merge) for name in ("before", "now")]
+    before, now = (product.datasets() for product in products)
     largest = {}
     for name, column in before.items():
         scale = np.nanmax(np.abs(column), initial=0.0) if column.dtype.kind == "f" else 1.0

@@ -21,6 +21,7 @@ import recorded
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.parallel import World
+from spreadflow.products import Pack
 from spreadflow.recipes.lattice import unpack
 from spreadflow.stages import pack
 
@@ -35,9 +36,9 @@ def read_back(product: Path) -> int:
     """Hand every lattice its pixels; return their number."""
     n_pixels = 0
     for block in shoebox_blocks.blocks_of(product, "pack", BLOCK_LATTICES):
-        columns = block.read()
+        part = block.read()
         for row in block.lattices:
-            n_pixels += len(unpack(columns, row).boxes.photons)
+            n_pixels += len(unpack(part, row).boxes.photons)
     return n_pixels
 
 
@@ -61,7 +62,7 @@ def measure(images: list[Path], reindex: list[Path], predict: Path, folder: Path
         n_pixels = read_back(product)
         seconds[name] = time.perf_counter() - start
 
-    n_shots = len(store.read(product, "pack", ["spectra/shot_id"])["spectra/shot_id"])
+    n_shots = len(store.read(product, Pack, [Pack.spectra.shot_id]).spectra)
     size = sum(path.stat().st_size for path in product.with_suffix(".parts").iterdir())
     return {
         "n_shots": n_shots,

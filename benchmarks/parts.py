@@ -24,10 +24,12 @@ import numpy as np
 
 import recorded
 from spreadflow.config import CellsConfig, IndexSection
-from spreadflow.io import schema, shoebox_blocks, store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Annulus, Reindex
+from spreadflow.products.core import T
 from spreadflow.stages import annulus, cells
 
 MEAN = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
@@ -55,40 +57,49 @@ MB = 1024.0
 """kB in a MB."""
 
 
-def filled(kind: str, sizes: dict[str, int], planted: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return all columns of a kind of file: those planted, zeros elsewhere."""
+def filled(table: type[T], n_rows: int, **planted: Any) -> T:
+    """Return rows of a table: the columns planted, zeros elsewhere."""
     columns = {}
-    for name, dataset in schema.FILES[kind].items():
-        shape = [sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in dataset.dims]
-        columns[name] = np.asarray(planted.get(name, np.zeros(shape)), dtype=dataset.dtype)
-    return columns
+    for name, column in table.described().items():
+        zeros = np.zeros((n_rows, *column.empty().shape[1:]))
+        columns[name] = np.asarray(planted.get(name, zeros), dtype=column.dtype)
+    return table(**columns)
 
 
 def write_reindex(path: Path, blocks: list[range]) -> None:
     """Write a product of `reindex` with a lattice in each shot. blocks: shot ids of each part."""
     rng = np.random.default_rng(1)
-    parts = store.Parts(path, "reindex", "benchmark", blocks)
+    parts = store.Parts(path, Reindex, "benchmark", blocks)
     for number, block in enumerate(blocks):
         n = len(block)
         own_cells = MEAN + rng.standard_normal((n, 6)) * SIGMA
         radians = np.array([unit_cell.radians(cell) for cell in own_cells])
-        planted = {
-            "shots/shot_id": block,
-            "shots/n_lattices": np.ones(n),
-            "shots/mean_energy_ev": np.full(n, 7120.0),
-            "lattices/shot": np.arange(n),
-            "lattices/shot_id": block,
-            "lattices/cell": radians,
-            "lattices/A": np.array([unit_cell.reciprocal(cell) for cell in radians]),
-            "spots/shot": np.repeat(np.arange(n), N_SPOTS),
-            "spots/lattice": np.repeat(np.arange(n), N_SPOTS),
-            "spots/hkl": rng.integers(1, 20, (n * N_SPOTS, 3)),
-            "spots/used": np.ones(n * N_SPOTS),
-            "spots/fast": rng.uniform(0, 1920, n * N_SPOTS),
-            "spots/slow": rng.uniform(0, 1920, n * N_SPOTS),
-        }
-        sizes = {"shots": n, "spots": n * N_SPOTS, "lattices": n}
-        parts.write(number, filled("reindex", sizes, planted))
+        shots = filled(
+            Reindex.shots,
+            n,
+            shot_id=block,
+            n_lattices=np.ones(n),
+            mean_energy_ev=np.full(n, 7120.0),
+        )
+        lattices = filled(
+            Reindex.lattices,
+            n,
+            shot=np.arange(n),
+            shot_id=block,
+            cell=radians,
+            A=[unit_cell.reciprocal(cell) for cell in radians],
+        )
+        spots = filled(
+            Reindex.spots,
+            n * N_SPOTS,
+            shot=np.repeat(np.arange(n), N_SPOTS),
+            lattice=np.repeat(np.arange(n), N_SPOTS),
+            hkl=rng.integers(1, 20, (n * N_SPOTS, 3)),
+            used=np.ones(n * N_SPOTS),
+            fast=rng.uniform(0, 1920, n * N_SPOTS),
+            slow=rng.uniform(0, 1920, n * N_SPOTS),
+        )
+        parts.write(number, Reindex(shots=shots, lattices=lattices, spots=spots))
     config = IndexSection(cell=MEAN.tolist(), space_group=SPACE_GROUP).model_dump(mode="json")
     detector = Detector(
         origin_mm=[[-170.0, 170.0, -141.7]],
@@ -104,19 +115,24 @@ def write_annulus(path: Path, blocks: list[range]) -> None:
     """Write a product of `annulus` of the same lattices."""
     rng = np.random.default_rng(2)
     energies_ev = 7070.5 + np.arange(N_CHANNELS)
-    parts = store.Parts(path, "annulus", "benchmark", blocks)
+    parts = store.Parts(path, Annulus, "benchmark", blocks)
     for number, block in enumerate(blocks):
         n = len(block)
-        planted = {
-            "lattices/shot_id": block,
-            "lattices/A": rng.random((n, 3, 3)),
-            "lattices/spectrum": np.arange(n),
-            "spectra/shot_id": block,
-            "spectra/energies_ev": np.tile(energies_ev, (n, 1)),
-            "spectra/photons": rng.random((n, N_CHANNELS)),
-        }
-        sizes = {"lattices": n, "spectra": n, "channels": N_CHANNELS}
-        parts.write(number, filled("annulus", sizes, planted))
+        lattices = filled(
+            Annulus.lattices,
+            n,
+            shot_id=block,
+            A=rng.random((n, 3, 3)),
+            spectrum=np.arange(n),
+        )
+        spectra = filled(
+            Annulus.spectra,
+            n,
+            shot_id=block,
+            energies_ev=np.tile(energies_ev, (n, 1)),
+            photons=rng.random((n, N_CHANNELS)),
+        )
+        parts.write(number, Annulus(lattices=lattices, spectra=spectra))
     parts.finish(World(), runs=["r"], **shoebox_blocks.recorded(parts, World()))
 
 

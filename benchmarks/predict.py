@@ -33,6 +33,7 @@ from spreadflow.io import store
 from spreadflow.io.factor_files import NO_FILES
 from spreadflow.models import CHOSEN, Choice, ReflectionFlag, Reflections
 from spreadflow.physics import rotation, unit_cell
+from spreadflow.products import Predict
 from spreadflow.recipes.prediction import mean_intensities
 from spreadflow.recipes.still import ORIENTATION, Simulator
 from spreadflow.units import DEG
@@ -193,16 +194,17 @@ def measure(world: World, row: Row, n_lattices: int) -> dict[str, Any]:
 
 def of_product(world: World, path: Path) -> dict[str, Any]:
     """Return the figures of the reflections in the range of a product, integrated from images."""
-    columns = store.read(path, "predict")
-    is_in_range = columns["reflections/choice"] < Choice.OUTSIDE
-    is_integrated = columns["reflections/flags"] & ReflectionFlag.FAILED == 0
-    names = ("hkl", "d", "choice", "intensity", "sigma")
-    rows = np.flatnonzero(is_in_range & is_integrated)
-    table = {name: columns[f"reflections/{name}"][rows] for name in names}
-    table["i_over_sigma"] = table["intensity"] / table["sigma"]
-    table["relative"] = world.relative(table["hkl"], table["d"])
-    n_lattices = len(np.unique(columns["reflections/lattice"][rows]))
-    return {"n_lattices": n_lattices} | _figures(table)
+    reflections = store.read(path, Predict, [Predict.reflections]).reflections
+    is_in_range = reflections.choice < Choice.OUTSIDE
+    is_integrated = reflections.flags & ReflectionFlag.FAILED == 0
+    chosen = reflections[is_in_range & is_integrated]
+    table = {
+        "d": chosen.d,
+        "choice": chosen.choice,
+        "i_over_sigma": chosen.intensity / chosen.sigma,
+        "relative": world.relative(chosen.hkl, chosen.d),
+    }
+    return {"n_lattices": len(np.unique(chosen.lattice))} | _figures(table)
 
 
 def _figures(table: dict[str, np.ndarray]) -> dict[str, Any]:

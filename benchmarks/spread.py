@@ -132,6 +132,7 @@ UNKNOWN = {
     "200, learned": curve_cycles.Row(200, mosaicity="learned", against="200", bar=1.3),
     "200, continuous": curve_cycles.Row(200, mosaicity="continuous", against="200", bar=1.3),
     "1000, 2.1-4 Å": curve_cycles.Row(1000, 3, d_max=D_MAX_WIDE, bar=0.25),
+    "2000, 2.1-4 Å": curve_cycles.Row(2000, 1, d_max=D_MAX_WIDE, bar=0.15),
     "3000, 2.1-4 Å": curve_cycles.Row(3000, 1, d_max=D_MAX_WIDE, bar=0.15),
 }
 """Name of a row with X unknown, or of what it is compared with → how it is made."""
@@ -266,6 +267,7 @@ def measure_unknown(row: curve_cycles.Row, place: Place) -> Iterator[dict[str, A
         for cycle in curve_cycles.cycles(row, number, place):
             scored.append(curve_scores.scored(fits, cycle))
             free = cycle.free
+            del cycle
         sets.append(scored)
         last.append(free)
         figures = curve_scores.figures_of_row(row, fits, sets, last)

@@ -29,15 +29,16 @@ import numpy as np
 
 import recorded
 from curve_lattices import teach
-from kept_lattices import MERGED_COLUMNS, Made, Simulation, make
+from kept_lattices import Made, Simulation, make
 from lattices import user_cpu
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
 from spreadflow.analysis.merging import merging, scaling
-from spreadflow.models import Mosaic, ReflectionFlag
+from spreadflow.models import Mosaic
 from spreadflow.physics.mosaic import continuous
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Reindex
 from spreadflow.recipes import intensities, stage2
 from spreadflow.recipes.intensities import Merged, Reflections
 from spreadflow.recipes.lattice import RunModel, Start, refine_lattice, start_after
@@ -133,25 +134,16 @@ def merged(made: Sequence[Made], refine_b: bool) -> merging.Merged:
     n_groups = min(n_lattices, 64)
     group = np.arange(n_lattices) * n_groups // n_lattices
     photons = np.array([lattice.pulse_photons for lattice in made])
-    n_reflections = [len(lattice.reflections["hkl"]) for lattice in made]
-    of_lattice = np.repeat(np.arange(n_lattices), n_reflections)
-    table = {
-        name: np.concatenate([lattice.reflections[name] for lattice in made])
-        for name in MERGED_COLUMNS
-    }
-    failed = (table["flags"].astype(int) & ReflectionFlag.FAILED) != 0
+    alone = Reindex.lattices.unread(1)
+    of_lattices = [Reindex(lattices=alone, reflections=lattice.reflections) for lattice in made]
     numbers = np.arange(n_lattices, dtype=np.uint64)
     observations, _, _ = merging.select(
-        table
-        | {
-            "lattice": of_lattice,
-            "failed": failed,
-        },
-        {
-            "group": group,
-            "half": identity_hash.half_sets(numbers),
-            "pulse": photons / photons.mean(),
-        },
+        Reindex.joined(of_lattices).reflections,
+        merging.Lattices(
+            group=group,
+            half=identity_hash.half_sets(numbers),
+            pulse=photons / photons.mean(),
+        ),
         unique,
         partiality_min=0.05,
         min_reflections=5,

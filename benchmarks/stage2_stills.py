@@ -25,6 +25,7 @@ from bed_truth import Merged, Truth
 from spreadflow import config
 from spreadflow.analysis.factors.agreement import N_OF_R, agreement
 from spreadflow.io import store
+from spreadflow.products import Merge, Stage2
 
 D_MIN = 2.1
 """Resolution to which they are compared, Å: that of the figures of other programs."""
@@ -110,10 +111,10 @@ class Found(NamedTuple):
 
 def of_merge(product: Path, truth: Truth) -> Found:
     """Return the intensities of a product of `merge`."""
-    table = store.read(product, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    row = truth.unique.rows(sign * table["merged/hkl"])
-    return Found(*(_placed(row, table[f"merged/{name}"], truth) for name in Found._fields))
+    merged = store.read(product, Merge, [Merge.merged]).merged
+    sign = np.where(merged.friedel < 0, -1, 1)[:, None]
+    row = truth.unique.rows(sign * merged.hkl)
+    return Found(*(_placed(row, column, truth) for column in (merged.intensity, merged.sigma)))
 
 
 def of_mtz(path: Path, truth: Truth) -> Found:
@@ -176,14 +177,14 @@ def measure(trial: Trial, truth: Truth) -> dict[str, Any]:
     is_merged = np.isfinite(merge.intensity) & np.isfinite(truth.intensity)
     is_merged &= truth.unique.d >= D_MIN
     is_both = is_merged & np.all([np.isfinite(of_cycle.sigma) for of_cycle in found], axis=0)
-    table = store.read(product, "stage2", ["cycles/"])
+    of_cycles = store.read(product, Stage2, [Stage2.cycles]).cycles.as_dict()
     return {
         "commit": recorded.commit(),
         "n_merged": int(is_merged.sum()),
         "n": int(is_both.sum()),
         "merge": scored(merge, truth, is_both),
         "cycles": [scored(of_cycle, truth, is_both) for of_cycle in found],
-        "of_stage2": {name: column.tolist() for name, column in table.items()},
+        "of_stage2": {name: column.tolist() for name, column in of_cycles.items()},
     }
 
 

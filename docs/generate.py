@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from spreadflow import errors, models
+from spreadflow import errors, models, products
 from spreadflow.analysis.recording import unusable
 from spreadflow.config import Config
-from spreadflow.io import images, nexus_writer, schema
+from spreadflow.io import images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
@@ -508,20 +508,20 @@ def files_page() -> str:
 
 
 def _products() -> Iterator[str]:
-    """Yield the tables of the datasets; kinds of files that share their datasets share a table."""
-    kinds: dict[int, list[str]] = {}
-    for kind, datasets in schema.FILES.items():
-        kinds.setdefault(id(datasets), []).append(kind)
+    """Yield the tables of the datasets; kinds of files that share their tables share these."""
+    kinds: dict[tuple, list[str]] = {}
+    for kind, product in products.BY_KIND.items():
+        kinds.setdefault(tuple(product.declared().values()), []).append(kind)
 
     for names in kinds.values():
         yield f"### {' and '.join(names)}\n\n"
         yield "| dataset | shape | type | unit | meaning |\n|---|---|---|---|---|\n"
-        for path, dataset in schema.FILES[names[0]].items():
-            shape = ", ".join(map(str, dataset.dims))
-            refers = f" → {dataset.refers}" if dataset.refers else ""
-            place = " (in the manifest)" if dataset.in_manifest else ""
-            meaning = _cell(dataset.whole_meaning + refers + place)
-            yield f"| `{path}` | {shape} | {dataset.dtype} | {dataset.unit} | {meaning} |\n"
+        for path, column in products.BY_KIND[names[0]].described().items():
+            shape = ", ".join(map(str, column.dims))
+            refers = f" → {column.refers}" if column.refers else ""
+            place = " (in the manifest)" if column.in_manifest else ""
+            meaning = _cell(column.whole_meaning + refers + place)
+            yield f"| `{path}` | {shape} | {column.dtype} | {column.unit} | {meaning} |\n"
         yield "\n"
 
 

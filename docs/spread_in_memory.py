@@ -10,8 +10,8 @@ import numpy as np
 from spreadflow import config
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.config import SpreadConfig
-from spreadflow.io.rows import columns_of
 from spreadflow.physics.mosaic import continuous
+from spreadflow.products import spread
 from spreadflow.recipes import curves, factors, gram, lattice, patch
 from spreadflow.recipes.alternate import alternate
 from spreadflow.recipes.lattice import PackedLattice
@@ -53,8 +53,8 @@ def simulated_lattices(simulator: Simulator, n_lattices: int) -> list[PackedLatt
     return [patch.packed_lattice(simulated) for simulated in patches]
 
 
-def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
-    """Return the table of the curves of so many simulated lattices, columns by name."""
+def refined_curves(n_lattices: int) -> spread.Curves:
+    """Return the table of the curves of so many simulated lattices."""
     simulator, sections = configured()
 
     # The model: structure factors with the curves of the start, detector and beam, mosaicity.
@@ -111,9 +111,9 @@ def refined_curves(n_lattices: int) -> dict[str, np.ndarray]:
     turns = alternate(refine_lattices, refine_curves, is_over)
     scores = turns.expanded.unbiased_scores(p, turns.state)
     fit = curves.quoted_fit(p, turns.state._replace(scores=scores), sections.spread.uncertainty)
-    return columns_of(curves.curve_rows({"free": fit}))
+    return curves.curve_rows({"free": fit})
 
 
 if __name__ == "__main__":
-    for row in zip(*refined_curves(12).values(), strict=True):
+    for row in zip(*refined_curves(12).as_dict().values(), strict=True):
         print(row)

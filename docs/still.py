@@ -19,8 +19,8 @@ REACH_MM = 134.0
 
 def brightest_shot(run: IndexedRun) -> int:
     """Return the number of the shot that holds the lattice with the most indexed spots."""
-    lattice = run.table["lattices/n_indexed"].argmax()
-    return int(run.table["lattices/shot"][lattice])
+    lattice = run.product.lattices.n_indexed.argmax()
+    return int(run.product.lattices.shot[lattice])
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ for _cap in THREAD_CAPS:
 import numpy as np
 
 from lab import TRICLINIC, cached_folder
+from spreadflow import products
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
-from spreadflow.io import schema
 from spreadflow.models import Detector, Spectrum
 from spreadflow.physics import rotation, unit_cell
 from spreadflow.physics.geometry import radial_axes
+from spreadflow.products import Annulus, Merge, Pack, Reindex, Stage1, Wide
 
 pytest_plugins = ("tiers",)
 
@@ -61,20 +62,22 @@ def real_stills(pytestconfig) -> Path:
 
 @pytest.fixture(scope="session")
 def filled():
-    """A function that gives all columns of a schema kind: those supplied, zeros elsewhere; tables
-    without a size are empty.
+    """A function that gives a product of a kind: the datasets supplied by name, zeros elsewhere;
+    tables without a size are empty.
     """
 
-    def columns(
+    def product(
         kind: str, sizes: dict[str, int], supplied: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        out = {}
-        for name, dataset in schema.FILES[kind].items():
-            shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in dataset.dims]
-            out[name] = np.asarray(supplied.get(name, np.zeros(shape)), dtype=dataset.dtype)
-        return out
+    ) -> products.Product:
+        described = products.BY_KIND[kind].described()
+        assert supplied.keys() <= described.keys()
+        columns = {}
+        for path, column in described.items():
+            shape = [sizes.get(d, 0) if isinstance(d, str) else d for d in column.dims]
+            columns[path] = np.asarray(supplied.get(path, np.zeros(shape)), dtype=column.dtype)
+        return products.BY_KIND[kind].from_columns(columns)
 
-    return columns
+    return product
 
 
 TINY = {"cell": [78.0, 78.0, 38.0, 90.0, 90.0, 90.0], "space_group": "P 43 21 2"}
@@ -219,7 +222,7 @@ def packed_run(filled) -> SimpleNamespace:
 
 def _make_packed_run(folder: Path, filled) -> None:
     from spreadflow.config import for_stage, parse, section
-    from spreadflow.io import datasets, shoebox_blocks, store
+    from spreadflow.io import shoebox_blocks, store
     from spreadflow.parallel import World
     from spreadflow.recipes.patch import patch
     from spreadflow.recipes.still import Simulator
@@ -227,14 +230,13 @@ def _make_packed_run(folder: Path, filled) -> None:
     limits = {"d_min": 2.3, "d_max": 4.0}
     simulator = Simulator(for_stage(section(parse(PACKED), "simulate", "r"), "simulate"))
     blocks = ([1, 2], [3, 4])
-    parts = store.Parts(folder / "annulus.h5", "annulus", "packed", blocks)
+    parts = store.Parts(folder / "annulus.h5", Annulus, "packed", blocks)
     for n, block in enumerate(blocks):
         pieces = [
             _packed(filled, simulator, number, patch(simulator, number, **limits))
             for number in block
         ]
-        names = list(pieces[0])[1:]
-        parts.write(n, datasets.joined("annulus", names, pieces))
+        parts.write(n, Annulus.joined(pieces))
     detector = json.loads(json.dumps(simulator.detector._asdict(), default=np.ndarray.tolist))
     parts.finish(
         World(),
@@ -246,14 +248,12 @@ def _make_packed_run(folder: Path, filled) -> None:
         polarizations=[simulator.beam.polarization],
     )
     lattices = {"lattices/shot_id": [1, 2, 3, 4], "lattices/outcome": [0] * 4}
-    columns = filled("cells", {"lattices": 4, "clusters": 1, "features": 1}, lattices)
-    store.write(folder / "cells.h5", "cells", columns, key="cells", runs=["r"])
+    cells = filled("cells", {"lattices": 4, "clusters": 1, "features": 1}, lattices)
+    store.write(folder / "cells.h5", cells, key="cells", runs=["r"])
 
 
-def _packed(filled, simulator, number: int, patch) -> dict:
-    """Return the piece of an annulus that one lattice makes, with true strengths and their counting
-    errors.
-    """
+def _packed(filled, simulator, number: int, patch) -> Annulus:
+    """Return an annulus of one lattice, with true strengths and their counting errors."""
     boxes = patch.shoeboxes
     true = patch.parameters
     predicted = patch.predicted
@@ -292,8 +292,7 @@ def _packed(filled, simulator, number: int, patch) -> dict:
         "reflections": n,
         "pixels": size.sum(),
     }
-    rows = {"lattices": 1, "spectra": 1, "reflections": n, "pixels": int(size.sum())}
-    return {"": rows} | filled("annulus", sizes, planted)
+    return filled("annulus", sizes, planted)
 
 
 def _coordinates(boxes) -> tuple[np.ndarray, np.ndarray]:
@@ -352,17 +351,16 @@ def _make_wide_run(folder: Path, packed_run: SimpleNamespace) -> None:
     config = for_stage(section(parse(WIDE), "stage1"), "stage1")
     refined = folder / "all.h5"
     stage1.run(config, shoeboxes=packed_run.annulus, out=refined, world=World())
-    columns = store.read(refined, "stage1")
-    attributes = store.attributes(refined, "stage1")
-    columns["lattices/outcome"][3] = RefinedOutcome.NOT_CONVERGED
-    parts = store.Parts(folder / "stage1.h5", "stage1", "wide", [[1]])
-    parts.write(0, columns)
+    product = store.read(refined, Stage1)
+    attributes = store.attributes(refined, Stage1)
+    product.lattices.outcome[3] = RefinedOutcome.NOT_CONVERGED
+    parts = store.Parts(folder / "stage1.h5", Stage1, "wide", [[1]])
+    parts.write(0, product)
     parts.finish(World(), config=attributes["config"], unknowns=attributes["unknowns"])
-    attributes = store.attributes(packed_run.annulus, "annulus")
-    parts = store.Parts(folder / "wide.h5", "wide", "wide", [[1, 2], [3, 4]])
-    for n, part in enumerate(store.parts_of(packed_run.annulus, "annulus")):
-        columns = part.read()
-        parts.write(n, {name: column for name, column in columns.items() if name})
+    attributes = store.attributes(packed_run.annulus, Annulus)
+    parts = store.Parts(folder / "wide.h5", Wide, "wide", [[1, 2], [3, 4]])
+    for n, part in enumerate(store.parts_of(packed_run.annulus, Annulus)):
+        parts.write(n, Wide(**part.read().tables))
     names = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
@@ -387,11 +385,10 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     from spreadflow.recipes.run_model import run_models
 
     folder = tmp_path_factory.mktemp("stage2")
-    attributes = store.attributes(wide_run.wide, "wide")
-    parts = store.Parts(folder / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, part in enumerate(store.parts_of(wide_run.wide, "wide")):
-        columns = part.read()
-        parts.write(n, {name: column for name, column in columns.items() if name})
+    attributes = store.attributes(wide_run.wide, Wide)
+    parts = store.Parts(folder / "pack.h5", Pack, "packed", [[1, 2], [3, 4]])
+    for n, part in enumerate(store.parts_of(wide_run.wide, Wide)):
+        parts.write(n, Pack(**part.read().tables))
     names = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
@@ -401,9 +398,9 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     factors = run_models(config, recording, "stage2")[0].factors
     cell = np.array(config.structure_factors.cell)
     model = intensities.from_model(factors, cell, "P 1", recording.photons)
-    columns = _planted_merge(model, filled)
+    merge = _planted_merge(model, filled)
     crystal = {"cell": cell, "space_group": "P 1", "wavelength_ang": 1.7}
-    store.write(folder / "merge.h5", "merge", columns, key="merge", **crystal)
+    store.write(folder / "merge.h5", merge, key="merge", **crystal)
     return SimpleNamespace(
         pack=folder / "pack.h5",
         stage1=wide_run.stage1,
@@ -413,8 +410,8 @@ def stage2_run(wide_run, filled, tmp_path_factory) -> SimpleNamespace:
     )
 
 
-def _planted_merge(model, filled) -> dict[str, np.ndarray]:
-    """Return the columns of a merge of a model's intensities, 5 % off and three times as large."""
+def _planted_merge(model, filled) -> Merge:
+    """Return a merge of a model's intensities, 5 % off and three times as large."""
     n = len(model.intensity)
     noise = 1.0 + 0.05 * np.random.default_rng(4).standard_normal(n)
     noisy = 3.0 * model.intensity * noise
@@ -484,19 +481,19 @@ def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
         world=World(),
         word="reindex",
     )
-    lattices = store.read(folder / "reindex.h5", "reindex", ["lattices/"])
-    n = len(lattices["lattices/k"])
+    lattices = store.read(folder / "reindex.h5", Reindex, [Reindex.lattices]).lattices
+    n = len(lattices)
     outcomes = np.full(n, RefinedOutcome.REFINED)
     for row, end in LOST.items():
         outcomes[row] = RefinedOutcome[end]
-    volumes = [unit_cell.volume(cell) for cell in lattices["lattices/cell"]]
-    n_cells = 1.1 * lattices["lattices/domain_ang"] / np.array(volumes) ** (1 / 3)
+    volumes = [unit_cell.volume(cell) for cell in lattices.cell]
+    n_cells = 1.1 * lattices.domain_ang / np.array(volumes) ** (1 / 3)
     planted = {
         "lattices/outcome": outcomes,
         "lattices/n_cells": np.repeat(n_cells[:, None], 3, axis=1),
-        **{f"lattices/{name}": lattices[f"lattices/{name}"] for name in COPIED},
+        **{f"lattices/{name}": lattices.as_dict()[name] for name in COPIED},
     }
-    parts = store.Parts(folder / "stage1.h5", "stage1", "refined", [[1]])
+    parts = store.Parts(folder / "stage1.h5", Stage1, "refined", [[1]])
     parts.write(0, filled("stage1", {"lattices": n, "unknown": 1}, planted))
     parts.finish(World(), unknowns=["scale"], runs=["tiny"])
 

@@ -120,7 +120,7 @@ class Drawn(NamedTuple):
         nodes = rng.choice(np.flatnonzero(is_there), N_BOXES + self.n_shared, replace=False)
         rows = [[node] for node in nodes[:N_BOXES]]
         for box in range(self.n_shared):
-            mate = columns.rows(self.factors, -self.factors.hkl[rows[box]])[0]
+            mate = self.factors.rows(-self.factors.hkl[rows[box]])[0]
             rows[box].append(nodes[N_BOXES + box] if box else mate)
         boxes = [self._box(rng, np.array(of_box), nature, about, pulse) for of_box in rows]
         normal, slope, cross, others, channel, intensity = zip(*boxes, strict=True)

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from spreadflow.config import Config
-from spreadflow.io import schema
 from spreadflow.io.images import formats
+from spreadflow.products import BY_KIND
 from spreadflow.trial import STAGES
 from tested_formats import TESTED
 
@@ -150,9 +150,9 @@ def test_every_key_and_dataset_has_a_meaning():
     ]
     silent += [
         f"{kind}: {name}"
-        for kind, columns in schema.FILES.items()
-        for name, d in columns.items()
-        if not d.meaning
+        for kind, product in BY_KIND.items()
+        for name, column in product.described().items()
+        if not column.meaning
     ]
     assert silent == []
 

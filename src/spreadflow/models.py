@@ -248,10 +248,62 @@ class Shoeboxes(NamedTuple):
     """(pixel,) bool, may be used"""
 
     @property
-    def n_pixels(self):
+    def n_pixels(self) -> np.ndarray:
         """(box,) pixels of each shoebox."""
-        fast0, fast1, slow0, slow1 = self.bbox.T
-        return (fast1 - fast0) * (slow1 - slow0)
+        return pixel_counts(self.bbox)
+
+    @property
+    def start(self) -> np.ndarray:
+        """(box + 1,) the first pixel of each shoebox, and the number of all pixels."""
+        return np.concatenate([[0], np.cumsum(self.n_pixels)])
+
+    @property
+    def middles(self) -> np.ndarray:
+        """(pixel, 2) fast, slow of the middle of each pixel, px."""
+        _, slow, fast = pixel_places(self.bbox)
+        return np.stack([fast, slow], axis=1) + 0.5
+
+    def of_box(self, box: int) -> slice:
+        """Return the pixels of a shoebox."""
+        first, end = self.start[box : box + 2]
+        return slice(int(first), int(end))
+
+    def image(self, box: int, values: np.ndarray) -> np.ndarray:
+        """Return the values (pixel,) of one shoebox as an image (slow, fast)."""
+        fast0, fast1, slow0, slow1 = self.bbox[box]
+        return values[self.of_box(box)].reshape(slow1 - slow0, fast1 - fast0)
+
+    def chosen(self, boxes: np.ndarray) -> "Shoeboxes":
+        """Return some of the shoeboxes, with their pixels. boxes: (box,) bool."""
+        pixels = np.repeat(boxes, self.n_pixels)
+        return Shoeboxes(
+            hkl=self.hkl[boxes],
+            panel=self.panel[boxes],
+            bbox=self.bbox[boxes],
+            photons=self.photons[pixels],
+            valid=self.valid[pixels],
+        )
+
+
+def pixel_counts(bbox: np.ndarray) -> np.ndarray:
+    """Return the number of pixels of boxes (box, 4) fast0 fast1 slow0 slow1, half open."""
+    fast0, fast1, slow0, slow1 = np.asarray(bbox, dtype=np.int64).T
+    return (fast1 - fast0) * (slow1 - slow0)
+
+
+def pixel_places(bbox: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the box, slow and fast of the pixels (pixel,) of boxes (box, 4), one box after the
+    other, slow outer and fast inner.
+    """
+    n_pixels = pixel_counts(bbox)
+    box = np.repeat(np.arange(len(n_pixels)), n_pixels)
+
+    # pixels are counted through each box by itself
+    first = np.cumsum(n_pixels) - n_pixels
+    number = np.arange(len(box)) - first[box]
+    fast0, fast1, slow0, _ = np.asarray(bbox, dtype=np.int64).T
+    slow, fast = np.divmod(number, (fast1 - fast0)[box])
+    return box, slow0[box] + slow, fast0[box] + fast
 
 
 class Reflections(NamedTuple):
@@ -295,12 +347,20 @@ class Reflections(NamedTuple):
     """(reflection,) summed photons above background"""
     sigma: Array
     """(reflection,) photons"""
+    sigma_background: Array
+    """(reflection,) its standard deviation but for the number of the reflection's own photons:
+    background, readout and gains
+    """
     background: Array
     """(reflection,) photons per pixel under the peak"""
     n_foreground: Array
     """(reflection,) int32 summed pixels"""
     bbox: Array
     """(reflection, 4) int32 fast0 fast1 slow0 slow1, half open, px"""
+    half_px: Array
+    """(reflection, 2) half sizes of the foreground, a rectangle about the predicted centroid, along
+    the radius and across
+    """
     flags: Array
     """(reflection,) int32 bits of `ReflectionFlag`"""
 

@@ -9,7 +9,6 @@ import pytest
 import drawn as drawn_lattices
 from drawn import Drawn, as_curves
 from lab import cached
-from spreadflow.analysis.curves import columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.config import for_stage, parse, section
@@ -107,7 +106,7 @@ def _make_patched(packed_run) -> Patched:
     planes = []
     for number in range(1, 13):
         patch = patches.patch(simulator, number, d_min=2.6, d_max=4.0)
-        rows = columns.rows(factors, np.asarray(patch.parameters.hkl))
+        rows = factors.rows(np.asarray(patch.parameters.hkl))
         of_metal = patch.parameters._replace(f_squared=start.squared(rows))
         problem = lattice_fit.problem(of_metal, "P 1", patch.shoeboxes, Noise(1.0, 0.0))
         model = lattice_fit.Model(problem, ("scale", "rotation"))

@@ -432,11 +432,11 @@ def test_truth_is_joined_over_files_with_rows_shifted(tmp_path, filled):
     assert true_curves(tmp_path / "manifest.json") == {}, "these files have no sites"
 
     truth = read_truth(tmp_path / "manifest.json")
-    assert truth["lattices/shot"].tolist() == [0, 2, 3, 5]
-    assert truth["reflections/lattice"].tolist() == [1, 1, 0, 3, 3, 2]
-    assert truth["domains/lattice"].tolist() == [0, 1, 2, 3]
+    assert truth.lattices.shot.tolist() == [0, 2, 3, 5]
+    assert truth.reflections.lattice.tolist() == [1, 1, 0, 3, 3, 2]
+    assert truth.domains.lattice.tolist() == [0, 1, 2, 3]
     assert np.array_equal(
-        truth["shots/shot_id"], images.Source(tmp_path / "manifest.json").shots["shot_id"]
+        truth.shots.shot_id, images.Source(tmp_path / "manifest.json").shots["shot_id"]
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from spreadflow.errors import FileError
 from spreadflow.io import checksums, mapped, store
 from spreadflow.parallel import World
+from spreadflow.products import Pack
 
 N = 40_000
 """Pixels of the larger part."""
@@ -16,11 +17,11 @@ N = 40_000
 
 @pytest.fixture
 def product(tmp_path, filled):
-    """A product in two parts, of which the second is small; and the columns of the first."""
+    """A product in two parts, of which the second is small; and the first as it was in memory."""
     mapped._sound.clear()
     rng = np.random.default_rng(0)
-    parts = store.Parts(tmp_path / "pack.h5", "pack", "any", [[1], [2]])
-    columns = []
+    parts = store.Parts(tmp_path / "pack.h5", Pack, "any", [[1], [2]])
+    in_memory = []
     for block, n in enumerate((N, 5)):
         planted = {
             "pixels/photons": np.where(rng.random(n) < 0.9, rng.random(n), np.nan),
@@ -30,43 +31,45 @@ def product(tmp_path, filled):
             "lattices/shot_id": [block + 1],
         }
         sizes = {"lattices": 1, "spectra": 1, "channels": 4, "reflections": 3, "pixels": n}
-        columns.append(filled("pack", sizes, planted))
-        parts.write(block, columns[-1])
+        in_memory.append(filled("pack", sizes, planted))
+        parts.write(block, in_memory[-1])
     parts.finish(World())
-    return tmp_path / "pack.h5", columns[0]
+    return tmp_path / "pack.h5", in_memory[0]
 
 
-def read(product, names=None) -> dict:
+def read(product, wanted=None) -> Pack:
     path, _ = product
-    return store.parts_of(path, "pack")[0].read(names)
+    return store.parts_of(path, Pack)[0].read(wanted)
 
 
 def test_what_was_written_is_mapped(product):
     found = read(product)
-    for name, column in product[1].items():
-        np.testing.assert_array_equal(found[name], column, err_msg=name)
-        assert found[name].dtype == column.dtype
-    assert isinstance(found["pixels/photons"], np.memmap)
-    assert not isinstance(found["reflections/hkl"], np.memmap), "it is smaller than a few pages"
+    datasets = found.datasets()
+    for name, column in product[1].datasets().items():
+        np.testing.assert_array_equal(datasets[name], column, err_msg=name)
+        assert datasets[name].dtype == column.dtype
+    assert isinstance(found.pixels.photons, np.memmap)
+    assert not isinstance(found.reflections.hkl, np.memmap), "it is smaller than a few pages"
     with pytest.raises(ValueError, match="read-only"):
-        found["pixels/photons"][0] = 1.0
+        found.pixels.photons[0] = 1.0
 
 
 def test_parts_are_joined_as_those_of_other_products(product):
-    whole = store.read(product[0], "pack")
-    assert len(whole["pixels/photons"]) == N + 5
-    np.testing.assert_array_equal(whole["reflections/lattice"], [0, 0, 0, 1, 1, 1])
+    whole = store.read(product[0], Pack)
+    assert len(whole.pixels.photons) == N + 5
+    np.testing.assert_array_equal(whole.reflections.lattice, [0, 0, 0, 1, 1, 1])
 
 
 def test_nothing_is_compressed(product):
     with h5py.File(store.part_path(product[0], 0)) as f:
-        assert f["pixels/photons"].chunks is None and f["pixels/photons"].compression is None
+        photons = f["pixels/photons"]
+        assert photons.chunks is None and photons.compression is None
 
 
 def test_content_is_checked_once(product, monkeypatch):
     """And only that of what is read."""
     path, _ = product
-    (part, _) = store.parts_of(path, "pack")
+    (part, _) = store.parts_of(path, Pack)
     checked = []
     checksum = checksums.checksum
 
@@ -75,11 +78,11 @@ def test_content_is_checked_once(product, monkeypatch):
         return checksum(data)
 
     monkeypatch.setattr(checksums, "checksum", counted)
-    part.read(["pixels/valid"])
+    part.read([Pack.pixels.valid])
     assert checked == [N]
-    part.read(["pixels/valid"])
+    part.read([Pack.pixels.valid])
     assert checked == [N]
-    part.read(["pixels/valid", "pixels/overlap"])
+    part.read([Pack.pixels.valid, Pack.pixels.overlap])
     assert checked == [N, N]
 
 
@@ -91,7 +94,7 @@ def test_a_changed_part_is_refused_by_name(product):
     content = bytearray(part.read_bytes())
     content[offset + 7] ^= 1
     part.write_bytes(content)
-    read(product, ["pixels/photons"])
+    read(product, [Pack.pixels.photons])
     with pytest.raises(FileError, match=r"000000\.h5: pixels/overlap: expected checksum") as error:
         read(product)
     assert "Rerun the stage that makes it" in str(error.value)

@@ -6,6 +6,7 @@ import pytest
 from spreadflow.io import pieces, store
 from spreadflow.io.pieces import Piece
 from spreadflow.parallel import World
+from spreadflow.products import Index
 
 BLOCKS = [range(10), range(10, 17)]
 """Shots of each block."""
@@ -15,11 +16,11 @@ N_SHOTS = [len(block) for block in BLOCKS]
 
 @pytest.fixture
 def make(filled):
-    """A function that gives the columns of a piece: a shot has as many spots as its number says,
+    """A function that makes a piece: a shot has as many spots as its number says,
     which refer to it.
     """
 
-    def columns(piece: Piece) -> dict[str, np.ndarray]:
+    def part(piece: Piece) -> Index:
         ids = np.array(BLOCKS[piece.block][piece.first : piece.end])
         planted = {
             "shots/shot_id": ids,
@@ -29,28 +30,28 @@ def make(filled):
         }
         return filled("index", {"shots": len(ids), "spots": ids.sum()}, planted)
 
-    return columns
+    return part
 
 
-def parts_at(folder) -> store.Parts:
-    return store.Parts(folder / "index.h5", "index", "base", BLOCKS)
+def parts_at(folder) -> store.Parts[Index]:
+    return store.Parts(folder / "index.h5", Index, "base", BLOCKS)
 
 
-def finished(folder, size: int, make) -> dict[str, np.ndarray]:
+def finished(folder, size: int, make) -> Index:
     parts = parts_at(folder)
     pieces.make_parts(parts, N_SHOTS, size, make, World())
     parts.finish(World())
-    return store.read(folder / "index.h5", "index")
+    return store.read(folder / "index.h5", Index)
 
 
 def test_what_the_pieces_were_leaves_no_trace(tmp_path, make):
     whole = finished(tmp_path / "whole", 100, make)
-    assert whole["spots/shot"].tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
+    assert whole.spots.shot.tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
     for size in (1, 3, 10):
         found = finished(tmp_path / str(size), size, make)
-        for name, column in whole.items():
+        for name, column in whole.datasets().items():
             if name != "spots/fast":
-                np.testing.assert_array_equal(found[name], column, err_msg=name)
+                np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
         left = sorted(path.name for path in (tmp_path / str(size) / "index.parts").iterdir())
         assert left == ["000000.h5", "000001.h5"]
 
@@ -85,27 +86,27 @@ def test_a_killed_stage_goes_on_from_its_pieces(tmp_path, make):
     found = finished(tmp_path, 2, make_again)
     of_first = [piece for piece in again if piece.block == 0]
     assert of_first == [Piece(0, 3, 5), Piece(0, 5, 6), Piece(0, 9, 10)]
-    assert found["shots/shot_id"].tolist() == list(range(17))
-    assert found["spots/shot"].tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
+    assert found.shots.shot_id.tolist() == list(range(17))
+    assert found.spots.shot.tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
     assert not folder.exists()
 
 
 def test_pieces_of_other_inputs_are_made_again(tmp_path, make):
-    other = store.Parts(tmp_path / "index.h5", "index", "another", BLOCKS)
+    other = store.Parts(tmp_path / "index.h5", Index, "another", BLOCKS)
     with pytest.raises(KeyboardInterrupt):
         pieces.make_parts(other, N_SHOTS, 4, _dies_at(make, Piece(0, 8, 10)), World())
     assert len(list((tmp_path / "index.parts/000000").iterdir())) == 2
     found = finished(tmp_path, 5, make)
-    assert found["shots/shot_id"].tolist() == list(range(17))
+    assert found.shots.shot_id.tolist() == list(range(17))
 
 
 def _dies_at(make, last: Piece):
-    def columns(piece: Piece):
+    def make_or_die(piece: Piece) -> Index:
         if piece == last:
             raise KeyboardInterrupt
         return make(piece)
 
-    return columns
+    return make_or_die
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 
 import spreadflow
 from spreadflow.errors import FileError
-from spreadflow.io import schema, store
+from spreadflow.io import store
 from spreadflow.parallel import World
+from spreadflow.products import BY_KIND, VERSION, Annulus, Index, Merge, Reindex
 
 SIZES = {"shots": 3, "spots": 4, "lattices": 2, "reflections": 5}
 BLOCKS = [[1, 2, 3], [4, 5, 6]]
@@ -35,7 +36,7 @@ class TwoRanks(World):
 def block(filled):
     """One block of an index product: rows refer to rows of the same block, -1 refers to none."""
 
-    def columns(ids: list[int]) -> dict[str, np.ndarray]:
+    def part(ids: list[int]) -> Index:
         values = {
             "shots/shot_id": np.array(ids),
             "spots/shot": np.array([0, 0, 1, 2]),
@@ -46,11 +47,11 @@ def block(filled):
         }
         return filled("index", SIZES, values)
 
-    return columns
+    return part
 
 
-def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
-    parts = store.Parts(path, "index", base, blocks)
+def make(path, block, base="base", blocks=BLOCKS) -> store.Parts[Index]:
+    parts = store.Parts(path, Index, base, blocks)
     parts.each(World(), lambda k: block(blocks[k]))
     parts.finish(World(), run="r", shape=np.array([1, 2]))
     return parts
@@ -58,54 +59,58 @@ def make(path, block, base="base", blocks=BLOCKS) -> store.Parts:
 
 def test_parts_read_as_one_with_rows_shifted(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    read = store.read(tmp_path / "index.h5", "index")
-    assert read["shots/shot_id"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert read["shots/shot_id"].dtype == np.uint64
-    assert read["spots/shot"].tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
-    assert read["spots/lattice"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
-    assert read["lattices/shot"].tolist() == [0, 1, 3, 4]
-    assert read["reflections/lattice"].tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    read = store.read(tmp_path / "index.h5", Index)
+    assert read.shots.shot_id.tolist() == [1, 2, 3, 4, 5, 6]
+    assert read.shots.shot_id.dtype == np.uint64
+    assert read.spots.shot.tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert read.spots.lattice.tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
+    assert read.lattices.shot.tolist() == [0, 1, 3, 4]
+    assert read.reflections.lattice.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_named_columns_and_tables_are_shifted_alike(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    whole = store.read(tmp_path / "index.h5", "index")
-    named = store.read(tmp_path / "index.h5", "index", ["spots/", "reflections/lattice"])
-    assert set(named) == {n for n in whole if n.startswith("spots/")} | {"reflections/lattice"}
-    assert all(np.array_equal(named[name], whole[name]) for name in named)
-    with pytest.raises(KeyError, match="no dataset or table"):
-        store.read(tmp_path / "index.h5", "index", ["spot/"])
+    whole = store.read(tmp_path / "index.h5", Index)
+    named = store.read(tmp_path / "index.h5", Index, [Index.spots, Index.reflections.lattice])
+    assert named.datasets().keys() == {
+        "reflections/lattice",
+        *(column.path for column in Index.spots.described().values()),
+    }
+    for name, column in named.datasets().items():
+        np.testing.assert_array_equal(column, whole.datasets()[name])
+    with pytest.raises(KeyError, match="product index has no merged/n"):
+        store.read(tmp_path / "index.h5", Index, [Merge.merged.n])
 
 
 def test_a_product_without_blocks_has_no_rows(tmp_path, block):
     make(tmp_path / "index.h5", block, blocks=[])
-    read = store.read(tmp_path / "index.h5", "index")
-    assert all(len(column) == 0 for column in read.values())
-    assert read["lattices/A"].shape == (0, 3, 3)
+    read = store.read(tmp_path / "index.h5", Index)
+    assert read.n_rows() == dict.fromkeys(SIZES, 0)
+    assert read.lattices.A.shape == (0, 3, 3)
 
 
 def test_done_parts_are_left_untouched(tmp_path, block):
     """A killed stage: one part is there, the manifest is not. The rerun makes the other and touches
     nothing else.
     """
-    first = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    first = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     first.write(0, block(BLOCKS[0]))
     done = store.part_path(tmp_path / "index.h5", 0)
     before = done.stat()
     blocks_made = []
 
-    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    again = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     again.each(World(), lambda k: blocks_made.append(k) or block(BLOCKS[k]))
     again.finish(World())
 
     assert blocks_made == [1]
     assert (done.stat().st_mtime_ns, done.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert len(store.read(tmp_path / "index.h5", "index")["shots/shot_id"]) == 6
+    assert len(store.read(tmp_path / "index.h5", Index).shots.shot_id) == 6
 
 
 def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monkeypatch):
     make(tmp_path / "index.h5", block)
-    parts = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+    parts = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     blocks_read = []
     read = store.Parts.read
     monkeypatch.setattr(
@@ -117,17 +122,17 @@ def test_a_part_is_read_once_however_often_it_is_asked_for(tmp_path, block, monk
 
 
 def _other_base(parts):
-    return store.Parts(parts.product, "index", "another", BLOCKS)
+    return store.Parts(parts.path, Index, "another", BLOCKS)
 
 
 def _other_shots(parts):
-    return store.Parts(parts.product, "index", "base", [[1, 2, 7], [4, 5, 6]])
+    return store.Parts(parts.path, Index, "base", [[1, 2, 7], [4, 5, 6]])
 
 
 def _damaged(parts):
-    path = store.part_path(parts.product, 0)
+    path = store.part_path(parts.path, 0)
     path.write_bytes(path.read_bytes()[:1000])
-    return store.Parts(parts.product, "index", "base", BLOCKS)
+    return store.Parts(parts.path, Index, "base", BLOCKS)
 
 
 @pytest.mark.parametrize("change", [_other_base, _other_shots, _damaged])
@@ -139,9 +144,9 @@ def test_parts_of_something_else_are_made_again(tmp_path, block, change):
 
 def test_foreign_part_is_refused(tmp_path, block):
     make(tmp_path / "index.h5", block)
-    store.Parts(tmp_path / "index.h5", "index", "another", BLOCKS).write(1, block(BLOCKS[1]))
+    store.Parts(tmp_path / "index.h5", Index, "another", BLOCKS).write(1, block(BLOCKS[1]))
     with pytest.raises(FileError, match=r"000001\.h5: expected key .* found key"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_missing_or_damaged_part_is_refused(tmp_path, block):
@@ -149,62 +154,61 @@ def test_missing_or_damaged_part_is_refused(tmp_path, block):
     part = store.part_path(tmp_path / "index.h5", 1)
     part.write_bytes(part.read_bytes()[:1000])
     with pytest.raises(FileError, match=r"000001\.h5"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
     part.unlink()
     with pytest.raises(FileError, match="a finished part"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_the_manifest_answers_without_any_part(tmp_path, block):
     """Keys, rows of each part, and the small columns, counted over all parts."""
     path = tmp_path / "index.h5"
     make(path, block)
-    whole = store.read(path, "index")
+    whole = store.read(path, Index)
     for part in (tmp_path / "index.parts").iterdir():
         part.unlink()
-    parts = store.parts_of(path, "index")
+    parts = store.parts_of(path, Index)
     assert [part.rows("spots") for part in parts] == [slice(0, 4), slice(4, 8)]
     assert [part.n_rows("lattices") for part in parts] == [2, 2]
-    in_manifest = [name for name, item in schema.FILES["index"].items() if item.in_manifest]
+    in_manifest = {name: item for name, item in Index.described().items() if item.in_manifest}
     assert {"shots/shot_id", "shots/outcome", "lattices/shot", "lattices/cell"} < set(in_manifest)
-    for name in in_manifest:
-        found = store.read(path, "index", [name])[name]
-        np.testing.assert_array_equal(found, whole[name], err_msg=name)
-        assert found.dtype == whole[name].dtype
+    for name, item in in_manifest.items():
+        found = store.read(path, Index, [item]).datasets()[name]
+        expected = whole.datasets()[name]
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+        assert found.dtype == expected.dtype
     with pytest.raises(FileError, match=r"000000\.h5: expected a finished part; found nothing"):
-        store.read(path, "index", ["lattices/shot", "lattices/d_min"])
+        store.read(path, Index, [Index.lattices.shot, Index.lattices.d_min])
 
 
 def test_a_part_that_is_short_is_named_and_made_again(tmp_path, block):
     """Of the same key, with fewer rows than the manifest says."""
     parts = make(tmp_path / "index.h5", block)
-    short = {
-        name: column[:-1] if name.startswith("spots/") else column
-        for name, column in block(BLOCKS[1]).items()
-    }
+    short = block(BLOCKS[1])
+    short.spots = short.spots[:-1]
     parts.write(1, short)
     with pytest.raises(FileError, match=r"000001\.h5: expected rows .*'spots': 4.*'spots': 3"):
-        store.read(tmp_path / "index.h5", "index")
+        store.read(tmp_path / "index.h5", Index)
 
 
 def test_a_part_that_is_wrong_about_its_rows_is_made_again(tmp_path, block):
     """Text of attributes is the one thing that HDF5 keeps without a checksum."""
     parts = make(tmp_path / "index.h5", block)
-    path = store.part_path(parts.product, 1)
+    path = store.part_path(parts.path, 1)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"spots": 4', b'"spots": 5'))
     assert path.read_bytes() != content
     with pytest.raises(FileError, match=r"000001\.h5"):
-        store.parts_of(parts.product, "index")[1].read(["shots/shot_id"])
-    again = store.Parts(tmp_path / "index.h5", "index", "base", BLOCKS)
+        store.parts_of(parts.path, Index)[1].read([Index.shots.shot_id])
+    again = store.Parts(tmp_path / "index.h5", Index, "base", BLOCKS)
     assert again.missing(World()) == [1]
 
 
 def test_one_column_costs_one_column(tmp_path, block, monkeypatch):
     """Nothing but what is asked for is read of a part, and its rows are known without."""
     make(tmp_path / "index.h5", block)
-    parts = store.parts_of(tmp_path / "index.h5", "index")
+    parts = store.parts_of(tmp_path / "index.h5", Index)
     names_read = []
     getitem = h5py.Dataset.__getitem__
 
@@ -213,9 +217,9 @@ def test_one_column_costs_one_column(tmp_path, block, monkeypatch):
         return getitem(dataset, *args)
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
-    piece = parts[1].read(["reflections/d"])
+    part = parts[1].read([Index.reflections.d])
     assert names_read == ["/reflections/d"]
-    assert piece[""] == SIZES
+    assert part.n_rows() == SIZES
 
 
 def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatch):
@@ -228,7 +232,7 @@ def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatc
     blocks_read: dict[int, list[int]] = {}
     read = store.Parts.read
     for world in ranks:
-        parts = store.Parts(tmp_path / "index.h5", "index", "base", blocks)
+        parts = store.Parts(tmp_path / "index.h5", Index, "base", blocks)
         monkeypatch.setattr(
             store.Parts,
             "read",
@@ -244,10 +248,10 @@ def test_each_rank_reads_its_share_of_finished_parts(tmp_path, block, monkeypatc
 def test_doubles_of_a_shot_or_a_lattice_are_refused(tmp_path, block):
     make(tmp_path / "index.h5", block, blocks=[[1, 2, 3], [4, 2, 6]])
     with pytest.raises(FileError, match="shots: expected each shot once; found 1 more often") as e:
-        store.read(tmp_path / "index.h5", "index", ["shots/shot_id"])
+        store.read(tmp_path / "index.h5", Index, [Index.shots.shot_id])
     assert "shot 0000000000000002" in str(e.value)
     with pytest.raises(FileError, match="lattices: expected each shot once"):
-        store.read(tmp_path / "index.h5", "index", ["lattices/shot_id", "lattices/k"])
+        store.read(tmp_path / "index.h5", Index, [Index.lattices.shot_id, Index.lattices.k])
 
 
 KINDS_OF_PARTS = ("index", "annulus", "pack", "stage1", "gram")
@@ -263,17 +267,17 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path, filled, kind):
     """In the numbers as in the structure of the file; a rerun makes the part again."""
     rng = np.random.default_rng(5)
     shared = {"channel": 8, "channels": 8, "unknown": 8}
-    sizes = {str(dataset.dims[0]): 700 for dataset in schema.FILES[kind].values()} | shared
+    product = BY_KIND[kind]
+    sizes = dict.fromkeys(product.declared(), 700) | shared
     values = {
-        name: rng.integers(0, 99, [sizes.get(dim, dim) for dim in dataset.dims])
-        for name, dataset in schema.FILES[kind].items()
+        name: rng.integers(0, 99, [sizes.get(dim, dim) for dim in column.dims])
+        for name, column in product.described().items()
     }
-    product = tmp_path / "product.h5"
-    parts = store.Parts(product, kind, "base", [[1]])
+    parts = store.Parts(tmp_path / "product.h5", product, "base", [[1]])
     parts.write(0, filled(kind, sizes, values))
     parts.finish(World())
     whole = parts.read(0)
-    path = store.part_path(product, 0)
+    path = store.part_path(parts.path, 0)
     content = path.read_bytes()
     n_named = 0
     for at in rng.choice(len(content), N_FLIPS, replace=False):
@@ -281,28 +285,29 @@ def test_a_flipped_bit_is_named_or_changes_nothing(tmp_path, filled, kind):
         damaged[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            found = store.parts_of(product, kind)[0].read()
+            found = store.parts_of(parts.path, product)[0].read()
         except FileError as error:
             n_named += 1
             assert str(path) in str(error)
             assert not parts.done(0)
         else:
-            assert all(np.array_equal(found[name], whole[name]) for name in schema.FILES[kind])
+            for name, column in whole.datasets().items():
+                np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
             assert parts.done(0)
 
     assert n_named > N_FLIPS // 2, "most of a file is numbers"
-    parts.each(World(), lambda block: {name: column for name, column in whole.items() if name})
+    parts.each(World(), lambda block: whole)
     assert parts.done(0)
 
 
 def test_parts_of_unlike_channels_are_refused(tmp_path, filled):
-    parts = store.Parts(tmp_path / "annulus.h5", "annulus", "base", BLOCKS)
+    parts = store.Parts(tmp_path / "annulus.h5", Annulus, "base", BLOCKS)
     for k in range(2):
         sizes = dict.fromkeys(("lattices", "spectra", "reflections", "pixels"), 1)
         parts.write(k, filled("annulus", sizes | {"channels": 5 + k}, {}))
     parts.finish(World())
     with pytest.raises(FileError, match="energies_ev"):
-        store.read(tmp_path / "annulus.h5", "annulus")
+        store.read(tmp_path / "annulus.h5", Annulus)
 
 
 def test_finish_removes_parts_beyond_the_product(tmp_path, block):
@@ -311,77 +316,88 @@ def test_finish_removes_parts_beyond_the_product(tmp_path, block):
     assert [p.name for p in (tmp_path / "index.parts").iterdir()] == ["000000.h5"]
 
 
+def _without_a_column(product: Index) -> None:
+    del product.spots.as_dict()["fast"]
+
+
+def _other_matrices(product: Index) -> None:
+    product.lattices.A = np.zeros((2, 9))
+
+
+def _other_cells(product: Index) -> None:
+    product.lattices.cell = np.zeros((2, 5))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: {k: v for k, v in c.items() if k != "spots/fast"}, "spots/fast"),
-        (lambda c: c | {"spots/colour": np.zeros(4)}, "spots/colour"),
-        (lambda c: c | {"spots/fast": np.zeros(3)}, "spots/"),
-        (lambda c: c | {"lattices/A": np.zeros((2, 9))}, "lattices/A"),
-        (lambda c: c | {"lattices/cell": np.zeros((2, 5))}, "lattices/cell"),
+        (_without_a_column, "spots/fast"),
+        (_other_matrices, "lattices/A"),
+        (_other_cells, "lattices/cell"),
     ],
 )
 def test_columns_that_are_not_the_schemas_are_refused(tmp_path, block, change, named):
+    product = block(BLOCKS[0])
+    change(product)
     with pytest.raises(FileError, match=named):
-        store.write(tmp_path / "a.h5", "index", change(block(BLOCKS[0])), key="k")
+        store.write(tmp_path / "a.h5", product, key="k")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_file_of_another_kind_or_schema_is_refused(tmp_path, block):
-    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
+    store.write(tmp_path / "a.h5", block(BLOCKS[0]), key="k")
     with pytest.raises(FileError, match="expected kind 'reindex'"):
-        store.read(tmp_path / "a.h5", "reindex")
+        store.read(tmp_path / "a.h5", Reindex)
 
     with h5py.File(tmp_path / "a.h5", "r+") as f:
-        f.attrs["schema"] = schema.VERSION + 1
-    with pytest.raises(FileError, match=f"schema {schema.VERSION + 1}"):
-        store.read(tmp_path / "a.h5", "index")
+        f.attrs["schema"] = VERSION + 1
+    with pytest.raises(FileError, match=f"schema {VERSION + 1}"):
+        store.read(tmp_path / "a.h5", Index)
 
     (tmp_path / "text.h5").write_text("text")
     for name in ("text.h5", "missing.h5"):
         with pytest.raises(FileError, match=name):
-            store.read(tmp_path / name, "index")
+            store.read(tmp_path / name, Index)
 
 
 def test_values_that_do_not_fit_the_type_are_refused(tmp_path, block):
-    columns = block(BLOCKS[0])
-    columns["shots/n_spots"] = np.array([1, 2, 2**40])
+    product = block(BLOCKS[0])
+    product.shots.n_spots = np.array([1, 2, 2**40])
     with pytest.raises(FileError, match="shots/n_spots"):
-        store.write(tmp_path / "a.h5", "index", columns, key="k")
+        store.write(tmp_path / "a.h5", product, key="k")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_a_product_that_is_not_finite_is_refused(tmp_path, block, number):
     """Nothing is written; columns in which NaN means something say so and may hold it."""
-    columns = block(BLOCKS[0])
-    columns["shots/mean_energy_ev"] = np.array([1.0, np.nan, 2.0])
-    store.write(tmp_path / "a.h5", "index", columns, key="k")
+    product = block(BLOCKS[0])
+    product.shots.mean_energy_ev = np.array([1.0, np.nan, 2.0])
+    store.write(tmp_path / "a.h5", product, key="k")
 
-    columns["shots/seconds"] = np.array([1.0, number, 2.0])
+    product.shots.seconds = np.array([1.0, number, 2.0])
     with pytest.raises(FileError, match=r"b\.h5: shots/seconds.*1 of 3"):
-        store.write(tmp_path / "b.h5", "index", columns, key="k")
+        store.write(tmp_path / "b.h5", product, key="k")
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_figures_that_are_not_finite_are_refused(tmp_path, block):
-    columns = block(BLOCKS[0])
+    product = block(BLOCKS[0])
     warnings = [{"value": np.inf}]
-    store.write(tmp_path / "a.h5", "index", columns, key="k", warnings=warnings, n=None)
+    store.write(tmp_path / "a.h5", product, key="k", warnings=warnings, n=None)
     with pytest.raises(FileError, match=r"index: scales: of_run.*nan"):
         figures = {"of_run": [1.0, np.array([np.nan])]}
-        store.write(tmp_path / "b.h5", "index", columns, key="k", scales=figures)
+        store.write(tmp_path / "b.h5", product, key="k", scales=figures)
     assert not (tmp_path / "b.h5").exists()
 
 
 def test_datasets_have_type_unit_and_meaning(tmp_path, block):
-    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="k")
+    store.write(tmp_path / "a.h5", block(BLOCKS[0]), key="k")
     with h5py.File(tmp_path / "a.h5") as f:
-        for name, dataset in schema.FILES["index"].items():
-            assert f[name].dtype == dataset.dtype
-            assert (f[name].attrs["units"], f[name].attrs["meaning"]) == (
-                dataset.unit,
-                dataset.whole_meaning,
-            )
+        for name, column in Index.described().items():
+            dataset = f[name]
+            assert dataset.dtype == column.dtype
+            assert dataset.attrs["units"] == column.unit
+            assert dataset.attrs["meaning"] == column.whole_meaning
 
 
 def test_attributes_come_back(tmp_path, block):
@@ -394,8 +410,8 @@ def test_attributes_come_back(tmp_path, block):
         "m": {"a": [1]},
         "v": np.arange(2),
     }
-    store.write(tmp_path / "a.h5", "index", block(BLOCKS[0]), key="1234567890123456", **attributes)
-    read = store.attributes(tmp_path / "a.h5", "index")
+    store.write(tmp_path / "a.h5", block(BLOCKS[0]), key="1234567890123456", **attributes)
+    read = store.attributes(tmp_path / "a.h5", Index)
 
     for name, value in attributes.items():
         assert name == "v" or read[name] == value

@@ -15,6 +15,7 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
+from spreadflow.products import Annulus, Reindex
 from spreadflow.stages import index
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
@@ -45,16 +46,16 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
         world=world,
         word="reindex",
     )
-    names = ("lattices/shot_id", "lattices/k")
-    identities = {name: store.read(reindex, "reindex", names)[name] for name in names}
-    n_lattices = len(identities["lattices/k"])
+    lattices = store.read(reindex, Reindex, [Reindex.lattices.shot_id, Reindex.lattices.k]).lattices
+    n_lattices = len(lattices)
     sizes = {"lattices": n_lattices, "clusters": 1, "features": 1}
     accepted = {
+        "lattices/shot_id": lattices.shot_id,
+        "lattices/k": lattices.k,
         "lattices/outcome": np.full(n_lattices, LatticeOutcome.ACCEPTED),
         "lattices/setting": np.tile(np.eye(3), (n_lattices, 1, 1)),
     }
-    columns = filled("cells", sizes, identities | accepted)
-    store.write(cells, "cells", columns, key="cells", runs=["tiny"])
+    store.write(cells, filled("cells", sizes, accepted), key="cells", runs=["tiny"])
     return ["--images", str(tiny_run["manifest"]), "--reindex", str(reindex), "--cells", str(cells)]
 
 
@@ -98,9 +99,9 @@ def test_a_killed_stage_goes_on_where_it_was(inputs, tmp_path):
     assert after.keys() == {"000000.h5", "000001.h5", "000002.h5"}
     assert finished.items() <= after.items()
 
-    ours = store.read(out, "annulus")
-    theirs = store.read(whole, "annulus")
-    assert len(ours["reflections/hkl"]) > 100
-    for name, column in theirs.items():
-        np.testing.assert_array_equal(ours[name], column, err_msg=name)
-    assert store.attributes(out, "annulus")["key"] == store.attributes(whole, "annulus")["key"]
+    ours = store.read(out, Annulus)
+    theirs = store.read(whole, Annulus)
+    assert len(ours.reflections.hkl) > 100
+    for name, column in theirs.datasets().items():
+        np.testing.assert_array_equal(ours.datasets()[name], column, err_msg=name)
+    assert store.attributes(out, Annulus)["key"] == store.attributes(whole, Annulus)["key"]

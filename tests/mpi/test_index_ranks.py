@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from spreadflow.io import store
+from spreadflow.products import Index
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 pytestmark = pytest.mark.chain
@@ -71,12 +72,13 @@ def same(a: Path, b: Path) -> None:
     """Assert that two products are equal in every dataset but the time spent, and in every
     attribute but the clock.
     """
-    first = store.read(a, "index")
-    second = store.read(b, "index")
-    for name in first.keys() - {"shots/seconds"}:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    first = store.read(a, Index)
+    second = store.read(b, Index)
+    first.shots.seconds = second.shots.seconds
+    for path, column in first.datasets().items():
+        np.testing.assert_array_equal(column, second.datasets()[path], err_msg=path)
     attributes = [
-        {k: v for k, v in store.attributes(path, "index").items() if k != "time"} for path in (a, b)
+        {k: v for k, v in store.attributes(path, Index).items() if k != "time"} for path in (a, b)
     ]
     assert attributes[0] == attributes[1]
 
@@ -100,10 +102,10 @@ def test_products_are_equal_and_a_killed_stage_resumes(command, tmp_path):
     subprocess.run(command(two, 2), check=True, timeout=120)
     assert [path.name for path in parts.iterdir()] == ["000000.h5"]
     same(one, two)
-    again = store.read(two, "index", ["shots/seconds"])["shots/seconds"]
+    again = store.read(two, Index, [Index.shots.seconds]).shots.seconds
     np.testing.assert_array_equal(again[:6], seconds, err_msg="they are not made again")
 
 
 def _seconds(path: Path) -> np.ndarray:
     with h5py.File(path) as piece:
-        return piece["shots/seconds"][()]
+        return piece[Index.shots.seconds.path][()]

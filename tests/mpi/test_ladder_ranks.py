@@ -9,12 +9,13 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Ladder
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 pytestmark = pytest.mark.chain
 
 
-def run(packed_run, out: Path, ranks: int) -> dict:
+def run(packed_run, out: Path, ranks: int) -> Ladder:
     config = section(
         parse(packed_run.tree | {"ladder": {"n_domains": 9, "n_lattices": 3}}), "ladder"
     )
@@ -40,20 +41,19 @@ def run(packed_run, out: Path, ranks: int) -> dict:
         out,
     ]
     subprocess.run([*map(str, words)], timeout=240, check=True)
-    return store.read(out, "ladder")
+    return store.read(out, Ladder)
 
 
 def test_any_number_of_ranks_gives_the_same(packed_run, tmp_path):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
     one, three = (run(packed_run, tmp_path / str(ranks) / "ladder.h5", ranks) for ranks in (1, 3))
-    assert len(one["rungs/rung"]) == 3 * 6
-    for name in one.keys() - {"rungs/seconds"}:
-        np.testing.assert_array_equal(three[name], one[name], err_msg=name)
+    assert len(one.rungs.rung) == 3 * 6
+    for name, column in one.datasets().items():
+        if name != Ladder.rungs.seconds.path:
+            np.testing.assert_array_equal(three.datasets()[name], column, err_msg=name)
 
-    attributes = [
-        store.attributes(tmp_path / str(ranks) / "ladder.h5", "ladder") for ranks in (1, 3)
-    ]
+    attributes = [store.attributes(tmp_path / str(ranks) / "ladder.h5", Ladder) for ranks in (1, 3)]
     counts = [
         {name: each["reading"][name] for name in ("n_read", "n_others", "n_accepted")}
         for each in attributes

@@ -11,6 +11,7 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Mosaic
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -43,14 +44,15 @@ def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) ->
 
 def same(ours: Path, theirs: Path) -> None:
     """Assert that two products have the same columns but the time spent, key and outcomes."""
-    columns = store.read(ours, "mosaic")
-    expected = store.read(theirs, "mosaic")
-    assert len(columns["components/share"]) > 10
-    for name in expected.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(columns[name], expected[name], err_msg=name)
+    learned = store.read(ours, Mosaic)
+    expected = store.read(theirs, Mosaic)
+    assert len(learned.components) > 10
+    for name, column in expected.datasets().items():
+        if name != Mosaic.lattices.seconds.path:
+            np.testing.assert_array_equal(learned.datasets()[name], column, err_msg=name)
 
-    attributes = store.attributes(ours, "mosaic")
-    expected_attributes = store.attributes(theirs, "mosaic")
+    attributes = store.attributes(ours, Mosaic)
+    expected_attributes = store.attributes(theirs, Mosaic)
     assert attributes["key"] == expected_attributes["key"]
     assert attributes["outcomes"] == expected_attributes["outcomes"]
 

@@ -11,6 +11,7 @@ import pytest
 
 from spreadflow.config import overlay, parse, section
 from spreadflow.io import store
+from spreadflow.products import Pack, Predict, Product
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -26,11 +27,11 @@ def run(refined_run, word: str, inputs: list, out: Path, ranks: int, program: li
     return subprocess.run([*map(str, words)], timeout=240).returncode
 
 
-def assert_same(word: str, ours: Path, theirs: Path) -> None:
-    columns = [store.read(path, word) for path in (ours, theirs)]
-    for name in columns[0].keys() - {"lattices/seconds"}:
+def assert_same(product: type[Product], ours: Path, theirs: Path) -> None:
+    columns = [store.read(path, product).datasets() for path in (ours, theirs)]
+    for name in columns[0].keys() - {Predict.lattices.seconds.path}:
         np.testing.assert_array_equal(columns[0][name], columns[1][name], err_msg=name)
-    first, second = (store.attributes(path, word) for path in (ours, theirs))
+    first, second = (store.attributes(path, product) for path in (ours, theirs))
     assert first["key"] == second["key"]
 
 
@@ -50,7 +51,7 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(refined_run, tmp_pa
     assert run(refined_run, "predict", inputs, out, 1, CLI) == 0
     after = {path.name: path.stat().st_mtime_ns for path in parts.iterdir()}
     assert finished.items() <= after.items()
-    assert_same("predict", out, whole)
+    assert_same(Predict, out, whole)
     for suffix in (".expt", ".refl"):
         ours, theirs = (path.with_suffix(suffix).read_bytes() for path in (out, whole))
         assert ours == theirs, suffix
@@ -59,4 +60,4 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(refined_run, tmp_pa
     for path, ranks in zip(packed, (1, 2), strict=True):
         inputs = ["--reindex", refined_run.reindex, "--predict", path.with_name("predict.h5")]
         assert run(refined_run, "pack", inputs, path, ranks, CLI) == 0
-    assert_same("pack", *packed)
+    assert_same(Pack, *packed)

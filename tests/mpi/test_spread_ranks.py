@@ -12,6 +12,7 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Spread
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -63,19 +64,19 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(wide_run, tmp_path)
     assert len(after) == 4
     assert finished.items() <= after.items()
 
-    ours = store.read(out, "spread")
-    theirs = store.read(whole, "spread")
-    assert np.isfinite(ours["curves/fp"]).all()
-    assert np.ptp(ours["curves/fp"]) > 1
+    ours = store.read(out, Spread)
+    theirs = store.read(whole, Spread)
+    assert np.isfinite(ours.curves.fp).all()
+    assert np.ptp(ours.curves.fp) > 1
     assert_same(ours, theirs)
-    controls = [store.attributes(path, "spread")["controls"] for path in (out, whole)]
+    controls = [store.attributes(path, Spread)["controls"] for path in (out, whole)]
     assert [row["passed"] for row in controls[0]] == [row["passed"] for row in controls[1]]
 
     keys = {"unknown_f": "complex", "controls": False, "max_cycles": 2}
     on_one, on_four = (
         refined_again(wide_run, out, tmp_path / f"again-{ranks}", ranks, **keys) for ranks in (1, 4)
     )
-    assert np.abs(on_one["curves/fp"] - ours["curves/fp"]).max() > 1e-3
+    assert np.abs(on_one.curves.fp - ours.curves.fp).max() > 1e-3
     assert_same(on_one, on_four)
 
 
@@ -87,27 +88,24 @@ def test_real_factors_are_the_same_on_any_number_of_ranks(wide_run, tmp_path):
     products = [tmp_path / str(ranks) / "spread.h5" for ranks in (1, 4)]
     for path, ranks in zip(products, (1, 4), strict=True):
         assert run(wide_run, path, ranks, CLI, **keys) == 0
-    assert_same(*(store.read(path, "spread") for path in products))
+    assert_same(*(store.read(path, Spread) for path in products))
 
 
-def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+def assert_same(ours: Spread, theirs: Spread) -> None:
     """Assert that all columns agree but for rounding."""
-    assert ours.keys() == theirs.keys()
-    for name in ours.keys() - {"lattices/seconds"}:
-        scale = np.nanmax(np.abs(ours[name]), initial=1.0)
-        np.testing.assert_allclose(
-            ours[name], theirs[name], rtol=0, atol=RELATIVE * scale, err_msg=name
-        )
+    others = theirs.datasets()
+    for name, column in ours.datasets().items():
+        if name != "lattices/seconds":
+            atol = RELATIVE * np.nanmax(np.abs(column), initial=1.0)
+            np.testing.assert_allclose(column, others[name], rtol=0, atol=atol, err_msg=name)
 
 
-def refined_again(
-    wide_run, before: Path, folder: Path, ranks: int, **keys
-) -> dict[str, np.ndarray]:
-    """Return the columns of a run that goes on from the first matrices that another run left. Of
+def refined_again(wide_run, before: Path, folder: Path, ranks: int, **keys) -> Spread:
+    """Return the product of a run that goes on from the first matrices that another run left. Of
     four ranks one has no lattice that could be used.
     """
     folder.mkdir()
     grams = folder / "spread.gram"
     shutil.copytree(before.with_suffix(".gram"), grams, ignore=shutil.ignore_patterns("2.*"))
     assert run(wide_run, folder / "spread.h5", ranks, CLI, **keys) == 0
-    return store.read(folder / "spread.h5", "spread")
+    return store.read(folder / "spread.h5", Spread)

@@ -12,6 +12,7 @@ import pytest
 
 from spreadflow.config import parse, section
 from spreadflow.io import store
+from spreadflow.products import Stage1
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
@@ -62,13 +63,14 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_pat
         first, _, end = stem.partition("-")
         np.testing.assert_array_equal(seconds[int(first) : int(end)], of_piece)
 
-    ours = store.read(out, "stage1")
-    theirs = store.read(whole, "stage1")
-    assert len(ours["reflections/hkl"]) > 80
-    for name in theirs.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    ours = store.read(out, Stage1)
+    theirs = store.read(whole, Stage1)
+    assert len(ours.reflections.hkl) > 80
+    for name, column in theirs.datasets().items():
+        if name != Stage1.lattices.seconds.path:
+            np.testing.assert_array_equal(ours.datasets()[name], column, err_msg=name)
 
-    attributes = [store.attributes(path, "stage1") for path in (out, whole)]
+    attributes = [store.attributes(path, Stage1) for path in (out, whole)]
     assert attributes[0]["key"] == attributes[1]["key"]
     assert attributes[0]["outcomes"] == attributes[1]["outcomes"]
 
@@ -81,4 +83,4 @@ def test_any_number_of_ranks_gives_the_same_also_when_killed(packed_run, tmp_pat
 def _seconds(path: Path) -> np.ndarray:
     """Return the time spent on each lattice: it tells whether a lattice was refined again."""
     with h5py.File(path) as file:
-        return file["lattices/seconds"][()]
+        return file[Stage1.lattices.seconds.path][()]

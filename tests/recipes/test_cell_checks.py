@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, rotation, symmetry, unit_cell
+from spreadflow.products import Reindex
 from spreadflow.recipes import cell_checks
 from spreadflow.units import HC_EV_ANGSTROM, wavelength
 
@@ -27,8 +28,8 @@ MONOCLINIC = [60.0, 70.0, 80.0, 90.0, 110.0, 90.0]
 """A cell, Å and degrees."""
 
 
-def columns_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
-    """Return the columns of a run of n stills with a lattice each.
+def run_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
+    """Return the product of a run of n stills with a lattice each.
 
     true: cell where spots lie; refined: that which the lattices have, both Å and degrees, indexed
     in any of the ways that the space group holds for the same; change: (3, 3) of true indices to
@@ -40,9 +41,8 @@ def columns_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
     change = np.eye(3) if change is None else change
     nodes = unit_cell.all_indices(B, 2.3)
     operations = symmetry.point_group(space_group)
-    spots = {name: [] for name in ("lattice", "hkl", "panel", "fast", "slow")}
-    lattices = []
-    for number in range(n):
+    stills = []
+    for _ in range(n):
         U = rotation.random(rng)
         q = nodes @ (U @ B).T
         excess = np.linalg.norm(q + geometry.S0 / wavelength(ENERGY_EV), axis=1)
@@ -54,36 +54,33 @@ def columns_of(true, refined, space_group, n=25, noise_px=0.2, change=None):
         operation = operations[rng.integers(len(operations))]
         hkl = nodes[is_lit][rows] @ change.T @ operation
         on_new_axes = U @ B @ np.linalg.inv(change) @ np.linalg.inv(operation).T
-        lattices.append(rotation.nearest(on_new_axes @ np.linalg.inv(B_refined)) @ B_refined)
+        A = rotation.nearest(on_new_axes @ np.linalg.inv(B_refined)) @ B_refined
         is_node = (hkl == np.rint(hkl)).all(axis=1)
-        spots["lattice"] += np.where(is_node, number, -1).tolist()
-        spots["hkl"] += np.where(is_node[:, None], hkl, 0).tolist()
-        spots["panel"] += panel[rows].tolist()
-        spots["fast"] += (fast[rows] + noise_px * rng.standard_normal(len(rows))).tolist()
-        spots["slow"] += (slow[rows] + noise_px * rng.standard_normal(len(rows))).tolist()
-    columns = {f"spots/{name}": np.array(values) for name, values in spots.items()}
-    n_spots = len(columns["spots/lattice"])
-    shot = np.repeat(np.arange(n), n_spots // n)
-    return columns | {
-        "shots/mean_energy_ev": np.full(n, ENERGY_EV),
-        "shots/n_lattices": np.ones(n, dtype=int),
-        "lattices/shot": np.arange(n),
-        "lattices/A": np.array(lattices),
-        "spots/shot": shot,
-        "spots/intensity": np.full(n_spots, 100.0),
-        "spots/sigma": np.full(n_spots, 10.0),
-        "spots/used": columns["spots/lattice"] >= 0,
-    }
+        spots = Reindex.spots(
+            shot=np.zeros(len(rows), dtype=int),
+            lattice=np.where(is_node, 0, -1),
+            hkl=np.where(is_node[:, None], hkl, 0),
+            panel=panel[rows],
+            fast=fast[rows] + noise_px * rng.standard_normal(len(rows)),
+            slow=slow[rows] + noise_px * rng.standard_normal(len(rows)),
+            intensity=np.full(len(rows), 100.0),
+            sigma=np.full(len(rows), 10.0),
+            used=is_node,
+        )
+        shot = Reindex.shots(mean_energy_ev=[ENERGY_EV], n_lattices=[1])
+        lattice = Reindex.lattices(shot=np.zeros(1, dtype=int), A=[A])
+        stills.append(Reindex(shots=shot, lattices=lattice, spots=spots))
+    return Reindex.joined(stills)
 
 
-def lattices_of(columns):
-    n = len(columns["lattices/A"])
+def lattices_of(product):
+    n = len(product.lattices)
     setting = np.tile(np.eye(3, dtype=int), (n, 1, 1))
-    return cell_checks.spots_of(columns, np.arange(n), setting, DETECTOR)
+    return cell_checks.spots_of(product, np.arange(n), setting, DETECTOR)
 
 
 def strain_of(true, refined, space_group):
-    lattices = lattices_of(columns_of(true, refined, space_group))
+    lattices = lattices_of(run_of(true, refined, space_group))
     cells = np.array([unit_cell.cell_of(lattice.A) for lattice in lattices])
     return cell_checks.forbidden_strain(lattices, cells, space_group)
 
@@ -133,35 +130,35 @@ def test_a_triclinic_cell_has_no_symmetry_to_contradict():
 
 def test_a_doubled_axis_is_told():
     larger = [92.0, 92.0, 82.0, 90.0, 90.0, 90.0]
-    columns = columns_of(TETRAGONAL, larger, "P 4", change=np.diag([1, 1, 2]))
-    (warning,) = cell_checks.translation_warnings(lattices_of(columns), "P 4")
+    product = run_of(TETRAGONAL, larger, "P 4", change=np.diag([1, 1, 2]))
+    (warning,) = cell_checks.translation_warnings(lattices_of(product), "P 4")
     assert "1/2 c" in warning.what
     assert warning.value == 0.0
 
 
 def test_a_halved_axis_is_told():
     smaller = [92.0, 92.0, 20.5, 90.0, 90.0, 90.0]
-    columns = columns_of(TETRAGONAL, smaller, "P 4", change=np.diag([1, 1, 0.5]))
-    (warning,) = cell_checks.translation_warnings(lattices_of(columns), "P 4")
+    product = run_of(TETRAGONAL, smaller, "P 4", change=np.diag([1, 1, 0.5]))
+    (warning,) = cell_checks.translation_warnings(lattices_of(product), "P 4")
     assert "h, k, l + 1/2" in warning.what
     assert warning.value > 0.9
 
 
 def test_the_right_cell_is_not_told():
-    columns = columns_of(TETRAGONAL, TETRAGONAL, "P 4")
-    assert cell_checks.translation_warnings(lattices_of(columns), "P 4") == []
+    product = run_of(TETRAGONAL, TETRAGONAL, "P 4")
+    assert cell_checks.translation_warnings(lattices_of(product), "P 4") == []
 
 
 def test_lattices_are_asked_on_the_axes_they_share():
     """Of two lattices the second is brought to the axes of the first: a, b and c all turned
     about c.
     """
-    columns = columns_of(MONOCLINIC, MONOCLINIC, "P 1", n=2)
+    product = run_of(MONOCLINIC, MONOCLINIC, "P 1", n=2)
     M = np.diag([-1, -1, 1])
-    first, second = cell_checks.spots_of(columns, np.arange(2), np.array([np.eye(3), M]), DETECTOR)
-    is_second = columns["spots/lattice"] == 1
+    first, second = cell_checks.spots_of(product, np.arange(2), np.array([np.eye(3), M]), DETECTOR)
+    is_second = product.spots.lattice == 1
 
-    np.testing.assert_allclose(second.hkl, columns["spots/hkl"][is_second] @ M.T)
+    np.testing.assert_allclose(second.hkl, product.spots.hkl[is_second] @ M.T)
     for lattice in (first, second):
         q = (lattice.s1 - geometry.S0) * ENERGY_EV / HC_EV_ANGSTROM
         np.testing.assert_allclose(lattice.hkl @ lattice.A.T, q, atol=2e-3)

@@ -30,7 +30,8 @@ def test_a_curve_is_its_mean_and_its_shape():
     theta = rng.standard_normal(n)
     fit = fit_of(theta, hessian, nodes)
     rows = constant_rows({"free": fit}, "Fe")
-    assert [(row["fit"], row["site"]) for row in rows] == [(0, 0), (0, 1)]
+    assert rows.fit.tolist() == [0, 0]
+    assert rows.site.tolist() == [0, 1]
 
     is_compared = (nodes >= 7100) & (nodes <= 7140)
     assert 0 < is_compared.sum() < len(nodes)
@@ -41,12 +42,13 @@ def test_a_curve_is_its_mean_and_its_shape():
     shape_sigma = np.sqrt(shapes.var(axis=0).mean(axis=-1))
     start = fit.p.reference_at_nodes[..., is_compared].mean(axis=-1)
     exact = theta.reshape(2, 2, -1)[..., is_compared].mean(axis=-1)
-    for site, row in enumerate(rows):
-        for kind, name in enumerate(("fp", "fdp")):
-            assert row[f"{name}_start"] == pytest.approx(start[site, kind])
-            assert row[name] == pytest.approx(start[site, kind] + exact[site, kind])
-            assert row[f"{name}_sigma"] == pytest.approx(means[:, site, kind].std(), rel=0.03)
-            assert row[f"{name}_shape_sigma"] == pytest.approx(shape_sigma[site, kind], rel=0.03)
+    columns = rows.as_dict()
+    for kind, name in enumerate(("fp", "fdp")):
+        np.testing.assert_allclose(columns[f"{name}_start"], start[:, kind])
+        np.testing.assert_allclose(columns[name], start[:, kind] + exact[:, kind])
+        sigma = means[:, :, kind].std(axis=0)
+        np.testing.assert_allclose(columns[f"{name}_sigma"], sigma, rtol=0.03)
+        np.testing.assert_allclose(columns[f"{name}_shape_sigma"], shape_sigma[:, kind], rtol=0.03)
 
 
 def test_what_is_not_known_of_a_constant_leaves_the_shape_alone():
@@ -58,16 +60,18 @@ def test_what_is_not_known_of_a_constant_leaves_the_shape_alone():
     along = np.outer(constant, constant) / len(nodes)
     soft = fit_of(np.zeros(n), np.eye(n) - (1.0 - 1e-4) * along, nodes)
     firm = fit_of(np.zeros(n), np.eye(n), nodes)
-    of_soft = constant_rows({"free": soft}, "Fe")[0]
-    of_firm = constant_rows({"free": firm}, "Fe")[0]
-    assert of_soft["fp_sigma"] == pytest.approx(100.0 * of_firm["fp_sigma"])
-    assert of_firm["fp_sigma"] == pytest.approx(len(nodes) ** -0.5)
+    of_soft = constant_rows({"free": soft}, "Fe")
+    of_firm = constant_rows({"free": firm}, "Fe")
+    assert of_soft.fp_sigma[0] == pytest.approx(100.0 * of_firm.fp_sigma[0])
+    assert of_firm.fp_sigma[0] == pytest.approx(len(nodes) ** -0.5)
     for name in ("fp_shape_sigma", "fdp_sigma", "fdp_shape_sigma"):
-        assert of_soft[name] == pytest.approx(of_firm[name], rel=1e-6)
+        of_both = of_soft.as_dict()[name][0], of_firm.as_dict()[name][0]
+        assert of_both[0] == pytest.approx(of_both[1], rel=1e-6)
 
 
 def test_without_a_node_in_the_band_there_is_no_figure():
     nodes = np.arange(7142.0, 7159.0, 8.0)
     n = 4 * len(nodes)
-    (row, _) = constant_rows({"free": fit_of(np.zeros(n), np.eye(n), nodes)}, "Fe")
-    assert all(np.isnan(row[name]) for name in row if name not in ("fit", "site"))
+    rows = constant_rows({"free": fit_of(np.zeros(n), np.eye(n), nodes)}, "Fe")
+    figures = [column for name, column in rows.as_dict().items() if name not in ("fit", "site")]
+    assert np.isnan(figures).all()

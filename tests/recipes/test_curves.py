@@ -7,7 +7,6 @@ import pytest
 
 from spreadflow.analysis.curves import dispersion, expand
 from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
-from spreadflow.io.rows import columns_of
 from spreadflow.physics import anomalous
 from spreadflow.recipes import curves
 
@@ -54,9 +53,9 @@ def test_dark_ends_have_the_sigma_of_the_prior(n, kind):
     np.testing.assert_allclose(sigma[~LIT], dispersion.PRIOR_E, rtol=0.01)
     np.testing.assert_allclose(np.mean(sigma[LIT] ** 2), 3.0 / INFORMATION, rtol=0.1)
 
-    rows = columns_of(curves.curve_rows({"free": fit}))
-    assert rows["fp_sigma"].min() > 0.2
-    assert rows["fp_sigma"][0] == pytest.approx(5.0, rel=0.01)
+    rows = curves.curve_rows({"free": fit})
+    assert rows.fp_sigma.min() > 0.2
+    assert rows.fp_sigma[0] == pytest.approx(5.0, rel=0.01)
 
 
 @pytest.mark.parametrize("n", [1500, 60])
@@ -186,7 +185,7 @@ def test_a_strong_restraint_is_no_noise_of_edges(n):
     sigmas = []
     for p in (FREE, restrained):
         fit = curves.quoted_fit(p, refined(p, n, 3.0, dark=1e-2), "sandwich")
-        sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES)[0]["sigma_ev"])
+        sigmas.append(curves.edge_rows({"fit": fit}, ["Fe", "Fe"], ENERGIES).sigma_ev[0])
     assert sigmas[1] == pytest.approx(sigmas[0], rel=0.05)
 
 
@@ -198,10 +197,10 @@ def test_unlike_elements_have_edges_of_their_own_and_no_difference():
         curves.edge_rows({"fit": fit}, ["Fe", other], ENERGIES) for other in ("Fe", "Co")
     )
 
-    assert unlike[0]["energy_ev"] == pytest.approx(7112.0, abs=0.2)
-    assert np.isfinite(like[0]["difference_ev"][1])
-    assert unlike[0]["difference_ev"][0] == 0.0
-    assert np.isnan([unlike[0]["difference_ev"][1], unlike[1]["difference_sigma_ev"][0]]).all()
+    assert unlike.energy_ev[0] == pytest.approx(7112.0, abs=0.2)
+    assert np.isfinite(like.difference_ev[0, 1])
+    assert unlike.difference_ev[0, 0] == 0.0
+    assert np.isnan([unlike.difference_ev[0, 1], unlike.difference_sigma_ev[1, 0]]).all()
 
     notes = [curves.without_edge(rows, ["A", "B"]) for rows in (like, unlike)]
     assert notes == [[], ["B: no edge within 15 eV of its metal's and within the channels"]]

@@ -8,6 +8,7 @@ from spreadflow.errors import RefinedOutcome
 from spreadflow.io import store
 from spreadflow.models import Crystal, Mosaic, Parameters, Spectrum
 from spreadflow.physics import mosaic
+from spreadflow.products import Annulus
 from spreadflow.recipes import lattice
 from spreadflow.recipes.lattice import PackedLattice, RunModel
 from spreadflow.stages.pixel_models import read_models
@@ -58,9 +59,9 @@ def packed(packed_run) -> tuple[PackedLattice, RunModel, Stage1Section]:
     """The first lattice of the packed run, the model of the run, and how it is refined."""
     tree = packed_run.tree | {"stage1": {"oversample": 1}}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
-    columns = store.parts_of(packed_run.annulus, "annulus")[0].read()
+    annulus = store.parts_of(packed_run.annulus, Annulus)[0].read()
     models = read_models(config, packed_run.annulus, "annulus", "stage1")
-    return lattice.unpack(columns, 0), models[0], config.stage1
+    return lattice.unpack(annulus, 0), models[0], config.stage1
 
 
 def test_a_lattice_whose_equations_are_not_finite_is_lost(packed):

@@ -8,7 +8,7 @@ import pytest
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves, complex_curves
 from spreadflow.analysis.curves.rest import Rest
-from spreadflow.io import schema
+from spreadflow.products import Spread
 from spreadflow.recipes.curves import QuotedFit
 from spreadflow.recipes.lattice_sums import LatticeSums, Ranks, Unknown
 from spreadflow.recipes.rest_rows import rest_rows
@@ -74,38 +74,36 @@ def test_f_is_where_x_and_curves_put_it(found):
     deviation = (found.x[:, 0] + 1j * found.x[:, 1]) * found.rest.along
     F = found.rest.model + deviation + site
     start = found.rest.model + found.rest.groups[:, 0] * (1.0 + 1.0j)
-    np.testing.assert_allclose(reflections["f"], np.abs(F))
-    np.testing.assert_allclose(reflections["f_start"], np.abs(start))
-    np.testing.assert_allclose(reflections["phase_deg"], np.angle(F / start, deg=True))
-    assert reflections["is_centric"].tolist() == [True] + [False] * 5
-    assert np.isnan(reflections["b"]).tolist() == [True] + [False] * 5
+    np.testing.assert_allclose(reflections.f, np.abs(F))
+    np.testing.assert_allclose(reflections.f_start, np.abs(start))
+    np.testing.assert_allclose(reflections.phase_deg, np.angle(F / start, deg=True))
+    assert reflections.is_centric.tolist() == [True] + [False] * 5
+    assert np.isnan(reflections.b).tolist() == [True] + [False] * 5
     expected = np.sqrt([800.0, 400.0, 400.0, 900.0, 900.0, 900.0])
-    np.testing.assert_allclose(reflections["prior_sigma"], expected)
+    np.testing.assert_allclose(reflections.prior_sigma, expected)
 
 
 def test_shells_sum_up_their_reflections(found):
     reflections, shells = rest_rows(found.fit, found.lattices)
-    second = reflections["shell"] == 1
-    assert shells["n"].tolist() == [3, 3]
-    assert shells["d_max"][1] == reflections["d"][3] and shells["d_min"][1] == 2.1
-    np.testing.assert_allclose(shells["first_rms"], np.sqrt([400.0 / 3, 200.0]))
-    np.testing.assert_allclose(shells["prior_rms"], np.sqrt([1600.0 / 3, 900.0]))
-    b = reflections["b"]
-    assert shells["b_rms"][0] == pytest.approx(np.sqrt((b[1] ** 2 + b[2] ** 2) / 2))
-    F = reflections["f"]
-    expected = np.corrcoef(F[second], reflections["f_start"][second])[0, 1]
-    assert shells["correlation"][1] == pytest.approx(expected)
-    moved = np.average(np.abs(reflections["phase_deg"][second]), weights=F[second])
-    assert shells["phase_moved_deg"][1] == pytest.approx(moved)
+    second = reflections[reflections.shell == 1]
+    assert shells.n.tolist() == [3, 3]
+    assert shells.d_max[1] == second.d[0] and shells.d_min[1] == 2.1
+    np.testing.assert_allclose(shells.first_rms, np.sqrt([400.0 / 3, 200.0]))
+    np.testing.assert_allclose(shells.prior_rms, np.sqrt([1600.0 / 3, 900.0]))
+    b = reflections.b
+    assert shells.b_rms[0] == pytest.approx(np.sqrt((b[1] ** 2 + b[2] ** 2) / 2))
+    expected = np.corrcoef(second.f, second.f_start)[0, 1]
+    assert shells.correlation[1] == pytest.approx(expected)
+    moved = np.average(np.abs(second.phase_deg), weights=second.f)
+    assert shells.phase_moved_deg[1] == pytest.approx(moved)
 
 
 def test_with_x_of_the_model_both_tables_are_empty():
     """They have all their columns."""
     tables = rest_rows(None, SimpleNamespace(rest=None))
-    for name, table in zip(("reflections", "shells"), tables, strict=True):
-        paths = {path for path in schema.FILES["spread"] if path.startswith(f"{name}/")}
-        assert {f"{name}/{column}" for column in table} == paths
-        assert not any(len(column) for column in table.values())
+    for declared, table in zip((Spread.reflections, Spread.shells), tables, strict=True):
+        assert isinstance(table, declared) and len(table) == 0
+        assert table.as_dict().keys() == declared.described().keys()
 
 
 def test_shoeboxes_are_counted_once_for_each_of_their_reflections():

@@ -9,6 +9,7 @@ import drawn
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS
 from spreadflow.analysis.curves.expand import RefinedCurves
+from spreadflow.products import Spread, spread
 from spreadflow.recipes import curves
 from spreadflow.recipes.site_rows import ABSURD, UNLIKELY, site_rows, site_warnings
 
@@ -17,15 +18,15 @@ SITES = ["FE1", "FE2"]
 NAMES = ["x", "y", "z", "B"]
 
 
-def rows_of(values: list[float]) -> dict[str, np.ndarray]:
+def rows_of(values: list[float]) -> spread.Sites:
     """Rows of two sites, of which the second is where the model has it."""
-    return {
-        "site": np.repeat([0, 1], 4),
-        "unknown": np.tile(np.arange(4), 2),
-        "value": np.append(values, np.zeros(4)),
-        "sigma": np.full(8, 0.01),
-        "prior_sigma": np.tile([0.1, 0.1, 0.1, 1.0], 2),
-    }
+    return Spread.sites(
+        site=np.repeat([0, 1], 4),
+        unknown=np.tile(np.arange(4), 2),
+        value=np.append(values, np.zeros(4)),
+        sigma=np.full(8, 0.01),
+        prior_sigma=np.tile([0.1, 0.1, 0.1, 1.0], 2),
+    )
 
 
 def test_rows_are_the_last_of_theta_with_their_quoted_sigma():
@@ -46,14 +47,14 @@ def test_rows_are_the_last_of_theta_with_their_quoted_sigma():
     )
     fit = curves.quoted_fit(p, refined, "fisher")._replace(noise=4.0 * pixels)
     rows = site_rows(fit, sites)
-    assert {name: len(column) for name, column in rows.items()} == dict.fromkeys(rows, 8)
-    np.testing.assert_array_equal(rows["site"], np.repeat([0, 1], 4))
-    np.testing.assert_array_equal(rows["unknown"], np.tile(np.arange(4), 2))
-    np.testing.assert_allclose(rows["value"], values.ravel())
-    np.testing.assert_array_equal(rows["prior_sigma"], np.tile([0.1, 0.1, 0.1, 1.0], 2))
+    assert len(rows) == 8
+    np.testing.assert_array_equal(rows.site, np.repeat([0, 1], 4))
+    np.testing.assert_array_equal(rows.unknown, np.tile(np.arange(4), 2))
+    np.testing.assert_allclose(rows.value, values.ravel())
+    np.testing.assert_array_equal(rows.prior_sigma, np.tile([0.1, 0.1, 0.1, 1.0], 2))
     own = np.diag(pixels)[-8:]
-    prior = rows["prior_sigma"] ** -2.0
-    np.testing.assert_allclose(rows["sigma"], np.sqrt(4.0 * own + prior) / (own + prior))
+    prior = rows.prior_sigma**-2.0
+    np.testing.assert_allclose(rows.sigma, np.sqrt(4.0 * own + prior) / (own + prior))
 
     alone = curves.quoted_fit(
         crystal.p,
@@ -66,7 +67,7 @@ def test_rows_are_the_last_of_theta_with_their_quoted_sigma():
         "fisher",
     )
     empty = site_rows(alone, NO_SITE_UNKNOWNS)
-    assert [len(column) for column in empty.values()] == [0] * 5
+    assert len(empty) == 0
     assert site_warnings(empty, SITES, []) == []
 
 
@@ -82,7 +83,7 @@ def test_a_value_beyond_three_sigma_of_the_model(sigma, value, what):
     unknown = NAMES.index(what[0])
     values[unknown] = -value
     rows = rows_of(values)
-    rows["prior_sigma"][unknown] = sigma
+    rows.prior_sigma[unknown] = sigma
     (warning,) = site_warnings(rows, SITES, NAMES)
     assert warning.what.startswith(what) and warning.todo == UNLIKELY
     assert warning.value.startswith(f"-{value:.2g}") and f"{3 * sigma:.2g}" in warning.limit
@@ -91,7 +92,7 @@ def test_a_value_beyond_three_sigma_of_the_model(sigma, value, what):
 def test_a_site_that_has_left_its_place_is_said_aloud():
     """0.37 Å in all, which no axis has, whatever the model was said to know; once for each site."""
     rows = rows_of([0.25, -0.2, 0.18, 0.0])
-    rows["prior_sigma"][:] = 10.0
+    rows.prior_sigma[:] = 10.0
     (warning,) = site_warnings(rows, SITES, NAMES)
     assert warning.what.startswith("FE1 HAS LEFT ITS PLACE") and warning.value == "0.37 Å"
     assert warning.todo == ABSURD

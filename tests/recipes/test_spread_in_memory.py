@@ -24,7 +24,7 @@ def curves() -> dict[str, np.ndarray]:
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    table = example.refined_curves(N_LATTICES)
+    table = example.refined_curves(N_LATTICES).as_dict()
     true = np.array(
         [
             anomalous.site("Fe", TRUE[site], np.array([energy]))[0]

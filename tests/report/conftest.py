@@ -23,6 +23,8 @@ from spreadflow.io.truth import FileTruth, TrueIntensities, read_truth
 from spreadflow.models import Choice, Detector
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, rotation, unit_cell
+from spreadflow.products import BY_KIND, Annulus, Mosaic, Predict, Reindex, Stage1, Table
+from spreadflow.products.annulus import Lattices, Reflections
 from spreadflow.report import summary
 from spreadflow.stages import annulus
 
@@ -135,9 +137,9 @@ def summaries(trial) -> dict[str, Path]:
     return out
 
 
-def _copied(source: dict, table: str, names: tuple[str, ...], rows=slice(None)) -> dict:
-    """Columns of one table of another product, and of some of its rows."""
-    return {f"{table}/{name}": source[f"{table}/{name}"][rows] for name in names}
+def _copied(table: Table, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Columns of a table of another product, by their names in a file."""
+    return {f"{table.table_name}/{name}": table.as_dict()[name] for name in names}
 
 
 def _images(folder: Path, run: str, rng, filled) -> Path:
@@ -171,7 +173,7 @@ def _images(folder: Path, run: str, rng, filled) -> Path:
     )
     instrument = nexus_writer.Instrument(DETECTOR, saturation_adu=60000)
     file_truth = FileTruth(
-        columns=lambda: filled("truth", sizes, truth),
+        shots=lambda: filled("truth", sizes, truth),
         detector=geometry.shifted(DETECTOR, 0.03, -0.02, 0.05),
         curves={"FE1": anomalous.site("Fe", "oxidized", ENERGIES), "FE2": REDUCED},
         intensities=TrueIntensities(_signed(UNIQUE), TRUE),
@@ -193,11 +195,11 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
     n = N_LATTICES * N_REFLECTIONS
     cells = CELL + rng.standard_normal((N_LATTICES, 6)) * [0.05, 0.04, 0.03, 0, 0.05, 0]
     turns = rotation.from_vector(rng.normal(0, 2e-4, (N_LATTICES, 3)))
-    position = np.stack([truth["reflections/fast"], truth["reflections/slow"]], axis=1)
+    position = np.stack([truth.reflections.fast, truth.reflections.slow], axis=1)
     observed = position + rng.normal(0, 0.3, (n, 2))
     corner = np.clip(np.round(position).astype(int) - 4, 0, None)
-    lattice = truth["reflections/lattice"]
-    photons = truth["reflections/photons"]
+    lattice = truth.reflections.lattice
+    photons = truth.reflections.photons
     sigma = np.sqrt(photons + 100)
     low_fast, low_slow = corner.T
     planted = {
@@ -208,7 +210,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "shots/seconds": rng.uniform(0.1, 0.3, N_SHOTS),
         "lattices/shot": SHOT,
         "lattices/shot_id": ids[SHOT],
-        "lattices/A": turns @ truth["lattices/A"],
+        "lattices/A": turns @ truth.lattices.A,
         "lattices/cell": [unit_cell.radians(cell) for cell in cells],
         "lattices/eta_rad": rng.uniform(5e-4, 1e-3, N_LATTICES),
         "lattices/n_indexed": np.full(N_LATTICES, N_REFLECTIONS),
@@ -217,15 +219,15 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "lattices/n_rmsd": rng.integers(10, 40, N_LATTICES),
         "spots/shot": lattice,
         "spots/lattice": lattice,
-        "spots/hkl": truth["reflections/hkl"],
-        "spots/panel": truth["reflections/panel"],
+        "spots/hkl": truth.reflections.hkl,
+        "spots/panel": truth.reflections.panel,
         "spots/fast": observed[:, 0],
         "spots/slow": observed[:, 1],
         "spots/intensity": photons,
         "reflections/lattice": lattice,
-        "reflections/hkl": truth["reflections/hkl"],
+        "reflections/hkl": truth.reflections.hkl,
         "reflections/d": rng.uniform(2.0, 3.0, n),
-        "reflections/panel": truth["reflections/panel"],
+        "reflections/panel": truth.reflections.panel,
         "reflections/fast": position[:, 0],
         "reflections/slow": position[:, 1],
         "reflections/fast_obs": observed[:, 0],
@@ -236,7 +238,7 @@ def _indexed(folder, stage, run, rng, filled, ids, truth, manifest) -> Path:
         "reflections/flags": (rng.random(n) < 0.05) * 4,
     }
     sizes = {"shots": N_SHOTS, "spots": n, "lattices": N_LATTICES, "reflections": n}
-    parts = store.Parts(folder / f"{stage}.h5", stage, run + stage, [ids])
+    parts = store.Parts(folder / f"{stage}.h5", BY_KIND[stage], run + stage, [ids])
     parts.write(0, filled(stage, sizes, planted))
     parts.finish(
         World(),
@@ -259,16 +261,16 @@ def _adopt(folder, trial, filled) -> Path:
         "lines/outcome": outcomes,
     }
     path = folder / "two" / "adopt.h5"
-    columns = filled("adopt", {"lines": len(outcomes)}, planted)
-    store.write(path, "adopt", columns, key="a", run="two")
+    store.write(path, filled("adopt", {"lines": len(outcomes)}, planted), key="a", run="two")
     return path
 
 
 def _cells(folder, trial, filled) -> Path:
     """The lattices of both runs, of which three are not accepted."""
-    tables = [store.read(path, "reindex", ["lattices/"]) for path in trial.reindex]
-    shot_id = np.concatenate([table["lattices/shot_id"] for table in tables])
-    cell = np.concatenate([table["lattices/cell"] for table in tables])
+    wanted = [Reindex.lattices.shot_id, Reindex.lattices.cell]
+    runs = [store.read(path, Reindex, wanted).lattices for path in trial.reindex]
+    shot_id = np.concatenate([lattices.shot_id for lattices in runs])
+    cell = np.concatenate([lattices.cell for lattices in runs])
     n = len(shot_id)
     outcome = np.full(n, LatticeOutcome.ACCEPTED)
     outcome[2] = LatticeOutcome.NOISE
@@ -295,8 +297,8 @@ def _cells(folder, trial, filled) -> Path:
         "min_samples": 3,
         "forbidden_strain": {"size": 2e-5, "sigma": 1e-5},
     }
-    columns = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, planted)
-    store.write(folder / "cells.h5", "cells", columns, key="cells", **attributes)
+    cells = filled("cells", {"lattices": n, "clusters": 2, "features": 3}, planted)
+    store.write(folder / "cells.h5", cells, key="cells", **attributes)
     return folder / "cells.h5"
 
 
@@ -344,14 +346,14 @@ def _merge(folder, filled) -> Path:
         "bins/cc_half": [0.9, 0.8, np.nan],
         "bins/cc_ano": [0.2, np.nan, 0.0],
     }
-    columns = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, planted)
+    merge = filled("merge", {"merged": n, "lattices": 15, "bins": 3}, planted)
     attributes = {
         "runs": ["one", "two"],
         "wilson_b": 21.0,
         "scaling": "mark0 against model.mtz",
         "n_lattices_in": 15,
     }
-    store.write(folder / "merge.h5", "merge", columns, key="merge", **attributes)
+    store.write(folder / "merge.h5", merge, key="merge", **attributes)
     return folder / "merge.h5"
 
 
@@ -411,7 +413,7 @@ def _ladder(folder, trial, filled) -> Path:
         "pixels/model": rng.uniform(10, 30, (60, 3)),
     }
     sizes = {"lattices": 15, "rungs": n, "compared": 3, "samples": 3, "pixels": 60}
-    columns = filled("ladder", sizes, planted)
+    ladder = filled("ladder", sizes, planted)
     reading = {
         "n_read": 15,
         "n_others": 0,
@@ -428,7 +430,7 @@ def _ladder(folder, trial, filled) -> Path:
         "detectors": [DETECTOR._asdict()] * 2,
         "config": {"misset_deg": 0.02, "n_domains": 25},
     }
-    store.write(folder / "ladder.h5", "ladder", columns, key="ladder", **attributes)
+    store.write(folder / "ladder.h5", ladder, key="ladder", **attributes)
     return folder / "ladder.h5"
 
 
@@ -439,13 +441,13 @@ def _mosaic(folder, trial, filled) -> Path:
     The components of the first set are the truth's; the others have all their weight where no
     domain is.
     """
-    annulus_attributes = store.attributes(trial.annulus, "annulus")
-    lattices = store.read(trial.annulus, "annulus", ["lattices/"])
-    n = len(lattices["lattices/k"])
+    annulus_attributes = store.attributes(trial.annulus, Annulus)
+    lattices = store.read(trial.annulus, Annulus, [Annulus.lattices]).lattices
+    n = len(lattices)
     outcomes = [LearnedOutcome.LEARNED] * 3 + [LearnedOutcome.CONTINUOUS] * 2
     outcomes += [LearnedOutcome.LOST] * (n - 5)
     planted = {
-        **_copied(lattices, "lattices", ("run", "shot_id", "k", "A")),
+        **_copied(lattices, ("run", "shot_id", "k", "A")),
         "lattices/outcome": outcomes,
         "lattices/set": [0, 1, 2] + [-1] * (n - 3),
         "lattices/seconds": np.arange(n) / 10,
@@ -466,7 +468,7 @@ def _mosaic(folder, trial, filled) -> Path:
     sizes = {"lattices": n, "sets": 5, "rounds": 10, "components": 6}
     attributes = {name: annulus_attributes[name] for name in ("runs", "space_group")}
     attributes |= {"config": {"scope": "per_lattice"}, "shoeboxes": "wide", "d_min": 2.0}
-    parts = store.Parts(folder / "mosaic.h5", "mosaic", "mosaic", [[1]])
+    parts = store.Parts(folder / "mosaic.h5", Mosaic, "mosaic", [[1]])
     parts.write(0, filled("mosaic", sizes, planted))
     parts.finish(World(), **attributes)
     return folder / "mosaic.h5"
@@ -477,10 +479,12 @@ def _stage1(folder, trial, filled) -> Path:
     be refined.
     """
     rng = np.random.default_rng(7)
-    annulus_attributes = store.attributes(trial.annulus, "annulus")
-    table = store.read(trial.annulus, "annulus")
-    n = len(table["lattices/k"])
-    planted = _fitted_lattices(trial, table, rng) | _fitted_centroids(table, n - 2, rng)
+    annulus_attributes = store.attributes(trial.annulus, Annulus)
+    annulus = store.read(trial.annulus, Annulus, [Annulus.lattices, Annulus.reflections])
+    n = len(annulus.lattices)
+    is_fitted = annulus.reflections.lattice < n - 2
+    planted = _fitted_lattices(trial, annulus.lattices, rng)
+    planted |= _fitted_centroids(annulus.reflections[is_fitted], rng)
     planted |= {
         "lattices/misset_rad": rng.normal(0, 1e-4, (n, 3)),
         "lattices/sigma_z": rng.uniform(0.95, 1.1, n),
@@ -496,11 +500,11 @@ def _stage1(folder, trial, filled) -> Path:
     sizes = {
         "lattices": n,
         "unknown": 5,
-        "reflections": len(planted["reflections/fast"]),
+        "reflections": is_fitted.sum(),
         "samples": 2,
         "sample_pixels": 40,
     }
-    parts = store.Parts(folder / "stage1.h5", "stage1", "stage1", [[1]])
+    parts = store.Parts(folder / "stage1.h5", Stage1, "stage1", [[1]])
     parts.write(0, filled("stage1", sizes, planted))
     attributes = {name: annulus_attributes[name] for name in ("runs", "space_group", "detectors")}
     attributes["unknowns"] = ["scale", "rotation_1", "rotation_2", "rotation_3", "n_cells"]
@@ -509,23 +513,23 @@ def _stage1(folder, trial, filled) -> Path:
     return folder / "stage1.h5"
 
 
-def _fitted_lattices(trial, table: dict, rng) -> dict:
+def _fitted_lattices(trial, lattices: Lattices, rng) -> dict:
     """Columns of refined lattices: five unknowns with their σ, the cell, and −ln L."""
-    n = len(table["lattices/k"])
+    n = len(lattices)
     truth = [read_truth(manifest) for manifest in trial.manifests]
     run_and_row = [
-        (run, list(truth[run]["shots/shot_id"]).index(shot_id))
-        for run, shot_id in zip(table["lattices/run"], table["lattices/shot_id"], strict=True)
+        (run, list(truth[run].shots.shot_id).index(shot_id))
+        for run, shot_id in zip(lattices.run, lattices.shot_id, strict=True)
     ]
-    A = np.array([truth[run]["lattices/A"][row] for run, row in run_and_row])
-    scale = np.array([truth[run]["lattices/scale"][row] for run, row in run_and_row])
+    A = np.array([truth[run].lattices.A[row] for run, row in run_and_row])
+    scale = np.array([truth[run].lattices.scale[row] for run, row in run_and_row])
     sigma = np.tile([0.1, 2e-5, 2e-5, 2e-5, 0.03], (n, 1))
     deviation = sigma * rng.standard_normal((n, 5))
     true = np.stack([np.log(scale), *np.zeros((3, n)), np.full(n, np.log(57.0))], axis=1)
     values = true + deviation
     outcomes = [RefinedOutcome.REFINED] * (n - 2) + [RefinedOutcome.TOO_FEW, RefinedOutcome.LOST]
     return {
-        **_copied(table, "lattices", ("run", "shot_id", "k")),
+        **_copied(lattices, ("run", "shot_id", "k")),
         "lattices/outcome": outcomes,
         "lattices/A": rotation.from_vector(deviation[:, 1:4]) @ A,
         "lattices/cell": [unit_cell.cell_of(a) for a in A],
@@ -542,17 +546,16 @@ def _fitted_lattices(trial, table: dict, rng) -> dict:
     }
 
 
-def _fitted_centroids(table: dict, n_lattices: int, rng) -> dict:
-    """Columns of the reflections of the first lattices: centroids before and after, observed ones,
-    and what noise alone would do.
+def _fitted_centroids(reflections: Reflections, rng) -> dict:
+    """Columns of these reflections: centroids before and after, observed ones, and what noise alone
+    would do.
     """
-    rows = np.flatnonzero(table["reflections/lattice"] < n_lattices)
-    position = np.stack([table["reflections/fast"], table["reflections/slow"]], axis=1)[rows]
+    position = np.stack([reflections.fast, reflections.slow], axis=1)
     after = position + rng.normal(0, 0.2, position.shape)
     before = position + rng.normal(0, 0.4, position.shape)
-    observed = np.where(rng.random((len(rows), 1)) < 0.7, position, np.nan)
+    observed = np.where(rng.random((len(reflections), 1)) < 0.7, position, np.nan)
     return {
-        **_copied(table, "reflections", ("lattice", "hkl", "d", "panel"), rows),
+        **_copied(reflections, ("lattice", "hkl", "d", "panel")),
         "reflections/fast": after[:, 0],
         "reflections/slow": after[:, 1],
         "reflections/fast_before": before[:, 0],
@@ -568,44 +571,31 @@ def _predict(folder, trial, filled) -> Path:
     """All lattices of reindex, those that stage 1 refined predicted; every fifth reflection is left
     out, and every tenth is weak and chosen. Each second one has a spot, 3-4-5 tenths of a px off.
     """
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
-    refined = {
-        int(shot_id)
-        for shot_id, outcome in zip(
-            stage1["lattices/shot_id"], stage1["lattices/outcome"], strict=True
-        )
-        if outcome == RefinedOutcome.REFINED
-    }
-    tables = [store.read(path, "reindex", ["lattices/", "reflections/"]) for path in trial.reindex]
-    parts = store.Parts(folder / "predict.h5", "predict", "predict", [[0], [1]])
-    for run, table in enumerate(tables):
-        outcome = [
-            PredictedOutcome.PREDICTED if shot_id in refined else PredictedOutcome.NOT_REFINED
-            for shot_id in table["lattices/shot_id"].tolist()
-        ]
-        is_predicted = np.array(outcome) == PredictedOutcome.PREDICTED
-        rows = np.flatnonzero(is_predicted[table["reflections/lattice"]])
-        n = len(rows)
+    lattices = store.read(trial.stage1, Stage1, [Stage1.lattices]).lattices
+    refined = lattices.shot_id[lattices.outcome == RefinedOutcome.REFINED]
+    parts = store.Parts(folder / "predict.h5", Predict, "predict", [[0], [1]])
+    for run, path in enumerate(trial.reindex):
+        reindex = store.read(path, Reindex, [Reindex.lattices, Reindex.reflections])
+        is_predicted = np.isin(reindex.lattices.shot_id, refined)
+        reflections = reindex.reflections[is_predicted[reindex.reflections.lattice]]
+        n = len(reflections)
         number = np.arange(n)
         choice = np.where(number % 5 == 0, Choice.LEFT_OUT, Choice.STRONG)
         choice[number % 10 == 5] = Choice.WEAK
-        names = [name for name in table if name.startswith("reflections/")]
         planted = {
-            **{name: table[name][rows] for name in names},
-            **_copied(table, "lattices", ("shot_id", "k", "A", "shot")),
+            **_copied(reflections, tuple(reflections.as_dict())),
+            **_copied(reindex.lattices, ("shot_id", "k", "A", "shot")),
             "lattices/run": np.full(N_LATTICES, run),
-            "lattices/outcome": outcome,
+            "lattices/outcome": np.where(
+                is_predicted, PredictedOutcome.PREDICTED, PredictedOutcome.NOT_REFINED
+            ),
             "lattices/scale": np.where(is_predicted, 2.0, np.nan),
             "lattices/n_spots": np.full(N_LATTICES, N_REFLECTIONS),
             "reflections/expected": np.full(n, 100.0),
             "reflections/noise": np.where(choice == Choice.STRONG, 10.0, 400.0),
             "reflections/choice": choice,
-            "reflections/fast_spot": np.where(
-                number % 2, table["reflections/fast"][rows] + 0.3, np.nan
-            ),
-            "reflections/slow_spot": np.where(
-                number % 2, table["reflections/slow"][rows] + 0.4, np.nan
-            ),
+            "reflections/fast_spot": np.where(number % 2, reflections.fast + 0.3, np.nan),
+            "reflections/slow_spot": np.where(number % 2, reflections.slow + 0.4, np.nan),
         }
         parts.write(run, filled("predict", {"lattices": N_LATTICES, "reflections": n}, planted))
     parts.finish(
@@ -632,7 +622,7 @@ def _stage2(folder, trial, filled) -> Path:
     ours, merge = TRUE + np.array([[1.0], [3.0]]) * PULLS * sigma
     merge[:10] = np.nan
     half = 2.0 * (TRUE[:, None] + 2.0 * sigma[:, None] * rng.standard_normal((n, 2)))
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, Stage1, [Stage1.lattices])
     bins = {
         "bins/d_max": [np.inf, 9.0],
         "bins/d_min": [9.0, 7.0],
@@ -661,7 +651,7 @@ def _stage2(folder, trial, filled) -> Path:
         "merged/n": rng.integers(1, 9, n),
         "merged/merge": 5.0 * merge,
         "merged/merge_sigma": np.where(np.isfinite(merge), 5.0 * 3.0 * sigma, np.nan),
-        **_copied(stage1, "lattices", ("run", "shot_id", "k")),
+        **_copied(stage1.lattices, ("run", "shot_id", "k")),
         "lattices/outcome": [SpreadOutcome.USED] * 13 + [SpreadOutcome.NOT_REFINED] * 2,
         "lattices/log_volume": np.append(np.linspace(11.0, 12.0, 13), [np.nan] * 2),
         "lattices/model_error": np.append(np.full(13, 0.02), [np.nan] * 2),
@@ -693,8 +683,8 @@ def _stage2(folder, trial, filled) -> Path:
         "reduced_bytes": 123456,
         "n_reductions": 78,
     }
-    columns = filled("stage2", sizes | {"sites": 2}, planted)
-    store.write(folder / "stage2.h5", "stage2", columns, key="stage2", **attributes)
+    stage2 = filled("stage2", sizes | {"sites": 2}, planted)
+    store.write(folder / "stage2.h5", stage2, key="stage2", **attributes)
     return folder / "stage2.h5"
 
 
@@ -705,11 +695,11 @@ def _spread(folder, trial, filled) -> Path:
     rng = np.random.default_rng(12)
     nodes = np.arange(7096.0, 7121.0, 2.0)
     n = 4 * len(nodes)
-    stage1 = store.read(trial.stage1, "stage1", ["lattices/"])
+    stage1 = store.read(trial.stage1, Stage1, [Stage1.lattices])
     outcomes = [SpreadOutcome.USED] * 12 + [SpreadOutcome.LOST] + [SpreadOutcome.NOT_REFINED] * 2
     planted = {
         **_fitted_curves(nodes, rng),
-        **_copied(stage1, "lattices", ("run", "shot_id", "k", "sigma_z", "seconds")),
+        **_copied(stage1.lattices, ("run", "shot_id", "k", "sigma_z", "seconds")),
         "lattices/outcome": outcomes,
         "lattices/loss_start": np.arange(15) + 10.0,
         "lattices/loss": np.arange(15) * 0.5,
@@ -784,8 +774,8 @@ def _spread(folder, trial, filled) -> Path:
         "controls": controls,
         "lattices_for_goal": {"fp": 1234.2, "fdp": None},
     }
-    columns = filled("spread", sizes, planted)
-    store.write(folder / "spread.h5", "spread", columns, key="spread", **attributes)
+    spread = filled("spread", sizes, planted)
+    store.write(folder / "spread.h5", spread, key="spread", **attributes)
     return folder / "spread.h5"
 
 

@@ -11,6 +11,7 @@ from spreadflow.errors import Outcome, StageWarning
 from spreadflow.io import store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.products import Index
 from spreadflow.report import index, index_course, index_picture, style, summary
 from spreadflow.report.indexed_run import IndexedRun
 from spreadflow.stages.shots import _outcome_warnings
@@ -56,7 +57,7 @@ def product(tmp_path, filled):
         }
         sizes = {"shots": len(ids), "spots": n}
         path = tmp_path / "index.h5"
-        parts = store.Parts(path, "index", "key", [ids.tolist()])
+        parts = store.Parts(path, Index, "key", [ids.tolist()])
         parts.write(0, filled("index", sizes, planted))
         parts.finish(
             World(),
@@ -98,9 +99,9 @@ def test_spots_by_resolution_and_panel(product):
     assert sum(shell["n_by_area"] for shell in shells) == pytest.approx(400)
     assert (np.diff([shell["d_min"] for shell in shells]) < 0).all()
 
-    spots = {name: run.table[f"spots/{name}"] for name in ("panel", "fast", "slow")}
-    x = np.where(spots["panel"] == 0, -10.0, 1.0) + 0.1 * spots["fast"]
-    y = 10.0 - 0.1 * spots["slow"]
+    spots = run.product.spots
+    x = np.where(spots.panel == 0, -10.0, 1.0) + 0.1 * spots.fast
+    y = 10.0 - 0.1 * spots.slow
     theta = 0.5 * np.arctan(np.hypot(x, y) / 60.0)
     d = HC_EV_ANGSTROM / ENERGY_EV / (2 * np.sin(theta))
     assert np.allclose(run.spot_resolutions(), d)

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spreadflow.io import store
+from spreadflow.products import Merge
 from spreadflow.report import ladder, level0, merge, spread, spread_picture, spread_product, style
 from spreadflow.report.stage1_picture import why_worse
 
@@ -45,10 +46,10 @@ def test_distance_of_level0_stands_beside_the_header(trial):
 
 def test_shells_of_few_pairs_are_not_joined(trial):
     """40, 10 and 2 pairs: the line has the first, the second is hollow, the third has no CC."""
-    table = store.read(trial.merge, "merge")
-    table["bins/n_pairs"] = np.array([40, 10, 2])
-    figures = merge._figures(table, store.attributes(trial.merge, "merge"))
-    page = merge._picture(table, figures)
+    product = store.read(trial.merge, Merge)
+    product.bins.n_pairs = [40, 10, 2]
+    figures = merge._figures(product, store.attributes(trial.merge, Merge))
+    page = merge._picture(product, figures)
     panel = panel_of(page, "half sets")
     line, hollow = panel.lines[0], panel.lines[1]
     joined = [np.isfinite(curve.get_ydata()).tolist() for curve in (line, hollow)]
@@ -99,11 +100,11 @@ def test_labels_of_logarithmic_axes_do_not_collide(limits):
 
 
 def test_a_merge_without_reflections_is_drawn(trial, filled):
-    columns = filled("merge", {"bins": 3, "lattices": 2}, {"bins/d_min": [3.0, 2.3, 2.0]})
-    columns["bins/d_max"] = np.array([np.inf, 3.0, 2.3])
-    figures = merge._figures(columns, {"runs": []})
+    edges = {"bins/d_min": [3.0, 2.3, 2.0], "bins/d_max": [np.inf, 3.0, 2.3]}
+    product = filled("merge", {"bins": 3, "lattices": 2}, edges)
+    figures = merge._figures(product, {"runs": []})
     assert figures["i_over_sigma"] is None is figures["multiplicity"]
-    page = merge._picture(columns, figures)
+    page = merge._picture(product, figures)
     page.canvas.draw()
     assert "no reflection is in both half sets" in texts_of(page)
     assert merge.shell_table(figures)[-1][:4] == ("all", "0", "0", "–")
@@ -111,7 +112,7 @@ def test_a_merge_without_reflections_is_drawn(trial, filled):
 
 def test_spread_that_has_not_converged_is_loud(trial):
     """In red, first of all; each control with what its figure has to be."""
-    product = spread_product.read("spread", trial.spread, [])
+    product = spread_product.read(trial.spread, [])
     figures, page = spread.make("spread", [trial.spread], [])
     assert not any("not converged" in text for text in texts_of(page))
     texts = texts_of(page)

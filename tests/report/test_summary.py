@@ -15,8 +15,19 @@ from spreadflow.errors import LatticeOutcome, Outcome, RefinedOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import anomalous
+from spreadflow.products import (
+    Annulus,
+    Cells,
+    Ladder,
+    Merge,
+    Predict,
+    Reindex,
+    Spread,
+    Stage1,
+    Stage2,
+)
+from spreadflow.products.spread import Curves
 from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1, stage2
-from spreadflow.report.figures import columns
 
 pytestmark = pytest.mark.stage
 
@@ -97,20 +108,19 @@ def test_level0(figures_of):
 
 def test_index_and_reindex(trial, figures_of):
     figures = figures_of("reindex")
-    tables = [store.read(path, "reindex") for path in trial.reindex]
-    outcome = np.concatenate([table["shots/outcome"] for table in tables])
+    product = Reindex.joined([store.read(path, Reindex) for path in trial.reindex])
     assert figures["n_shots"] == 24 == sum(figures["outcomes"].values())
     assert figures["n_indexed"] == figures["outcomes"]["indexed"] == 18
-    assert (outcome == Outcome.INDEXED).sum() == 18
+    assert (product.shots.outcome == Outcome.INDEXED).sum() == 18
     assert figures["n_hits"] == 22 and figures["index_rate"] == pytest.approx(18 / 22)
-    seconds = sum(table["shots/seconds"].sum() for table in tables)
-    assert figures["seconds_per_shot_per_core"] == pytest.approx(seconds / 24)
+    seconds = product.shots.seconds.mean()
+    assert figures["seconds_per_shot_per_core"] == pytest.approx(seconds)
     assert [figures["runs"][run]["n_shots"] for run in trial.runs] == [12, 12]
 
-    n = np.concatenate([table["lattices/n_rmsd"] for table in tables])
+    n = product.lattices.n_rmsd
     assert figures["n_rmsd"] == n.sum()
     for axis in ("radial", "transverse"):
-        rmsd = np.concatenate([table[f"lattices/rmsd_{axis}_mm"] for table in tables])
+        rmsd = product.lattices.as_dict()[f"rmsd_{axis}_mm"]
         expected = (sum(n * rmsd**2) / sum(n)) ** 0.5
         assert figures[f"{axis}_rmsd_mm"] == pytest.approx(expected)
         assert figures[f"{axis}_rmsd_px"] == pytest.approx(expected / 0.1)
@@ -121,8 +131,8 @@ def test_reindex_against_the_truth(trial, figures_of):
     figures = figures_of("reindex")
     angles = []
     for path, manifest in zip(trial.reindex, trial.manifests, strict=True):
-        A = store.read(path, "reindex")["lattices/A"]
-        turns = A @ np.linalg.inv(read_truth(manifest)["lattices/A"])
+        A = store.read(path, Reindex).lattices.A
+        turns = A @ np.linalg.inv(read_truth(manifest).lattices.A)
         cosines = (np.trace(turns, axis1=1, axis2=2) - 1) / 2
         angles += np.rad2deg(np.arccos(np.minimum(cosines, 1))).tolist()
     assert figures["misorientation_deg_median"] == pytest.approx(np.median(angles), rel=1e-3)
@@ -141,9 +151,9 @@ def test_a_run_that_was_not_simulated_has_no_misorientation(figures_of):
 
 def test_cells(trial, figures_of):
     figures = figures_of("cells")
-    table = store.read(trial.cells, "cells")
-    accepted = table["lattices/cell"][table["lattices/outcome"] == 0]
-    assert figures["n_in"] == 18 == len(table["lattices/cell"])
+    lattices = store.read(trial.cells, Cells).lattices
+    accepted = lattices.cell[lattices.outcome == 0]
+    assert figures["n_in"] == 18 == len(lattices)
     assert figures["n_kept"] == 15 == len(accepted)
     assert np.allclose(figures["mean"], np.mean(accepted, axis=0))
     assert figures["outcomes"] == {
@@ -161,21 +171,22 @@ def test_cells(trial, figures_of):
 
 def test_annulus(trial, figures_of):
     figures = figures_of("annulus")
-    table = store.read(trial.annulus, "annulus")
+    annulus = store.read(trial.annulus, Annulus)
+    reflections = annulus.reflections
     assert figures["n_lattices"] == 15 == figures["n_shots"]
-    assert figures["n_reflections"] == len(table["reflections/hkl"])
-    fast0, fast1, slow0, slow1 = table["reflections/bbox"].astype(int).T
+    assert figures["n_reflections"] == len(reflections)
+    fast0, fast1, slow0, slow1 = reflections.bbox.astype(int).T
     n_pixels = ((fast1 - fast0) * (slow1 - slow0)).sum()
-    assert figures["n_pixels"] == n_pixels == len(table["pixels/photons"])
+    assert figures["n_pixels"] == n_pixels == len(annulus.pixels)
     assert sum(run["n_pixels"] for run in figures["runs"].values()) == figures["n_pixels"]
     unique = {
         frozenset({(h, k, l), (-h, k, -l), (-h, -k, -l), (h, -k, l)})
-        for h, k, l in table["reflections/hkl"].tolist()
+        for h, k, l in reflections.hkl.tolist()
     }
     assert figures["n_unique"] == len(unique), "C2: h k l = -h k -l, and Friedel's mates"
     assert figures["multiplicity_mean"] == pytest.approx(figures["n_reflections"] / len(unique))
     assert sum(bin["n"] for bin in figures["multiplicity"]) == len(unique)
-    per_lattice = np.bincount(table["reflections/lattice"], minlength=15)
+    per_lattice = np.bincount(reflections.lattice, minlength=15)
     assert figures["reflections_per_lattice_median"] == np.median(per_lattice)
     for bin in figures["reflections_per_lattice"]:
         is_in_bin = (per_lattice >= bin["from"]) & (per_lattice <= bin["to"])
@@ -185,9 +196,9 @@ def test_annulus(trial, figures_of):
 
 def test_pixels_of_annulus(trial, figures_of):
     figures = figures_of("annulus")
-    table = store.read(trial.annulus, "annulus")
-    valid = table["pixels/valid"]
-    overlap = table["pixels/overlap"]
+    pixels = store.read(trial.annulus, Annulus, [Annulus.pixels]).pixels
+    valid = pixels.valid
+    overlap = pixels.overlap
     assert figures["n_pixels_valid"] == valid.sum()
     assert figures["n_pixels_shared"] == (overlap % 2 == 1).sum()
     assert figures["n_pixels_foreign"] == (overlap >= 4).sum()
@@ -197,8 +208,8 @@ def test_pixels_of_annulus(trial, figures_of):
 def test_predict(trial, figures_of):
     """Every fifth reflection is left out but for each second of them; distances are 0.5 px."""
     figures = figures_of("predict")
-    table = store.read(trial.predict, "predict")
-    n = len(table["reflections/hkl"])
+    reflections = store.read(trial.predict, Predict).reflections
+    n = len(reflections)
     assert figures["n_lattices"] == 18 == sum(figures["outcomes"].values())
     assert figures["outcomes"]["predicted"] == 13
     assert figures["n_reflections"] == n == 13 * 40 == figures["n_in_range"]
@@ -210,10 +221,10 @@ def test_predict(trial, figures_of):
     assert figures["distance_mm_median"] == pytest.approx(0.05)
     assert sum(run["n_chosen"] for run in figures["runs"].values()) == figures["n_chosen"]
 
-    is_good = table["reflections/flags"] == 0
-    bright = is_good & (table["reflections/intensity"] > 3 * table["reflections/sigma"])
+    is_good = reflections.flags == 0
+    bright = is_good & (reflections.intensity > 3 * reflections.sigma)
     assert figures["n_signal"] == bright.sum()
-    chosen = table["reflections/choice"] != 2
+    chosen = reflections.choice != 2
     assert figures["signal_chosen"] == pytest.approx(chosen[bright].mean())
 
     shells = figures["shells"]
@@ -221,8 +232,8 @@ def test_predict(trial, figures_of):
     assert (np.diff([shell["d_max"] for shell in shells]) < 0).all()
     total = sum(shell["n_strong"] for shell in shells)
     assert total == figures["n_strong"]
-    rows = is_good & (table["reflections/d"] >= np.float32(shells[0]["d_min"]))
-    expected = table["reflections/intensity"][rows].mean() / 100.0
+    rows = is_good & (reflections.d >= np.float32(shells[0]["d_min"]))
+    expected = reflections.intensity[rows].mean() / 100.0
     assert shells[0]["brightness"] == pytest.approx(expected)
 
 
@@ -241,26 +252,25 @@ def test_ladder(trial, figures_of):
 def test_rungs_of_the_ladder(trial, figures_of):
     """Sums over lattices, 1000 pixels each; the first rung has none."""
     rungs = figures_of("ladder")["rungs"]
-    table = store.read(trial.ladder, "ladder")
+    sums = store.read(trial.ladder, Ladder).rungs
     reading, *others = rungs
-    assert 0 not in table["rungs/rung"]
+    assert 0 not in sums.rung
     assert reading["name"] == "00" and reading["n_read"] == 15
     assert reading["radial_rmsd_mm"] is None is reading["sigma_z"]
     for number, rung in enumerate(others, 1):
-        rows = np.flatnonzero(table["rungs/rung"] == number)
-        n = table["rungs/n"][rows].sum()
-        radial = table["rungs/radial"][rows].sum()
-        transverse = table["rungs/transverse"][rows].sum()
+        of_rung = sums[sums.rung == number]
+        n = of_rung.n.sum()
+        radial = of_rung.radial.sum()
+        transverse = of_rung.transverse.sum()
         assert rung["n"] == n
         assert rung["radial_rmsd_mm"] == pytest.approx((radial / n) ** 0.5)
         assert rung["transverse_rmsd_mm"] == pytest.approx((transverse / n) ** 0.5)
         assert rung["rmsd_px"] == pytest.approx(((radial + transverse) / n) ** 0.5 / 0.1)
-        z, square = table["rungs/z"][rows].sum(axis=0) / (1000 * len(rows))
+        z, square = of_rung.z.sum(axis=0) / (1000 * len(of_rung))
         assert rung["z_mean"] == pytest.approx(z)
         assert rung["sigma_z"] == pytest.approx((square - z**2) ** 0.5)
         assert rung["z_published_mean"] == pytest.approx(2 * z)
-        seconds = np.median(table["rungs/seconds"][rows])
-        assert rung["seconds_per_lattice"] == pytest.approx(seconds)
+        assert rung["seconds_per_lattice"] == pytest.approx(np.median(of_rung.seconds))
 
 
 def test_mosaic(figures_of):
@@ -302,26 +312,24 @@ def test_distance_of_mosaics_from_the_truth(figures_of):
 
 def test_stage1(trial, figures_of):
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
+    lattices = store.read(trial.stage1, Stage1).lattices
     assert figures["outcomes"] == {"refined": 13, "not_converged": 0, "too_few": 1, "lost": 1}
     assert (figures["n_lattices"], figures["n_refined"]) == (15, 13)
     assert (figures["n_truth"], figures["n_worse"]) == (13, 1)
-    assert figures["seconds_per_lattice_per_core"] == pytest.approx(
-        np.median(table["lattices/seconds"])
-    )
+    assert figures["seconds_per_lattice_per_core"] == pytest.approx(np.median(lattices.seconds))
     assert "13 refined, 1 too few, 1 lost" in stage1.headline(figures)[0]
 
 
 def test_centroids_of_stage1(trial, figures_of):
     """Distances from the beam centre by hand: both panels lie normal to the beam, 0.1 mm pixels."""
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
-    rows = np.flatnonzero(np.isfinite(table["reflections/fast_obs"]))
-    panel_x = np.where(table["reflections/panel"][rows] == 0, -10.0, 1.0)
+    reflections = store.read(trial.stage1, Stage1).reflections
+    observed = reflections[np.isfinite(reflections.fast_obs)]
+    panel_x = np.where(observed.panel == 0, -10.0, 1.0)
 
     def position(suffix):
-        fast = table[f"reflections/fast{suffix}"][rows]
-        slow = table[f"reflections/slow{suffix}"][rows]
+        fast = observed.as_dict()[f"fast{suffix}"]
+        slow = observed.as_dict()[f"slow{suffix}"]
         return panel_x + 0.1 * fast, 10.0 - 0.1 * slow
 
     x, y = position("_before")
@@ -337,20 +345,20 @@ def test_centroids_of_stage1(trial, figures_of):
         assert figures[f"transverse_rmsd_mm{suffix}"] == pytest.approx(transverse, rel=1e-4)
     floor = np.sqrt(np.mean((0.01 * (x - y) / radius) ** 2))
     assert figures["radial_floor_mm"] == pytest.approx(floor, rel=1e-4)
-    assert figures["n_rmsd"] == len(rows)
+    assert figures["n_rmsd"] == len(observed)
     assert figures["radial_rmsd_px"] == pytest.approx(figures["radial_rmsd_mm"] / 0.1)
 
 
 def test_stage1_against_the_truth(trial, figures_of):
     """Pulls of the scale by hand, of σ 0.1 by the sandwich and 0.05 by Fisher."""
     figures = figures_of("stage1")
-    table = store.read(trial.stage1, "stage1")
+    lattices = store.read(trial.stage1, Stage1).lattices
     truth = [read_truth(manifest) for manifest in trial.manifests]
     pulls = []
     for lattice in range(13):
-        true = truth[table["lattices/run"][lattice]]
-        shot = list(true["shots/shot_id"]).index(table["lattices/shot_id"][lattice])
-        ratio = table["lattices/scale"][lattice] / true["lattices/scale"][shot]
+        true = truth[lattices.run[lattice]]
+        shot = list(true.shots.shot_id).index(lattices.shot_id[lattice])
+        ratio = lattices.scale[lattice] / true.lattices.scale[shot]
         pulls.append(np.log(ratio) / 0.1)
     assert figures["pull_sd"]["scale"] == pytest.approx(np.std(pulls))
     assert figures["pull_mean"]["scale"] == pytest.approx(np.mean(pulls))
@@ -361,11 +369,11 @@ def test_stage1_against_the_truth(trial, figures_of):
 
 
 def test_a_fit_that_has_not_converged_may_be_worse_too(trial):
-    table = store.read(trial.stage1, "stage1")
-    attributes = store.attributes(trial.stage1, "stage1")
-    table["lattices/outcome"][5] = RefinedOutcome.NOT_CONVERGED
-    table["lattices/loss_after"][[5, 14]] = 200.0
-    figures = stage1._figures(table, attributes)
+    product = store.read(trial.stage1, Stage1)
+    attributes = store.attributes(trial.stage1, Stage1)
+    product.lattices.outcome[5] = RefinedOutcome.NOT_CONVERGED
+    product.lattices.loss_after[[5, 14]] = 200.0
+    figures = stage1._figures(product, attributes)
     assert (figures["n_refined"], figures["n_worse"]) == (12, 2), (
         "one of the refined, and this one; not one that was not fitted"
     )
@@ -401,17 +409,17 @@ def test_constants_and_shapes_of_spread(trial, figures_of):
     of them; σ are those of the table.
     """
     figures = figures_of("spread")
-    table = store.read(trial.spread, "spread")
-    curves = columns(table, "curves")
-    constants = columns(table, "constants")
+    product = store.read(trial.spread, Spread)
+    curves = product.curves
+    constants = product.constants.as_dict()
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
         of_fit = figures["fits"][name]
         for key in ("fp", "fdp"):
             left = []
             for site, label in enumerate(("FE1", "FE2")):
-                is_here = (curves["fit"] == fit) & (curves["site"] == site)
-                rows = np.flatnonzero(is_here & (curves["energy_ev"] >= 7100))
-                error = curves[key][rows] - _true_values(curves, rows, key)
+                is_here = (curves.fit == fit) & (curves.site == site)
+                here = curves[is_here & (curves.energy_ev >= 7100)]
+                error = here.as_dict()[key] - _true_values(here, key)
                 left.append(error - error.mean())
                 row = 2 * fit + site
                 moved = constants[key][row] - constants[f"{key}_start"][row]
@@ -433,12 +441,11 @@ def test_constants_and_shapes_of_spread(trial, figures_of):
 
 def test_x_of_spread(trial, figures_of):
     figures = figures_of("spread")
-    table = store.read(trial.spread, "spread")
-    F = table["reflections/f"]
-    moved = np.average(abs(table["reflections/phase_deg"]), weights=F)
+    reflections = store.read(trial.spread, Spread).reflections
+    moved = np.average(abs(reflections.phase_deg), weights=reflections.f)
     assert figures["phase_moved_deg"] == pytest.approx(moved)
     for number, width in enumerate(figures["prior_rms_by_shell"]):
-        chosen = table["reflections/prior_sigma"][table["reflections/shell"] == number]
+        chosen = reflections.prior_sigma[reflections.shell == number]
         assert width == pytest.approx(np.sqrt(np.mean(chosen**2)))
     assert figures["unknown_f"] == "complex" and figures["sigma_over"] == "reflections"
     assert figures["log_scale"] == [0.001, -0.02] and figures["x_at_rest"] is True
@@ -462,12 +469,10 @@ def test_sites_of_spread(trial, figures_of, tmp_path):
         "sites, off the model by: FE1 x +0.02 ± 0.01 Å, FE1 B -0.7 ± 0.3 Å²; "
         "FE2 x -0.01 ± 0.01 Å, FE2 B +0.4 ± 0.2 Å²"
     ]
-    table = store.read(trial.spread, "spread")
-    attributes = store.attributes(trial.spread, "spread") | {"site_unknowns": []}
-    for name in table:
-        if name.startswith("sites/"):
-            table[name] = table[name][:0]
-    _write_spread(tmp_path / "spread.h5", table, attributes)
+    product = store.read(trial.spread, Spread)
+    attributes = store.attributes(trial.spread, Spread) | {"site_unknowns": []}
+    product.sites = product.sites[:0]
+    _write_spread(tmp_path / "spread.h5", product, attributes)
     without, _ = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert without["site_unknowns"] == {}
     assert not any(line.startswith("sites") for line in spread.headline(without))
@@ -475,14 +480,13 @@ def test_sites_of_spread(trial, figures_of, tmp_path):
 
 def test_spread_with_x_of_the_model(trial, tmp_path):
     """There is nothing to say of X, and no panel for it."""
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
-    for name in table:
-        if name.startswith(("reflections/", "shells/")):
-            table[name] = table[name][:0]
+    attributes = store.attributes(trial.spread, Spread)
+    product = store.read(trial.spread, Spread)
+    product.reflections = product.reflections[:0]
+    product.shells = product.shells[:0]
     attributes |= {"unknown_f": "none", "sigma_over": "lattices"}
     attributes |= {"log_scale": [], "cost_of_x": None, "x_at_rest": None, "scatter": None}
-    _write_spread(tmp_path / "spread.h5", table, attributes)
+    _write_spread(tmp_path / "spread.h5", product, attributes)
     figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     nothing = ("n_reflections", "phase_moved_deg", "x_at_rest", "cost_of_x", "scatter")
     assert [figures[name] for name in nothing] == [None] * 5
@@ -509,14 +513,15 @@ def test_edges_of_spread(figures_of):
 def test_errors_of_spread(trial, figures_of):
     """Errors over the nodes from 7100 eV on; true curves are straight between channels."""
     figures = figures_of("spread")
-    curves = columns(store.read(trial.spread, "spread"), "curves")
+    curves = store.read(trial.spread, Spread).curves
     for fit, name in enumerate(("free", "kramers_kronig", "smooth")):
-        rows = np.flatnonzero((curves["fit"] == fit) & (curves["energy_ev"] >= 7100))
+        of_fit = curves[(curves.fit == fit) & (curves.energy_ev >= 7100)]
+        columns = of_fit.as_dict()
         pulls = []
         for key in ("fp", "fdp"):
-            error = curves[key][rows] - _true_values(curves, rows, key)
-            sigma = curves[f"{key}_sigma"][rows]
-            bound = curves[f"{key}_fisher"][rows]
+            error = columns[key] - _true_values(of_fit, key)
+            sigma = columns[f"{key}_sigma"]
+            bound = columns[f"{key}_fisher"]
             pulls.append(error / sigma)
             for figure, values in (("rms", error), ("sigma", sigma), ("crlb", bound)):
                 expected = np.sqrt(np.mean(values**2))
@@ -528,22 +533,21 @@ def test_errors_of_spread(trial, figures_of):
             assert figures["pull_mean"] == pytest.approx(np.mean(pulls))
 
 
-def _true_values(curves: dict, rows: np.ndarray, key: str) -> np.ndarray:
-    """f′ or f″ of the true curves at some nodes, linear between channels of 1 eV."""
+def _true_values(curves: Curves, key: str) -> np.ndarray:
+    """f′ or f″ of the true curves at these nodes, linear between channels of 1 eV."""
     channels_ev = 7100.0 + np.arange(20)
     values = []
-    for row in rows:
-        state = ("oxidized", "reduced")[curves["site"][row]]
-        curve = anomalous.site("Fe", state, channels_ev)
+    for site, energy_ev in zip(curves.site, curves.energy_ev, strict=True):
+        curve = anomalous.site("Fe", ("oxidized", "reduced")[site], channels_ev)
         part = curve.real if key == "fp" else curve.imag
-        values.append(np.interp(curves["energy_ev"][row], channels_ev, part))
+        values.append(np.interp(energy_ev, channels_ev, part))
     return np.array(values)
 
 
-def _write_spread(path: Path, table: dict, attributes: dict) -> None:
+def _write_spread(path: Path, product: Spread, attributes: dict) -> None:
     """Write a product of `spread` with the attributes that its report reads."""
     chosen = {name: attributes[name] for name in SPREAD_ATTRIBUTES}
-    store.write(path, "spread", table, key="changed", **chosen)
+    store.write(path, product, key="changed", **chosen)
 
 
 def test_curves_without_truth(trial, tmp_path):
@@ -562,13 +566,13 @@ def test_curves_without_truth(trial, tmp_path):
     assert figures["sites"]["FE2"]["true_e0_ev"] is None
     assert figures["constant_fp"]["FE1"] == {"value": pytest.approx(0.2), "error": None}
     assert not any("truth" in line for line in spread.headline(figures))
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
+    attributes = store.attributes(trial.spread, Spread)
+    product = store.read(trial.spread, Spread)
     attributes["fits"] = ["smooth", "free", "kramers_kronig"]
-    for name in ("curves/fit", "values/fit", "constants/fit", "edges/fit"):
-        table[name] = np.array([1, 2, 0])[table[name]]
+    for table in (product.curves, product.values, product.constants, product.edges):
+        table.fit = np.array([1, 2, 0])[table.fit]
     attributes |= {"changes": [3.0, 0.6], "converged": False}
-    _write_spread(tmp_path / "spread.h5", table, attributes)
+    _write_spread(tmp_path / "spread.h5", product, attributes)
     smooth, _ = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     warning = "not converged: the last of 2 cycles moved f′, f″ by 0.6 σ"
     assert warning in spread.headline(smooth) and warning not in spread.headline(figures)
@@ -579,13 +583,13 @@ def test_curves_without_truth(trial, tmp_path):
 
 def test_sites_without_an_edge(trial, tmp_path):
     """A site that has none leaves no difference; page and headline say so."""
-    attributes = store.attributes(trial.spread, "spread")
-    table = store.read(trial.spread, "spread")
-    for name in ("energy_ev", "sigma_ev"):
-        table[f"edges/{name}"][1::2] = np.nan
-    for name in ("difference_ev", "difference_sigma_ev"):
-        table[f"edges/{name}"][:] = np.nan
-    _write_spread(tmp_path / "spread.h5", table, attributes)
+    attributes = store.attributes(trial.spread, Spread)
+    product = store.read(trial.spread, Spread)
+    product.edges.energy_ev[1::2] = np.nan
+    product.edges.sigma_ev[1::2] = np.nan
+    product.edges.difference_ev[:] = np.nan
+    product.edges.difference_sigma_ev[:] = np.nan
+    _write_spread(tmp_path / "spread.h5", product, attributes)
     figures, page = spread.make("spread", [tmp_path / "spread.h5"], trial.manifests)
     assert figures["edge_difference_ev"] is None and figures["true_edge_difference_ev"] is None
     assert figures["sites"]["FE2"]["e0_ev"] is None and figures["sites"]["FE1"]["e0_ev"] == 7118.2
@@ -597,17 +601,17 @@ def test_sites_without_an_edge(trial, tmp_path):
 
 def test_merge(trial, figures_of):
     figures = figures_of("merge")
-    table = store.read(trial.merge, "merge")
-    half = table["merged/half"]
+    merged = store.read(trial.merge, Merge).merged
+    half = merged.half
     half = half[np.isfinite(half).all(axis=1)]
     assert figures["n_lattices"] == 13 and figures["n_pairs"] == 270 == len(half)
     assert figures["cc_half"] == pytest.approx(np.corrcoef(half.T)[0, 1])
     r_split = abs(half[:, 0] - half[:, 1]).sum() * 2**0.5 / half.sum()
     assert figures["r_split"] == pytest.approx(r_split)
-    assert figures["n_observations"] == table["merged/n"].sum()
+    assert figures["n_observations"] == merged.n.sum()
     assert figures["completeness"] == pytest.approx(300 / 390)
-    assert figures["multiplicity"] == pytest.approx(table["merged/n"].sum() / 300)
-    difference = table["merged/half"][::2] - table["merged/half"][1::2]
+    assert figures["multiplicity"] == pytest.approx(merged.n.sum() / 300)
+    difference = merged.half[::2] - merged.half[1::2]
     difference = difference[np.isfinite(difference).all(axis=1)]
     assert figures["n_pairs_ano"] == len(difference)
     assert figures["cc_ano"] == pytest.approx(np.corrcoef(difference.T)[0, 1])
@@ -620,13 +624,13 @@ def test_merge(trial, figures_of):
 
 def test_stage2(figures_of, trial):
     figures = figures_of("stage2")
-    table = store.read(trial.stage2, "stage2")
+    product = store.read(trial.stage2, Stage2)
     assert (figures["n_lattices_in"], figures["n_lattices"]) == (15, 13)
     assert figures["outcomes"] == {"used": 13, "not_refined": 2, "lost": 0}
-    n = len(table["merged/n"])
+    n = len(product.merged)
     assert figures["n_reflections"] == n == figures["n_pairs"]
-    assert figures["multiplicity"] == pytest.approx(table["merged/n"].mean())
-    assert figures["cc_half"] == pytest.approx(np.corrcoef(table["merged/half"].T)[0, 1])
+    assert figures["multiplicity"] == pytest.approx(product.merged.n.mean())
+    assert figures["cc_half"] == pytest.approx(np.corrcoef(product.merged.half.T)[0, 1])
     assert figures["i_over_sigma"] == pytest.approx((200 * 9 + 100 * 3) / 300)
     assert figures["i_over_sigma_merge"] == pytest.approx((200 * 6 + 100 * 3) / 300)
     assert (figures["cc_half_merge"], figures["cc_half_ano"]) == pytest.approx((0.6, 0.4))
@@ -636,7 +640,7 @@ def test_stage2(figures_of, trial):
     assert (figures["change"], figures["spread"], figures["scatter"]) == (0.05, 0.3, 0.03)
     assert figures["of_cycles"][0]["held_out_before"] is None
     assert figures["seconds_solve_per_lattice"] == pytest.approx(0.2)
-    used = table["lattices/seconds"][:13]
+    used = product.lattices.seconds[:13]
     assert figures["seconds_per_lattice"] == pytest.approx(np.median(used))
     assert (figures["reduced_bytes"], figures["n_reductions"]) == (123456, 78)
     assert figures["sites"]["FE2"] == {"height": 9.0, "height_merge": None}
@@ -655,16 +659,16 @@ def test_stage2_against_the_truth(figures_of, trial):
     amplitudes are √I.
     """
     figures = figures_of("stage2")
-    table = store.read(trial.stage2, "stage2")
-    in_merge = np.isfinite(table["merged/merge"])
+    merged = store.read(trial.stage2, Stage2).merged
+    in_merge = np.isfinite(merged.merge)
     unique = trial.unique
     assert figures["n_true"] == in_merge.sum() == len(unique) - 10
     F_true = np.sqrt(trial.intensity)
     mate = unique.mate
     plus = np.flatnonzero((unique.friedel > 0) & in_merge & in_merge[mate])
     true_difference = F_true[plus] - F_true[mate[plus]]
-    for suffix, column in (("", "intensity"), ("_merge", "merge")):
-        F = np.sqrt(table[f"merged/{column}"])
+    for suffix, intensity in (("", merged.intensity), ("_merge", merged.merge)):
+        F = np.sqrt(intensity)
         F *= (F[in_merge] @ F_true[in_merge]) / (F[in_merge] @ F[in_merge])
         away = np.abs(F - F_true)[in_merge].sum() / F_true[in_merge].sum()
         assert figures[f"r_f{suffix}"] == pytest.approx(away, rel=0.05)

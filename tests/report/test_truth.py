@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.errors import RefinedOutcome
 from spreadflow.physics import rotation, symmetry, unit_cell
+from spreadflow.products import Stage1
 from spreadflow.report import truth, truth_of_fits
 
 GROUP = "C 1 2 1"
@@ -69,29 +70,29 @@ def product(simulated, filled):
         rotation.from_vector(TILT * axis / np.linalg.norm(axis))
         for axis in rng.standard_normal((n_lattices, 3))
     ]
-    pairs = zip(tilts, simulated["lattices/A"], settings, strict=True)
+    pairs = zip(tilts, simulated.lattices.A, settings, strict=True)
     A = np.array([tilt @ A_true @ np.linalg.inv(w) for tilt, A_true, w in pairs])
-    lattice = simulated["reflections/lattice"]
+    lattice = simulated.reflections.lattice
     hkl = np.array(
-        [settings[i] @ h for i, h in zip(lattice, simulated["reflections/hkl"], strict=True)]
+        [settings[i] @ h for i, h in zip(lattice, simulated.reflections.hkl, strict=True)]
     )
-    photons = simulated["reflections/photons"]
+    photons = simulated.reflections.photons
     sigma = np.sqrt(photons + BACKGROUND)
     bright = np.flatnonzero(photons > 50)
     row = np.arange(len(KINDS))[::-1]
     planted = {
-        "shots/shot_id": simulated["shots/shot_id"][::-1],
+        "shots/shot_id": simulated.shots.shot_id[::-1],
         "lattices/shot": row[LATTICES],
         "lattices/A": A,
         "spots/lattice": lattice[bright],
         "spots/hkl": hkl[bright],
-        "spots/fast": simulated["reflections/fast"][bright] + 0.4,
-        "spots/slow": simulated["reflections/slow"][bright] - 0.3,
+        "spots/fast": simulated.reflections.fast[bright] + 0.4,
+        "spots/slow": simulated.reflections.slow[bright] - 0.3,
         "spots/intensity": photons[bright],
         "reflections/lattice": lattice,
         "reflections/hkl": hkl,
-        "reflections/fast": simulated["reflections/fast"] + 0.1,
-        "reflections/slow": simulated["reflections/slow"] + 0.1,
+        "reflections/fast": simulated.reflections.fast + 0.1,
+        "reflections/slow": simulated.reflections.slow + 0.1,
         "reflections/intensity": photons + sigma * deviations(n),
         "reflections/sigma": sigma,
     }
@@ -132,16 +133,11 @@ def test_wrong_and_surplus_lattices_are_counted(product, simulated):
     one.
     """
     rng = np.random.default_rng(3)
-    product["lattices/A"][2] = (
-        rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ product["lattices/A"][2]
-    )
-    product["lattices/A"][7] = (
-        rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ product["lattices/A"][6]
-    )
-    for name in [n for n in product if n.startswith("lattices/")]:
-        product[name] = np.concatenate([product[name], product[name][:1]])
-    product["lattices/shot"][-1] = len(KINDS) - 1 - 6
-    product["lattices/A"][-1] = rotation.random(rng) @ B
+    product.lattices.A[2] = rotation.from_vector(np.array([0.3, 0.2, 0.1])) @ product.lattices.A[2]
+    product.lattices.A[7] = rotation.from_vector(np.array([0.0, 0.0, 1e-4])) @ product.lattices.A[6]
+    product.lattices = product.lattices[[*range(len(LATTICES)), 0]]
+    product.lattices.shot[-1] = len(KINDS) - 1 - 6
+    product.lattices.A[-1] = rotation.random(rng) @ B
     counted = truth.counts(matched_run(product, simulated))
 
     assert counted["n_singles_indexed"] == 5
@@ -155,19 +151,19 @@ def test_indices_of_spots(product, simulated):
     reflection far too weak for it.
     """
     assert truth.indices(matched_run(product, simulated))["miller_right"] == 1.0
-    product["spots/hkl"][:7, 2] += 1
-    product["spots/intensity"][10] = 1e6
+    product.spots.hkl[:7, 2] += 1
+    product.spots.intensity[10] = 1e6
     figures = truth.indices(matched_run(product, simulated))
-    n_spots = len(product["spots/hkl"])
+    n_spots = len(product.spots.hkl)
     assert figures["n_spots_indexed"] == n_spots
     assert figures["miller_right"] == pytest.approx(1 - 8 / n_spots)
 
 
 def test_pulls_are_the_planted_deviations_of_single_hits(product, simulated):
-    single = np.isin(product["reflections/lattice"], range(6))
-    product["reflections/flags"][::5] = 4
+    single = np.isin(product.reflections.lattice, range(6))
+    product.reflections.flags[::5] = 4
     pulls = truth.pulls(matched_run(product, simulated))
-    is_good = product["reflections/flags"] == 0
+    is_good = product.reflections.flags == 0
     expected = deviations(len(single))[single & is_good]
 
     assert np.allclose(np.sort(pulls), np.sort(expected), atol=1e-4)
@@ -178,32 +174,32 @@ def test_recall_counts_strong_reflections_on_the_panel_in_the_resolution(product
     shape = (1000, 1000)
     full = truth.recall(matched_run(product, simulated), 0.5, shape)
     bright = np.flatnonzero(
-        (simulated["reflections/photons"] > 50) & (simulated["reflections/lattice"] < 6)
+        (simulated.reflections.photons > 50) & (simulated.reflections.lattice < 6)
     )
 
     assert full == {"n_strong_true": len(bright), "prediction_recall": 1.0}
 
-    product["reflections/hkl"][bright[:30]] = [50, 50, 50]
+    product.reflections.hkl[bright[:30]] = [50, 50, 50]
     partial = truth.recall(matched_run(product, simulated), 0.5, shape)
     assert partial["prediction_recall"] == pytest.approx(1 - 30 / len(bright))
 
     d = np.array(
         [
             unit_cell.spacing(
-                simulated["lattices/A"][simulated["reflections/lattice"][j]],
-                simulated["reflections/hkl"][j],
+                simulated.lattices.A[simulated.reflections.lattice[j]],
+                simulated.reflections.hkl[j],
             )
             for j in bright
         ]
     )
-    inside = (d >= 8.0) & (simulated["reflections/fast"][bright] < 500)
+    inside = (d >= 8.0) & (simulated.reflections.fast[bright] < 500)
     figures = truth.recall(matched_run(product, simulated), 8.0, (1000, 500))
 
     assert figures["n_strong_true"] == inside.sum() > 5
 
 
 def test_shots_without_truth_are_left_alone(product, simulated):
-    product["shots/shot_id"] = product["shots/shot_id"] + 1000
+    product.shots.shot_id = product.shots.shot_id + 1000
     matched = truth.match(product, simulated, GROUP)
     assert (matched.row == -1).all()
     assert (matched.kind == -1).all()
@@ -229,26 +225,26 @@ ETA_AWAY = np.array([0.04, 0.02, -0.02])
 """ln of η of the product over that of the truth, by axis"""
 
 
-def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[dict, dict]:
+def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[Stage1, dict]:
     """Return product and attributes of stage 1 for as many runs: the first lattices of `simulated`,
     with N and η wrong along each axis, and the cell wrong by half of its σ.
     """
     ends = np.concatenate([np.array(ends, dtype=int) for ends in outcomes])
     row = np.concatenate([np.arange(len(ends)) for ends in outcomes])
-    A = simulated["lattices/A"][row]
+    A = simulated.lattices.A[row]
     n = len(ends)
     planted = {
         "lattices/run": np.repeat(np.arange(len(outcomes)), [len(ends) for ends in outcomes]),
-        "lattices/shot_id": simulated["shots/shot_id"][simulated["lattices/shot"][row]],
+        "lattices/shot_id": simulated.shots.shot_id[simulated.lattices.shot[row]],
         "lattices/outcome": ends,
         "lattices/A": A,
         "lattices/misset_rad": np.zeros((n, 3)),
         "lattices/cell": np.array([unit_cell.cell_of(a) for a in A]) + 0.01,
         "lattices/cell_sigma": np.full((n, 6), 0.02),
-        "lattices/n_cells": simulated["lattices/n_cells"][row] * np.exp([0.01, -0.02, 0.03]),
-        "lattices/eta_rad": simulated["lattices/eta_rad"][row],
-        "lattices/eta_axes_rad": simulated["lattices/eta_rad"][row, None] * np.exp(ETA_AWAY),
-        "lattices/scale": simulated["lattices/scale"][row],
+        "lattices/n_cells": simulated.lattices.n_cells[row] * np.exp([0.01, -0.02, 0.03]),
+        "lattices/eta_rad": simulated.lattices.eta_rad[row],
+        "lattices/eta_axes_rad": simulated.lattices.eta_rad[row, None] * np.exp(ETA_AWAY),
+        "lattices/scale": simulated.lattices.scale[row],
         "lattices/sigma_fisher": np.full((n, 11), 0.02),
         "lattices/sigma_sandwich": np.full((n, 11), 0.04),
     }
@@ -260,8 +256,8 @@ def refined(simulated, filled, outcomes: list[list[RefinedOutcome]]) -> tuple[di
 def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated, filled, first):
     """Whichever of the two runs comes first."""
     last = RefinedOutcome.LOST if first == RefinedOutcome.REFINED else RefinedOutcome.REFINED
-    table, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
-    against = truth_of_fits.refinement(table, attributes, [simulated, simulated])
+    stage1, attributes = refined(simulated, filled, [[first] * 2, [last] * 2])
+    against = truth_of_fits.refinement(stage1, attributes, [simulated, simulated])
     assert len(against.angle) == 2
     assert against.angle.max() < 1e-6
     np.testing.assert_allclose(against.pulls["sandwich"]["cell"], 0.5)
@@ -271,8 +267,8 @@ def test_a_run_without_refined_lattices_takes_nothing_from_the_others(simulated,
 
 
 def test_each_axis_has_its_pull_where_each_has_its_own_cells_and_spread(simulated, filled):
-    table, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
-    against = truth_of_fits.refinement(table, attributes, [simulated])
+    stage1, attributes = refined(simulated, filled, [[RefinedOutcome.REFINED] * 3])
+    against = truth_of_fits.refinement(stage1, attributes, [simulated])
     fisher = against.pulls["fisher"]
     sandwich = against.pulls["sandwich"]
 

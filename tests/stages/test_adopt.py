@@ -35,6 +35,8 @@ from spreadflow.io.spec import ShotFinder, SpecLine
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
+from spreadflow.products import Adopt, Annulus, Cells, Reindex, Stage1
+from spreadflow.products.adopt import Lines
 from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
 from spreadflow.units import wavelength
 
@@ -153,26 +155,23 @@ def write_lam(path: Path, energies_ev: np.ndarray, weights: np.ndarray) -> None:
 
 def dials_lattices(reindex: Path, manifest: Path) -> list[dict]:
     """Return what DIALS would write of each lattice of a product."""
-    c = store.read(reindex, "reindex")
+    indexed = store.read(reindex, Reindex)
+    shots = indexed.shots
     source = Source(manifest)
     out = []
-    for n, shot in enumerate(c["lattices/shot"]):
-        indexed = np.flatnonzero(c["spots/lattice"] == n)
-        columns = (
-            c[f"spots/{name}"][indexed].tolist() for name in ("panel", "hkl", "fast", "slow")
-        )
+    for n, shot in enumerate(indexed.lattices.shot):
+        spots = indexed.spots[indexed.spots.lattice == n]
+        columns = (spots.panel, spots.hkl, spots.fast, spots.slow)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         out.append(
             {
-                "A": c["lattices/A"][n],
-                "wavelength": 12398.4198 / c["shots/mean_energy_ev"][shot],
+                "A": indexed.lattices.A[n],
+                "wavelength": 12398.4198 / shots.mean_energy_ev[shot],
                 "spectrum": source.spectrum(shot),
-                "image": manifest.parent / source.manifest.files[c["shots/file"][shot]].path,
-                "frame": c["shots/frame"][shot],
+                "image": manifest.parent / source.manifest.files[shots.file[shot]].path,
+                "frame": shots.frame[shot],
                 "identifier": f"lattice-{n}",
-                "rows": [
-                    (panel, tuple(hkl), (fast, slow))
-                    for panel, hkl, fast, slow in zip(*columns, strict=True)
-                ],
+                "rows": [(panel, tuple(hkl), (fast, slow)) for panel, hkl, fast, slow in rows],
             }
         )
     return out
@@ -194,11 +193,11 @@ def onwards(folder: Path, manifest: Path) -> None:
     )
 
 
-def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[dict, dict]:
-    """Run `adopt`, and return the columns of reindex.h5 and adopt.h5."""
+def adopted(spec: Path, manifest: Path, out: Path, **keys) -> tuple[Reindex, Lines]:
+    """Run `adopt`, and return the tables of reindex.h5 and adopt.h5."""
     adopt.run(staged("adopt", **keys), images=manifest, spec=spec, out=out, world=World())
-    reindex = store.read(out, "reindex")
-    lines = store.read(out.with_name("adopt.h5"), "adopt")
+    reindex = store.read(out, Reindex)
+    lines = store.read(out.with_name("adopt.h5"), Adopt).lines
     return reindex, lines
 
 
@@ -246,27 +245,19 @@ def test_each_line_has_one_end(usual, adopted_run):
     assert len(usual.lattices) == 6
 
     lines = adopted_run.lines
-    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert list(lines["lines/line"]) == [1, 2, 3, 4, 6, 7]
-    assert list(lines["lines/k"]) == [
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
-    ]
-    assert list(lines["lines/experiment"]) == [0, 0, 0, 0, 0, 1]
-    assert list(lines["lines/n_reflections"]) == [len(one["rows"]) for one in usual.lattices]
-    assert np.all(lines["lines/n_agree"] >= 0.9 * lines["lines/n_reflections"])
+    assert list(lines.outcome) == [AdoptOutcome.ADOPTED] * 6
+    assert list(lines.line) == [1, 2, 3, 4, 6, 7]
+    assert list(lines.k) == [0, 0, 0, 0, 0, 1]
+    assert list(lines.experiment) == [0, 0, 0, 0, 0, 1]
+    assert list(lines.n_reflections) == [len(one["rows"]) for one in usual.lattices]
+    assert np.all(lines.n_agree >= 0.9 * lines.n_reflections)
 
-    ids = (adopted_run.reindex[f"lattices/{name}"] for name in ("shot_id", "k"))
-    assert set(zip(*ids, strict=True)) == set(
-        zip(lines["lines/shot_id"], lines["lines/k"], strict=True)
-    )
-    outcomes = adopted_run.reindex["shots/outcome"]
-    reasons = adopted_run.reindex["shots/reason"]
-    lost = [(outcome, reason) for outcome, reason in zip(outcomes, reasons, strict=True) if outcome]
+    lattices = adopted_run.reindex.lattices
+    identities = set(zip(lattices.shot_id, lattices.k, strict=True))
+    assert identities == set(zip(lines.shot_id, lines.k, strict=True))
+    shots = adopted_run.reindex.shots
+    ends = zip(shots.outcome, shots.reason, strict=True)
+    lost = [(outcome, reason) for outcome, reason in ends if outcome]
     assert lost == [(Outcome.NOT_SUPPLIED, b"no lattice is supplied for it")]
 
 
@@ -274,48 +265,42 @@ def test_the_product_is_that_of_the_usual_way(usual, adopted_run):
     """The product has the same lattices, spots, predictions and integrated reflections; a shot
     without a line has no spots.
     """
-    theirs = store.read(usual.folder / "reindex.h5", "reindex")
-    np.testing.assert_allclose(
-        adopted_run.reindex["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14
-    )
+    ours = adopted_run.reindex
+    theirs = store.read(usual.folder / "reindex.h5", Reindex)
+    np.testing.assert_allclose(ours.lattices.A, theirs.lattices.A, rtol=0, atol=1e-14)
+
+    reflections = ours.reflections.as_dict()
+    expected = theirs.reflections.as_dict()
     for name in ("hkl", "panel", "bbox", "n_foreground", "flags", "lattice"):
-        np.testing.assert_array_equal(
-            adopted_run.reindex[f"reflections/{name}"], theirs[f"reflections/{name}"], err_msg=name
-        )
-
+        np.testing.assert_array_equal(reflections[name], expected[name], err_msg=name)
     for name in ("intensity", "sigma", "fast", "slow", "partiality"):
-        ours = adopted_run.reindex[f"reflections/{name}"]
         np.testing.assert_allclose(
-            ours, theirs[f"reflections/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
+            reflections[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name
         )
 
+    lattices = ours.lattices.as_dict()
     for name in ("shot_id", "k", "n_indexed", "n_rmsd"):
-        np.testing.assert_array_equal(
-            adopted_run.reindex[f"lattices/{name}"], theirs[f"lattices/{name}"], err_msg=name
-        )
+        np.testing.assert_array_equal(lattices[name], theirs.lattices.as_dict()[name], err_msg=name)
 
 
 def test_stage_1_has_the_lattices_of_the_usual_way(usual, adopted_run):
-    pixels = [
-        store.read(each.folder / "annulus.h5", "annulus", ["pixels/"])
+    pixels, their_pixels = (
+        store.read(each.folder / "annulus.h5", Annulus, [Annulus.pixels]).pixels
         for each in (adopted_run, usual)
-    ]
-
-    assert len(pixels[0]["pixels/photons"]) > 5000
-    for name, column in pixels[0].items():
-        np.testing.assert_array_equal(column, pixels[1][name], err_msg=name)
-
-    ours, theirs = (
-        store.read(each.folder / "stage1.h5", "stage1") for each in (adopted_run, usual)
     )
-    np.testing.assert_array_equal(ours["lattices/outcome"], theirs["lattices/outcome"])
-    assert (ours["lattices/outcome"] == RefinedOutcome.REFINED).sum() >= 4
 
-    outcome = store.read(adopted_run.folder / "cells.h5", "cells", ["lattices/outcome"])[
-        "lattices/outcome"
-    ]
-    assert len(ours["lattices/A"]) == (outcome == LatticeOutcome.ACCEPTED).sum()
-    for A, other in zip(ours["lattices/A"], theirs["lattices/A"], strict=True):
+    assert len(pixels) > 5000
+    for name, column in pixels.as_dict().items():
+        np.testing.assert_array_equal(column, their_pixels.as_dict()[name], err_msg=name)
+
+    ours, theirs = (store.read(each.folder / "stage1.h5", Stage1) for each in (adopted_run, usual))
+    np.testing.assert_array_equal(ours.lattices.outcome, theirs.lattices.outcome)
+    assert (ours.lattices.outcome == RefinedOutcome.REFINED).sum() >= 4
+
+    product = adopted_run.folder / "cells.h5"
+    outcome = store.read(product, Cells, [Cells.lattices.outcome]).lattices.outcome
+    assert len(ours.lattices) == (outcome == LatticeOutcome.ACCEPTED).sum()
+    for A, other in zip(ours.lattices.A, theirs.lattices.A, strict=True):
         assert symmetry.misorientation(A, other, GROUP) < 1e-8
 
 
@@ -332,23 +317,23 @@ def test_the_mosaic_spread_is_that_of_the_data(usual, tmp_path):
         world=World(),
         word="reindex",
     )
-    theirs = store.read(tmp_path / "a" / "reindex.h5", "reindex", ["lattices/"])
+    theirs = store.read(tmp_path / "a" / "reindex.h5", Reindex, [Reindex.lattices])
     (tmp_path / "lines").mkdir()
     for n, one in enumerate(dials_lattices(tmp_path / "a" / "reindex.h5", usual.manifest)):
         write_expt(tmp_path / "lines" / f"{n}.expt", usual.detector, [one])
         write_refl(tmp_path / "lines" / f"{n}.refl", [one])
-    lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs["lattices/k"])))
+    lines = "".join(f"{n}.expt {n}.refl\n" for n in range(len(theirs.lattices)))
     (tmp_path / "lines" / "spec.txt").write_text(lines)
     ours, _ = adopted(
         tmp_path / "lines" / "spec.txt", usual.manifest, tmp_path / "b" / "reindex.h5", **free
     )
 
-    np.testing.assert_allclose(ours["lattices/A"], theirs["lattices/A"], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(ours.lattices.A, theirs.lattices.A, rtol=0, atol=1e-14)
 
-    away = np.abs(np.log(ours["lattices/eta_rad"] / theirs["lattices/eta_rad"]))
+    away = np.abs(np.log(ours.lattices.eta_rad / theirs.lattices.eta_rad))
     assert np.median(away) < 0.02
     assert away.max() < 0.35
-    assert np.ptp(np.log(theirs["lattices/eta_rad"])) > 0.7, "the lattices differ by more than that"
+    assert np.ptp(np.log(theirs.lattices.eta_rad)) > 0.7, "the lattices differ by more than that"
 
 
 def test_a_spectrum_of_the_spec_file_is_that_of_all_stages(usual, tmp_path):
@@ -368,28 +353,28 @@ def test_a_spectrum_of_the_spec_file_is_that_of_all_stages(usual, tmp_path):
     spec.write_text("\n".join([f"{pairs[0]} pulse.lam", *pairs[1:]]))
 
     reindex, lines = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
-    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    theirs = store.read(usual.folder / "reindex.h5", "reindex")
-    shot, other = (int(reindex["lattices/shot"][n]) for n in (0, 1))
-    assert reindex["shots/mean_energy_ev"][shot] == pytest.approx(energies_ev @ shown, abs=1e-6)
-    for name in ("mean_energy_ev", "pulse_photons"):
-        assert reindex[f"shots/{name}"][other] == theirs[f"shots/{name}"][other]
-    photons = reindex["shots/pulse_photons"][shot]
-    assert photons == pytest.approx(theirs["shots/pulse_photons"][shot])
+    assert list(lines.outcome) == [AdoptOutcome.ADOPTED] * 6
+    theirs = store.read(usual.folder / "reindex.h5", Reindex)
+    shot, other = (int(reindex.lattices.shot[n]) for n in (0, 1))
+    assert reindex.shots.mean_energy_ev[shot] == pytest.approx(energies_ev @ shown, abs=1e-6)
+    assert reindex.shots.mean_energy_ev[other] == theirs.shots.mean_energy_ev[other]
+    assert reindex.shots.pulse_photons[other] == theirs.shots.pulse_photons[other]
+    photons = reindex.shots.pulse_photons[shot]
+    assert photons == pytest.approx(theirs.shots.pulse_photons[shot])
 
     onwards(tmp_path, usual.manifest)
-    spectra = store.read(tmp_path / "annulus.h5", "annulus", ["spectra/"])
-    row = int(np.flatnonzero(spectra["spectra/shot_id"] == reindex["shots/shot_id"][shot])[0])
-    np.testing.assert_allclose(spectra["spectra/energies_ev"][row], energies_ev, rtol=1e-12)
-    np.testing.assert_allclose(spectra["spectra/photons"][row], photons * shown, rtol=1e-9)
-    row = int(np.flatnonzero(spectra["spectra/shot_id"] == reindex["shots/shot_id"][other])[0])
+    spectra = store.read(tmp_path / "annulus.h5", Annulus, [Annulus.spectra]).spectra
+    row = int(np.flatnonzero(spectra.shot_id == reindex.shots.shot_id[shot])[0])
+    np.testing.assert_allclose(spectra.energies_ev[row], energies_ev, rtol=1e-12)
+    np.testing.assert_allclose(spectra.photons[row], photons * shown, rtol=1e-9)
+    row = int(np.flatnonzero(spectra.shot_id == reindex.shots.shot_id[other])[0])
     own = usual.lattices[1]["spectrum"].energies_ev
-    np.testing.assert_allclose(spectra["spectra/energies_ev"][row, :20], own, rtol=1e-12)
+    np.testing.assert_allclose(spectra.energies_ev[row, :20], own, rtol=1e-12)
 
     write_lam(tmp_path / "pulse.lam", energies_ev, weights + 1.0)
     kept = (tmp_path / "reindex.spectra.h5").read_bytes()
     changed, _ = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
-    assert changed["shots/mean_energy_ev"][shot] != reindex["shots/mean_energy_ev"][shot]
+    assert changed.shots.mean_energy_ev[shot] != reindex.shots.mean_energy_ev[shot]
     (tmp_path / "reindex.spectra.h5").write_bytes(kept)
     with pytest.raises(FileError, match=r"reindex.spectra.h5: expected the spectra .* Rerun adopt"):
         open_indexed(usual.manifest, tmp_path / "reindex.h5")
@@ -408,7 +393,7 @@ def test_two_spectra_of_one_shot_are_refused(usual, tmp_path):
     spec = tmp_path / "spec.txt"
     spec.write_text(f"{pair} 0.lam 0\n{pair} 1.lam 1\n")
     _, lines = adopted(spec, usual.manifest, tmp_path / "reindex.h5")
-    assert list(lines["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 2
+    assert list(lines.outcome) == [AdoptOutcome.ADOPTED] * 2
 
     write_lam(tmp_path / "1.lam", *usual.lattices[0]["spectrum"])
     with pytest.raises(FileError, match=r"line 2 .* same shot"):
@@ -510,11 +495,11 @@ def test_a_bad_line_has_its_own_end_and_costs_no_other(usual, tmp_path, capsys):
     good = [AdoptOutcome.ADOPTED] * 2
     expected = [*good, *(end for *_, end in WRONG.values()), AdoptOutcome.NO_EXPERIMENT]
 
-    assert [AdoptOutcome(end) for end in ends["lines/outcome"]] == expected
-    assert len(found["lattices/k"]) == 2 == (ends["lines/k"] >= 0).sum()
+    assert [AdoptOutcome(end) for end in ends.outcome] == expected
+    assert len(found.lattices) == 2 == (ends.k >= 0).sum()
 
-    theirs = store.read(usual.folder / "reindex.h5", "reindex", ["lattices/A"])["lattices/A"]
-    np.testing.assert_allclose(found["lattices/A"], theirs[:2], rtol=0, atol=1e-14)
+    theirs = store.read(usual.folder / "reindex.h5", Reindex, [Reindex.lattices.A]).lattices.A
+    np.testing.assert_allclose(found.lattices.A, theirs[:2], rtol=0, atol=1e-14)
 
 
 def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
@@ -523,7 +508,7 @@ def test_a_screw_axis_is_not_asked_for(usual, tmp_path):
     write_refl(tmp_path / "a.refl", [one])
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
     _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
-    assert list(lines["lines/outcome"]) == [0]
+    assert list(lines.outcome) == [0]
 
 
 def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
@@ -535,7 +520,7 @@ def test_images_that_were_moved_are_known_by_their_name(usual, tmp_path):
     (tmp_path / "spec.txt").write_text("a.expt a.refl")
     _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
-    assert list(lines["lines/outcome"]) == [0]
+    assert list(lines.outcome) == [0]
 
     shutil.copy(
         one["image"], tmp_path / one["image"].name
@@ -580,11 +565,9 @@ def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
     write_expt(tmp_path / "2.expt", usual.detector, [other])
     write_refl(tmp_path / "2.refl", [other])
     (tmp_path / "spec.txt").write_text("\n".join(f"{n}.expt {n}.refl" for n in range(3)))
-    ends = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1][
-        "lines/outcome"
-    ]
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
 
-    assert list(ends) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
+    assert list(lines.outcome) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
 
 
 def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
@@ -601,12 +584,12 @@ def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
     ends = adopted(
         usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", saturation_photons=1e5
     )[1]
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
+    assert list(ends.outcome) == [AdoptOutcome.ADOPTED] * 6
 
     keys = {"saturation_photons": 3.0, "saturated_fraction_max": 0.0}
     _, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **keys)
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT] * 6
-    assert np.all(ends["lines/k"] == -1)
+    assert list(ends.outcome) == [AdoptOutcome.LOST_SHOT] * 6
+    assert np.all(ends.k == -1)
 
 
 def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
@@ -619,8 +602,8 @@ def test_an_image_that_is_gone_takes_its_lines_along(usual, tmp_path):
         tmp_path / "spec.txt", tmp_path / "manifest.json", tmp_path / "reindex.h5"
     )
 
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.LOST_SHOT]
-    assert found["shots/outcome"][0] == Outcome.UNREADABLE
+    assert list(ends.outcome) == [AdoptOutcome.LOST_SHOT]
+    assert found.shots.outcome[0] == Outcome.UNREADABLE
 
 
 @pytest.mark.filterwarnings("error")
@@ -628,11 +611,11 @@ def test_a_lattice_without_spots_is_taken_all_the_same(usual, tmp_path):
     """It keeps the mosaic spread expected before any data, and is predicted and integrated."""
     how = {"spots": {"min_pixels": 199}, "mosaic_spread_deg": None}
     found, ends = adopted(usual.folder / "spec.txt", usual.manifest, tmp_path / "reindex.h5", **how)
-    assert list(ends["lines/outcome"]) == [AdoptOutcome.ADOPTED] * 6
-    assert not found["lattices/n_indexed"].any()
-    assert not found["lattices/n_rmsd"].any()
-    np.testing.assert_allclose(found["lattices/eta_rad"], refinement.ETA_PRIOR_RAD, rtol=1e-6)
-    assert np.all(np.bincount(found["reflections/lattice"]) > 50)
+    assert list(ends.outcome) == [AdoptOutcome.ADOPTED] * 6
+    assert not found.lattices.n_indexed.any()
+    assert not found.lattices.n_rmsd.any()
+    np.testing.assert_allclose(found.lattices.eta_rad, refinement.ETA_PRIOR_RAD, rtol=1e-6)
+    assert np.all(np.bincount(found.reflections.lattice) > 50)
 
 
 def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
@@ -649,7 +632,7 @@ def test_a_rerun_makes_nothing_and_other_lattices_everything(usual, tmp_path):
     assert all(
         now != then for now, then in zip((p.stat().st_mtime_ns for p in parts), before, strict=True)
     )
-    assert len(found["lattices/k"]) == 1
+    assert len(found.lattices) == 1
 
 
 REFUSED = {
@@ -694,10 +677,8 @@ def test_experiments_of_two_detectors_are_refused(usual, tmp_path):
         write_refl(tmp_path / f"{n}.refl", [one])
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n")
 
-    assert (
-        len(adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")[1]["lines/k"])
-        == 2
-    )
+    _, lines = adopted(tmp_path / "spec.txt", usual.manifest, tmp_path / "reindex.h5")
+    assert len(lines) == 2
 
     (tmp_path / "spec.txt").write_text("0.expt 0.refl\n1.expt 1.refl\n2.expt 2.refl\n")
     with pytest.raises(FileError, match=r"line 3.*the same detector.*0\.1 px"):
@@ -720,14 +701,10 @@ def test_two_ranks_make_what_one_does(usual, adopted_run, tmp_path):
     words = [launcher, "-n", "2", sys.executable, "-m", "spreadflow.cli", "adopt", "--ranks", "2"]
     words += ["--config", section(parse(TREE), "adopt", "r"), *argv]
     subprocess.run([*map(str, words)], check=True, timeout=300)
-    for name, kind in (("reindex.h5", "reindex"), ("adopt.h5", "adopt")):
-        theirs, ours = (
-            store.read(folder / name, kind) for folder in (adopted_run.folder, tmp_path)
-        )
-        for column in ours.keys() - {"shots/seconds"}:
-            np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
-        keys = [
-            store.attributes(folder / name, kind)["key"]
-            for folder in (adopted_run.folder, tmp_path)
-        ]
+    for product in (Reindex, Adopt):
+        paths = [folder / f"{product.kind}.h5" for folder in (adopted_run.folder, tmp_path)]
+        theirs, ours = (store.read(path, product).datasets() for path in paths)
+        for path in ours.keys() - {Reindex.shots.seconds.path}:
+            np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+        keys = [store.attributes(path, product)["key"] for path in paths]
         assert keys[0] == keys[1]

@@ -10,11 +10,19 @@ import pytest
 from spreadflow.config import STAGE_CONFIGS, IndexSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, Outcome
 from spreadflow.io import store
-from spreadflow.models import Overlap, Shot, Spectrum
+from spreadflow.models import Detector, Overlap, Shot, Spectrum
 from spreadflow.parallel import World
+from spreadflow.products import SHOEBOXES, Annulus, Cells, Reindex
 from spreadflow.stages import annulus as stage
 
 SHAPE = (2, 60, 80)
+DETECTOR = Detector(
+    origin_mm=np.array([[-10.0, 3.0, -60.0], [1.0, 3.0, -60.0]]),
+    fast=np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]),
+    slow=np.array([[0.0, -1.0, 0.0], [0.0, -1.0, 0.0]]),
+    pixel_mm=np.float64(0.1),
+    shape=SHAPE[1:],
+)
 RUNS = {"one": 20, "two": 7}
 CHANNELS = {"one": 5, "two": 1}
 CARRIED = ("fast_obs", "slow_obs", "energy_ev", "delta_psi_rad", "partiality", "background")
@@ -46,6 +54,7 @@ def source(monkeypatch):
             self.run = self.identity = manifest.parent.name
             self.polarization = {"one": 1.0, "two": 0.9}[self.run]
             self.spectra = None
+            self.detector = DETECTOR
 
         def read(self, number: int):
             state.opened.append((self.run, number))
@@ -73,7 +82,7 @@ def inputs(tmp_path, filled):
         ids = np.array([shot(run, i).shot_id for i in range(n)])
         blocks = [range(i, min(i + 8, n)) for i in range(0, n, 8)]
         path = tmp_path / run / "reindex.h5"
-        parts = store.Parts(path, "reindex", run, [ids[b] for b in blocks])
+        parts = store.Parts(path, Reindex, run, [ids[b] for b in blocks])
         for b, block in enumerate(blocks):
             # some shots have none, some two lattices
             of_shot = np.sort(rng.integers(0, len(block), len(block)))
@@ -96,8 +105,8 @@ def inputs(tmp_path, filled):
     planted["lattices/outcome"] = outcome
     planted["lattices/setting"] = np.where(rng.random(len(rows))[:, None, None] < 0.3, OTHER, SAME)
     sizes = {"lattices": len(rows), "clusters": 1, "features": 1}
-    columns = filled("cells", sizes, planted)
-    store.write(tmp_path / "cells.h5", "cells", columns, key="cells", runs=list(RUNS))
+    product = filled("cells", sizes, planted)
+    store.write(tmp_path / "cells.h5", product, key="cells", runs=list(RUNS))
     return images, reindex, tmp_path / "cells.h5"
 
 
@@ -106,8 +115,8 @@ OTHER = np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]])
 """settings of lattices: Miller indices on the shared axes from those of reindex"""
 
 
-def reflections(filled, rng, ids, of_shot) -> dict:
-    """Return the columns of one reindex part: 30 reflections per lattice anywhere on the panels, d
+def reflections(filled, rng, ids, of_shot) -> Reindex:
+    """Return one reindex part: 30 reflections per lattice anywhere on the panels, d
     of 1.9 to 2.7 Å.
     """
     n = 30 * len(of_shot)
@@ -131,6 +140,7 @@ def reflections(filled, rng, ids, of_shot) -> dict:
         **{f"reflections/{name}": rng.random(n) for name in CARRIED},
         "reflections/intensity": rng.normal(20, 10, n),
         "reflections/sigma": rng.uniform(2, 5, n),
+        "reflections/half_px": rng.uniform(1.0, 4.0, (n, 2)),
     }
     sizes = {"shots": len(ids), "spots": 0, "lattices": len(of_shot), "reflections": n}
     return filled("reindex", sizes, planted)
@@ -142,41 +152,40 @@ def run(inputs, out, word="annulus", **section):
     stage.run(
         config, images=images, reindex=reindex, cells=cells, out=out, world=World(), word=word
     )
-    return store.read(out, word)
+    return store.read(out, SHOEBOXES[word])
 
 
 def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
     """Return (shot_id, k, hkl, photons, valid) of every reflection, by a loop over everything."""
     _, reindex, cells = inputs
-    lattices = store.read(cells, "cells")
+    lattices = store.read(cells, Cells).lattices.as_dict()
     out = []
     names = ("run", "shot_id", "k", "outcome", "setting")
     accepted = {
         (int(r), int(i), int(k)): setting
-        for r, i, k, end, setting in zip(*(lattices[f"lattices/{n}"] for n in names), strict=True)
+        for r, i, k, end, setting in zip(*(lattices[name] for name in names), strict=True)
         if end == LatticeOutcome.ACCEPTED
     }
     for r, (name, path) in enumerate(zip(RUNS, reindex, strict=True)):
-        c = store.read(path, "reindex")
-        for j, lattice in enumerate(c["reflections/lattice"]):
-            identity = (r, int(c["lattices/shot_id"][lattice]), int(c["lattices/k"][lattice]))
+        c = store.read(path, Reindex)
+        for j, lattice in enumerate(c.reflections.lattice):
+            identity = (r, int(c.lattices.shot_id[lattice]), int(c.lattices.k[lattice]))
             weak = (
-                c["reflections/intensity"][j]
-                < (min_i_over_sigma or -np.inf) * c["reflections/sigma"][j]
+                c.reflections.intensity[j] < (min_i_over_sigma or -np.inf) * c.reflections.sigma[j]
             )
-            if identity not in accepted or not 2.1 <= c["reflections/d"][j] < 2.5 or weak:
+            if identity not in accepted or not 2.1 <= c.reflections.d[j] < 2.5 or weak:
                 continue
-            image = shot(name, int(c["lattices/shot"][lattice]))
-            f0, f1, s0, s1 = c["reflections/bbox"][j]
+            image = shot(name, int(c.lattices.shot[lattice]))
+            f0, f1, s0, s1 = c.reflections.bbox[j]
             box = (
-                c["reflections/panel"][j],
+                c.reflections.panel[j],
                 slice(max(s0 - border, 0), s1 + border),
                 slice(max(f0 - border, 0), f1 + border),
             )
             out.append(
                 (
                     *identity[1:],
-                    tuple(accepted[identity] @ c["reflections/hkl"][j]),
+                    tuple(accepted[identity] @ c.reflections.hkl[j]),
                     image.image[box].ravel(),
                     image.mask[box].ravel(),
                 )
@@ -188,19 +197,20 @@ def brute_force(inputs, border: int, min_i_over_sigma=None) -> list[tuple]:
 def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, strong):
     c = run(inputs, tmp_path / "annulus.h5", border_px=border, min_i_over_sigma=strong)
     expected = brute_force(inputs, border, strong)
-    assert len(c["reflections/hkl"]) == len(expected) > 50
-    assert len(c["pixels/photons"]) == sum(len(e[3]) for e in expected)
+    assert len(c.reflections) == len(expected) > 50
+    assert (np.diff(c.reflections.lattice) >= 0).all(), "in the order of their lattices"
+    assert len(c.pixels.photons) == sum(len(e[3]) for e in expected)
 
-    ends = [*c["reflections/first_pixel"][1:], len(c["pixels/photons"])]
+    ends = [*c.reflections.first_pixel[1:], len(c.pixels.photons)]
     found = {}
-    for j, lattice in enumerate(c["reflections/lattice"]):
-        box = slice(c["reflections/first_pixel"][j], ends[j])
+    for j, lattice in enumerate(c.reflections.lattice):
+        box = slice(c.reflections.first_pixel[j], ends[j])
         key = (
-            int(c["lattices/shot_id"][lattice]),
-            int(c["lattices/k"][lattice]),
-            tuple(c["reflections/hkl"][j]),
+            int(c.lattices.shot_id[lattice]),
+            int(c.lattices.k[lattice]),
+            tuple(c.reflections.hkl[j]),
         )
-        found.setdefault(key, []).append((c["pixels/photons"][box], c["pixels/valid"][box]))
+        found.setdefault(key, []).append((c.pixels.photons[box], c.pixels.valid[box]))
 
     for shot_id, k, hkl, photons, valid in expected:
         assert any(
@@ -211,34 +221,34 @@ def test_counts_and_pixels_equal_brute_force(inputs, source, tmp_path, border, s
 
 def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs, source, tmp_path):
     c = run(inputs, tmp_path / "annulus.h5")
-    assert store.attributes(tmp_path / "annulus.h5", "annulus")["polarizations"] == [1.0, 0.9]
+    assert store.attributes(tmp_path / "annulus.h5", Annulus)["polarizations"] == [1.0, 0.9]
 
     rows = {}
     for path in inputs[1]:
-        predicted = store.read(path, "reindex")
-        shot_ids = predicted["lattices/shot_id"][predicted["reflections/lattice"]]
+        predicted = store.read(path, Reindex)
+        shot_ids = predicted.lattices.shot_id[predicted.reflections.lattice]
         for shot_id, hkl, *values in zip(
             shot_ids,
-            predicted["reflections/hkl"],
-            *(predicted[f"reflections/{name}"] for name in CARRIED),
+            predicted.reflections.hkl,
+            *(predicted.reflections.as_dict()[name] for name in CARRIED),
             strict=True,
         ):
             rows.setdefault((int(shot_id), *np.abs(hkl)), []).append(values)
-    for j, lattice in enumerate(c["reflections/lattice"]):
-        key = (int(c["lattices/shot_id"][lattice]), *np.abs(c["reflections/hkl"][j]))
-        assert [c[f"reflections/{name}"][j] for name in CARRIED] in rows[key]
+    for j, lattice in enumerate(c.reflections.lattice):
+        key = (int(c.lattices.shot_id[lattice]), *np.abs(c.reflections.hkl[j]))
+        assert [c.reflections.as_dict()[name][j] for name in CARRIED] in rows[key]
 
-    bbox = c["reflections/bbox"]
+    bbox = c.reflections.bbox
     width, height = (bbox[:, i + 1] - bbox[:, i] for i in (0, 2))
     box = np.repeat(np.arange(len(width)), width * height)
-    pixel_of_box = np.arange(len(box)) - c["reflections/first_pixel"][box]
+    pixel_of_box = np.arange(len(box)) - c.reflections.first_pixel[box]
     slow, fast = np.divmod(pixel_of_box, width[box])
     fast = fast + bbox[box, 0]
     slow = slow + bbox[box, 2]
-    lattice = c["reflections/lattice"][box]
-    panel = c["reflections/panel"][box]
+    lattice = c.reflections.lattice[box]
+    panel = c.reflections.panel[box]
     pixels = np.stack([lattice, panel, slow, fast], axis=1)
-    counts = c["pixels/overlap"] & Overlap.ELSEWHERE == 0
+    counts = c.pixels.overlap & Overlap.ELSEWHERE == 0
 
     assert (
         len(np.unique(pixels[counts], axis=0))
@@ -246,17 +256,17 @@ def test_reflections_are_those_of_reindex_and_pixels_count_once_a_lattice(inputs
         == len(np.unique(pixels, axis=0))
         < len(pixels)
     )
-    assert (c["pixels/overlap"] & Overlap.FOREIGN).any(), "some shots have two lattices"
+    assert (c.pixels.overlap & Overlap.FOREIGN).any(), "some shots have two lattices"
 
 
 def test_a_wider_range_is_the_same_stage_with_another_section(inputs, source, tmp_path):
     narrow = run(inputs, tmp_path / "annulus.h5")
     wide = run(inputs, tmp_path / "wide.h5", "wide", d_max=2.7, d_min=1.9)
-    d = wide["reflections/d"]
-    assert len(d) > 1.5 * len(narrow["reflections/d"])
+    d = wide.reflections.d
+    assert len(d) > 1.5 * len(narrow.reflections.d)
     inside = (d >= 2.1) & (d < 2.5)
-    np.testing.assert_array_equal(wide["reflections/hkl"][inside], narrow["reflections/hkl"])
-    np.testing.assert_array_equal(wide["lattices/A"], narrow["lattices/A"])
+    np.testing.assert_array_equal(wide.reflections.hkl[inside], narrow.reflections.hkl)
+    np.testing.assert_array_equal(wide.lattices.A, narrow.lattices.A)
 
 
 @pytest.mark.parametrize("word", ["annulus", "wide"])
@@ -274,11 +284,11 @@ def test_a_range_without_reflections_is_refused(inputs, source, tmp_path):
 def test_spectra_go_with_their_lattices(inputs, source, tmp_path):
     """A run with fewer channels is padded with empty ones."""
     c = run(inputs, tmp_path / "annulus.h5")
-    assert np.array_equal(c["spectra/shot_id"][c["lattices/spectrum"]], c["lattices/shot_id"])
+    assert np.array_equal(c.spectra.shot_id[c.lattices.spectrum], c.lattices.shot_id)
 
     numbers = {shot(name, i).shot_id: (name, i) for name, n in RUNS.items() for i in range(n)}
     for shot_id, energies, photons in zip(
-        c["spectra/shot_id"], c["spectra/energies_ev"], c["spectra/photons"], strict=True
+        c.spectra.shot_id, c.spectra.energies_ev, c.spectra.photons, strict=True
     ):
         name, number = numbers[int(shot_id)]
         spectrum = shot(name, number).spectrum
@@ -293,13 +303,14 @@ def test_only_shots_with_accepted_lattices_are_opened_and_finished_blocks_kept(
     out = tmp_path / "annulus.h5"
     c = run(inputs, out)
     ids = {shot(name, number).shot_id for name, number in source.opened}
-    assert ids == set(c["lattices/shot_id"].tolist())
+    assert ids == set(c.lattices.shot_id.tolist())
 
     source.opened.clear()
     store.part_path(out, 1).unlink()
     again = run(inputs, out)
     assert len(source.opened) <= 8 + len(RUNS)
-    assert all(np.array_equal(c[name], again[name]) for name in c)
+    for name, column in c.datasets().items():
+        np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
 
 def test_an_image_lost_since_reindex_is_said(inputs, source, tmp_path):
@@ -311,7 +322,7 @@ def test_an_image_lost_since_reindex_is_said(inputs, source, tmp_path):
 def test_cells_of_other_lattices_are_refused(inputs, source, tmp_path):
     images, reindex, cells = inputs
     with pytest.raises(FileError, match="Rerun cells"):
-        columns = store.read(cells, "cells")
-        columns["lattices/shot_id"] = columns["lattices/shot_id"] + np.uint64(1)
-        store.write(tmp_path / "other.h5", "cells", columns, key="other", runs=list(RUNS))
+        others = store.read(cells, Cells)
+        others.lattices.shot_id += np.uint64(1)
+        store.write(tmp_path / "other.h5", others, key="other", runs=list(RUNS))
         run((images, reindex, tmp_path / "other.h5"), tmp_path / "annulus.h5")

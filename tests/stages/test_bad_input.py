@@ -23,6 +23,7 @@ import pytest
 from spreadflow import cli
 from spreadflow.errors import Outcome
 from spreadflow.io import images, nexus_writer, store
+from spreadflow.products import Index
 from spreadflow.report.index import headline
 from spreadflow.report.index import make as report_of_index
 
@@ -107,25 +108,29 @@ def call(tiny_run, capsys):
 
 
 def rows(path, manifest):
-    """Return by file name all columns of its one shot in the product, except the time spent."""
-    c = store.read(path, "index")
+    """Return by file name the rows of its one shot in the product."""
+    product = store.read(path, Index)
     out = {}
-    for i, name in enumerate(images.Source(manifest).manifest.files):
-        selected = {"shots": np.arange(len(c["shots/outcome"])) == i, "spots": c["spots/shot"] == i}
-        selected["lattices"] = c["lattices/shot"] == i
-        selected["reflections"] = selected["lattices"][c["reflections/lattice"]]
-        foreign = (
-            "shots/seconds",
-            "shots/file",
-            "spots/shot",
-            "spots/lattice",
-            "lattices/shot",
-            "reflections/lattice",
+    for number, file in enumerate(images.Source(manifest).manifest.files):
+        is_own = product.lattices.shot == number
+        out[file.path] = Index(
+            shots=product.shots[[number]],
+            spots=product.spots[product.spots.shot == number],
+            lattices=product.lattices[is_own],
+            reflections=product.reflections[is_own[product.reflections.lattice]],
         )
-        out[name.path] = {
-            d: column[selected[d.split("/")[0]]] for d, column in c.items() if d not in foreign
-        }
     return out
+
+
+NOT_ITS_OWN = (
+    Index.shots.seconds,
+    Index.shots.file,
+    Index.spots.shot,
+    Index.spots.lattice,
+    Index.lattices.shot,
+    Index.reflections.lattice,
+)
+"""Columns that depend on the other shots of a run, or on the time spent."""
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +158,7 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
     assert not any("Traceback" in line for line in log)
 
     found = rows(product, folder / "all.json")
-    assert {
-        path[:-4]: Outcome(columns["shots/outcome"][0]) for path, columns in found.items()
-    } == FILES
+    assert {path[:-4]: Outcome(own.shots.outcome[0]) for path, own in found.items()} == FILES
     for name in ("missing", "truncated"):
         assert sum(f"{name}.nxs" in line for line in log) == 1
     for words in ("1 empty: every pixel that may be used is 0", "1 bad_spectrum: a spectrum"):
@@ -166,9 +169,10 @@ def test_each_bad_image_has_one_outcome_and_costs_no_other(
     assert len(figures["reasons"]) == len(FILES) - 2
     assert figures["reasons"][0]["reason"] in "".join(headline(figures))
     assert call("index", "--images", folder / "good.json", "--out", tmp_path / "index.h5")[0] == 0
-    for path, columns in rows(tmp_path / "index.h5", folder / "good.json").items():
-        for dataset, values in columns.items():
-            np.testing.assert_array_equal(found[path][dataset], values, err_msg=f"{path} {dataset}")
+    for path, alone in rows(tmp_path / "index.h5", folder / "good.json").items():
+        beside_others = found[path].datasets()
+        for name in alone.datasets().keys() - {column.path for column in NOT_ITS_OWN}:
+            np.testing.assert_array_equal(beside_others[name], alone.datasets()[name], err_msg=name)
 
 
 def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_path):
@@ -180,11 +184,9 @@ def test_a_mask_of_nan_only_masks_every_shot_that_can_be_read(call, folder, tmp_
     )
 
     assert status == 0
-    table = store.read(out, "index")
-    assert [Outcome(x) for x in table["shots/outcome"]] == [Outcome.MASKED] * 2
-    assert [reason[:31] for reason in table["shots/reason"]] == [
-        b"100% of the pixels are masked, "
-    ] * 2
+    shots = store.read(out, Index, [Index.shots]).shots
+    assert [Outcome(x) for x in shots.outcome] == [Outcome.MASKED] * 2
+    assert [reason[:31] for reason in shots.reason] == [b"100% of the pixels are masked, "] * 2
 
 
 REFUSED = {
@@ -317,10 +319,11 @@ def test_a_bad_part_is_refused_by_readers_and_made_again_alone(
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
     assert {name for name in after if after[name] != before.get(name)} == {"000000.h5"}
 
-    again = store.read(product_copy, "index")
-    whole = store.read(product, "index")
-    for dataset in whole.keys() - {"shots/seconds"}:
-        np.testing.assert_array_equal(again[dataset], whole[dataset], err_msg=dataset)
+    again = store.read(product_copy, Index)
+    whole = store.read(product, Index)
+    whole.shots.seconds = again.shots.seconds
+    for path, column in whole.datasets().items():
+        np.testing.assert_array_equal(again.datasets()[path], column, err_msg=path)
 
 
 def test_a_product_of_another_stage_is_refused(index_call, call, folder, product, tmp_path):

@@ -10,6 +10,7 @@ from spreadflow.errors import ConfigError, FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Cells, Reindex
 from spreadflow.stages import cells as stage
 
 DETECTOR = {
@@ -36,14 +37,12 @@ def reindexed(tmp_path, filled):
             "lattices/cell": in_radians,
             "lattices/shot_id": crc32(run.encode()) * 10_000 + np.arange(n),
         }
-        columns = filled(
-            "reindex", {"shots": n, "spots": 0, "lattices": n, "reflections": 0}, planted
-        )
+        part = filled("reindex", {"shots": n, "lattices": n}, planted)
         path = tmp_path / run / "reindex.h5"
         config = {"space_group": space_group, "cell": MEAN.tolist()}
         attributes |= {"run": run, "config": config, "detector": DETECTOR}
-        parts = store.Parts(path, "reindex", run, [[n]])
-        parts.write(0, columns)
+        parts = store.Parts(path, Reindex, run, [[n]])
+        parts.write(0, part)
         parts.finish(World(), **attributes)
         return path
 
@@ -54,33 +53,33 @@ def run(reindex, out, **section):
     stage.run(
         CellsConfig.model_validate({"cells": section}), reindex=reindex, out=out, world=World()
     )
-    return store.read(out, "cells"), store.attributes(out, "cells")
+    return store.read(out, Cells), store.attributes(out, Cells)
 
 
 def test_every_lattice_of_every_run_is_listed_and_ends_once(reindexed, tmp_path):
     paths = [reindexed("one", 300), reindexed("two", 40, MEAN * [1.01, 1, 1, 1, 1, 1])]
-    columns, attributes = run(paths, tmp_path / "cells.h5")
+    cells, attributes = run(paths, tmp_path / "cells.h5")
     assert attributes["runs"] == ["one", "two"]
     assert attributes["features"] == ["a", "b", "c", "beta"]
 
     ids = np.concatenate(
-        [store.read(p, "reindex", ["lattices/shot_id"])["lattices/shot_id"] for p in paths]
+        [store.read(p, Reindex, [Reindex.lattices.shot_id]).lattices.shot_id for p in paths]
     )
-    assert np.array_equal(columns["lattices/shot_id"], ids)
+    assert np.array_equal(cells.lattices.shot_id, ids)
 
-    outcome = columns["lattices/outcome"]
-    lattice_run = columns["lattices/run"]
+    outcome = cells.lattices.outcome
+    lattice_run = cells.lattices.run
     assert (outcome[lattice_run == 0] == LatticeOutcome.ACCEPTED).sum() >= 296
     assert (outcome[lattice_run == 1] != LatticeOutcome.ACCEPTED).all()
     assert np.bincount(outcome, minlength=len(LatticeOutcome)).sum() == 340
-    assert np.allclose(columns["clusters/mean"][attributes["chosen"]], MEAN, atol=0.02)
+    assert np.allclose(cells.clusters.mean[attributes["chosen"]], MEAN, atol=0.02)
 
     lines = (tmp_path / "cells.tdata").read_text().splitlines()
     assert len(lines) == 340
     assert all(line.split()[6] == "C12/m1" for line in lines)
 
     listed = np.array([[float(word) for word in line.split()[:6]] for line in lines])
-    assert np.allclose(listed, columns["lattices/cell"], atol=1e-6)
+    assert np.allclose(listed, cells.lattices.cell, atol=1e-6)
 
 
 def test_the_same_run_twice_is_refused(reindexed, tmp_path):
@@ -102,9 +101,9 @@ def test_a_frozen_file_accepts_the_same_lattices(reindexed, tmp_path):
     paths = [reindexed("one", 300)]
     first, _ = run(paths, tmp_path / "cells.h5")
     frozen, attributes = run(paths, tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
-    accepted = first["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    assert np.array_equal(frozen["lattices/outcome"] == LatticeOutcome.ACCEPTED, accepted)
-    assert np.array_equal(frozen["clusters/covariance"], first["clusters/covariance"])
+    accepted = first.lattices.outcome == LatticeOutcome.ACCEPTED
+    assert np.array_equal(frozen.lattices.outcome == LatticeOutcome.ACCEPTED, accepted)
+    assert np.array_equal(frozen.clusters.covariance, first.clusters.covariance)
     assert attributes["chosen"] == 0
 
 
@@ -112,9 +111,9 @@ def test_clusters_of_some_runs_are_applied_to_all(reindexed, tmp_path):
     """The larger run is not of the chosen form: it is listed, and rejected."""
     other_mean = MEAN + np.array([0, 2.0, 0, 0, 0, 0])
     paths = [reindexed("one", 100), reindexed("two", 300, other_mean)]
-    columns, _ = run(paths, tmp_path / "cells.h5", runs=["one"])
-    accepted = columns["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    lattice_run = columns["lattices/run"]
+    cells, _ = run(paths, tmp_path / "cells.h5", runs=["one"])
+    accepted = cells.lattices.outcome == LatticeOutcome.ACCEPTED
+    lattice_run = cells.lattices.run
 
     assert accepted[lattice_run == 0].sum() >= 97
     assert not accepted[lattice_run == 1].any()
@@ -128,13 +127,13 @@ def test_one_setting_for_all_lattices_is_told(reindexed, tmp_path, filled):
         reindexed("one", 60, mean, "P 1 21 1"),
         reindexed("two", 40, other, "P 1 21 1"),
     ]
-    columns, attributes = run(paths, tmp_path / "cells.h5")
-    setting = columns["lattices/setting"]
-    is_second = columns["lattices/run"] == 1
+    cells, attributes = run(paths, tmp_path / "cells.h5")
+    setting = cells.lattices.setting
+    is_second = cells.lattices.run == 1
 
     assert (setting[~is_second] == np.eye(3)).all()
     assert (setting[is_second] == np.diag([-1, -1, 1])).all()
-    np.testing.assert_allclose(columns["clusters/mean"][0], mean, atol=0.03)
+    np.testing.assert_allclose(cells.clusters.mean[0], mean, atol=0.03)
     told = {warning["what"]: warning["value"] for warning in attributes["warnings"]}
     (n_changed,) = [value for what, value in told.items() if "another setting" in what]
     assert n_changed == 40
@@ -143,33 +142,33 @@ def test_one_setting_for_all_lattices_is_told(reindexed, tmp_path, filled):
     ], "the target has β = 110.3°"
 
     frozen, _ = run(paths[1:], tmp_path / "again.h5", **{"from": str(tmp_path / "cells.h5")})
-    assert (frozen["lattices/setting"] == np.diag([-1, -1, 1])).all()
+    assert (frozen.lattices.setting == np.diag([-1, -1, 1])).all()
 
 
 def test_other_populations_are_told_and_one_of_them_can_be_chosen(reindexed, tmp_path):
     """A fifth of the lattices has another β: they are left out by name, or taken by number."""
     other = MEAN + np.array([0, 0, 0, 0, 0.8, 0])
     paths = [reindexed("one", 80), reindexed("two", 20, other)]
-    columns, attributes = run(paths, tmp_path / "cells.h5")
-    is_second = columns["lattices/run"] == 1
-    outcome = columns["lattices/outcome"]
+    cells, attributes = run(paths, tmp_path / "cells.h5")
+    is_second = cells.lattices.run == 1
+    outcome = cells.lattices.outcome
 
     assert attributes["chosen"] == 0
-    assert columns["clusters/n"].tolist() == [80, 20]
+    assert cells.clusters.n.tolist() == [80, 20]
     assert (outcome[is_second] == LatticeOutcome.OTHER_CLUSTER).all()
-    np.testing.assert_allclose(columns["clusters/mean"], [MEAN, other], atol=0.04)
+    np.testing.assert_allclose(cells.clusters.mean, [MEAN, other], atol=0.04)
     (share,) = [w["value"] for w in attributes["warnings"] if "other populations" in w["what"]]
     assert share == 0.2
 
-    columns, attributes = run(paths, tmp_path / "second.h5", cluster=1)
+    cells, attributes = run(paths, tmp_path / "second.h5", cluster=1)
     assert attributes["chosen"] == 1
-    assert (columns["lattices/outcome"][is_second] == LatticeOutcome.ACCEPTED).all()
+    assert (cells.lattices.outcome[is_second] == LatticeOutcome.ACCEPTED).all()
     assert any(
         "share of the lattices that are accepted" in w["what"] for w in attributes["warnings"]
     )
 
     frozen, _ = run(paths, tmp_path / "again.h5", **{"from": str(tmp_path / "second.h5")})
-    assert (frozen["lattices/outcome"] == columns["lattices/outcome"]).all()
+    assert (frozen.lattices.outcome == cells.lattices.outcome).all()
     with pytest.raises(ConfigError, match="of which there are 2"):
         run(paths, tmp_path / "third.h5", cluster=2)
 

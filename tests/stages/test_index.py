@@ -17,6 +17,7 @@ from spreadflow.io.images import Source
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
+from spreadflow.products import Index, Reindex
 from spreadflow.recipes import shot as recipe
 from spreadflow.stages import index, shots
 
@@ -64,44 +65,44 @@ def product(tiny_run, tmp_path_factory):
 
 
 def test_every_shot_has_its_outcome(product):
-    columns = store.read(product, "index")
-    attributes = store.attributes(product, "index")
-    assert [Outcome(x) for x in columns["shots/outcome"]] == OUTCOMES
+    indexed = store.read(product, Index)
+    attributes = store.attributes(product, Index)
+    assert [Outcome(x) for x in indexed.shots.outcome] == OUTCOMES
     assert attributes["outcomes"] == {
         o.name.lower(): OUTCOMES.count(o) for o in sorted(set(OUTCOMES))
     }
     assert sum(attributes["outcomes"].values()) == len(OUTCOMES)
-    assert list(columns["shots/n_lattices"]) == [1, 0, 0, 0, 0, 0, 2, 1]
-    assert np.all(columns["shots/seconds"] > 0)
+    assert list(indexed.shots.n_lattices) == [1, 0, 0, 0, 0, 0, 2, 1]
+    assert np.all(indexed.shots.seconds > 0)
 
 
 def test_tables_refer_to_each_other(product):
-    columns = store.read(product, "index")
-    n = np.bincount(columns["spots/shot"], minlength=len(OUTCOMES))
-    np.testing.assert_array_equal(n, columns["shots/n_spots"])
-    np.testing.assert_array_equal(columns["lattices/shot"], [0, 6, 6, 7])
-    np.testing.assert_array_equal(columns["lattices/k"], [0, 0, 1, 0])
+    indexed = store.read(product, Index)
+    n = np.bincount(indexed.spots.shot, minlength=len(OUTCOMES))
+    np.testing.assert_array_equal(n, indexed.shots.n_spots)
+    np.testing.assert_array_equal(indexed.lattices.shot, [0, 6, 6, 7])
+    np.testing.assert_array_equal(indexed.lattices.k, [0, 0, 1, 0])
     np.testing.assert_array_equal(
-        columns["lattices/shot_id"], columns["shots/shot_id"][columns["lattices/shot"]]
+        indexed.lattices.shot_id, indexed.shots.shot_id[indexed.lattices.shot]
     )
 
-    lattice = columns["spots/lattice"]
+    lattice = indexed.spots.lattice
     np.testing.assert_array_equal(
-        np.bincount(lattice[lattice >= 0], minlength=4), columns["lattices/n_indexed"]
+        np.bincount(lattice[lattice >= 0], minlength=4), indexed.lattices.n_indexed
     )
     np.testing.assert_array_equal(
-        columns["lattices/shot"][lattice[lattice >= 0]], columns["spots/shot"][lattice >= 0]
+        indexed.lattices.shot[lattice[lattice >= 0]], indexed.spots.shot[lattice >= 0]
     )
-    assert np.all(columns["spots/hkl"].any(axis=1) == (lattice >= 0))
-    assert set(columns["reflections/lattice"]) == {0, 1, 2, 3}
+    assert np.all(indexed.spots.hkl.any(axis=1) == (lattice >= 0))
+    assert set(indexed.reflections.lattice) == {0, 1, 2, 3}
 
 
-def partners(columns, tiny_run):
+def partners(indexed, tiny_run):
     """Return for each lattice found the nearest true matrix of its shot, the photons of that one
     by Miller index, the angle between the two in degrees, and the row of the true one.
     """
     out = []
-    for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True):
+    for A, shot in zip(indexed.lattices.A, indexed.lattices.shot, strict=True):
         angles = [
             symmetry.misorientation(A, true, tiny_run["space_group"])
             for true in tiny_run["A"][shot]
@@ -119,22 +120,22 @@ def partners(columns, tiny_run):
 
 
 def test_lattices_are_the_true_ones(product, tiny_run):
-    found = partners(store.read(product, "index"), tiny_run)
+    found = partners(store.read(product, Index), tiny_run)
     assert max(angle for _, _, angle, _ in found) < 0.03
     assert {best for *_, best in found[1:3]} == {0, 1}, "the double hit is two crystals"
 
 
 def test_intensities_are_the_true_ones(product, tiny_run):
-    columns = store.read(product, "index")
+    indexed = store.read(product, Index)
     pulls = []
-    for k, (A, photons, _, _) in enumerate(partners(columns, tiny_run)):
-        turn = symmetry.same_indices(columns["lattices/A"][k], A, tiny_run["space_group"])
-        rows = (columns["reflections/lattice"] == k) & (columns["reflections/flags"] == 0)
+    for k, (A, photons, _, _) in enumerate(partners(indexed, tiny_run)):
+        turn = symmetry.same_indices(indexed.lattices.A[k], A, tiny_run["space_group"])
+        rows = (indexed.reflections.lattice == k) & (indexed.reflections.flags == 0)
         expected = np.array(
-            [photons.get(tuple(turn @ h), 0.0) for h in columns["reflections/hkl"][rows]]
+            [photons.get(tuple(turn @ h), 0.0) for h in indexed.reflections.hkl[rows]]
         )
         pulls.append(
-            (columns["reflections/intensity"][rows] - expected) / columns["reflections/sigma"][rows]
+            (indexed.reflections.intensity[rows] - expected) / indexed.reflections.sigma[rows]
         )
     pulls = np.concatenate(pulls)
 
@@ -145,9 +146,9 @@ def test_intensities_are_the_true_ones(product, tiny_run):
 
 def test_lattices_of_a_shot_know_each_other(product, tiny_run):
     """Crossing footprints are flagged on the double hit."""
-    columns = store.read(product, "index")
-    double = np.isin(columns["reflections/lattice"], [1, 2])
-    overlaps = (columns["reflections/flags"] & ReflectionFlag.OVERLAP) > 0
+    indexed = store.read(product, Index)
+    double = np.isin(indexed.reflections.lattice, [1, 2])
+    overlaps = (indexed.reflections.flags & ReflectionFlag.OVERLAP) > 0
     assert overlaps[double].mean() > overlaps[~double].mean()
     assert overlaps[double].any()
 
@@ -176,8 +177,8 @@ def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
     assert both.n_refused == 1
     np.testing.assert_array_equal(both.lattices[0].A, lattice.A)
     np.testing.assert_array_equal(both.reflections.intensity, true.reflections.intensity)
-    (row,) = recipe.tables_of(both, {"shot_id": 7})["lattices"]["share_signal"]
-    assert row == true.evidences[0].share_signal
+    (share,) = recipe.tables_of(both, {"shot_id": 7}, Index).lattices.share_signal
+    assert share == true.evidences[0].share_signal
 
 
 def test_lattices_that_contradict_the_section_are_told():
@@ -191,14 +192,14 @@ def test_lattices_that_contradict_the_section_are_told():
 
 
 def test_reflections_beyond_the_signal_are_flagged(product):
-    columns = store.read(product, "index")
-    limit = columns["lattices/d_min"][columns["reflections/lattice"]]
-    is_beyond = columns["reflections/flags"] & ReflectionFlag.BEYOND != 0
-    np.testing.assert_array_equal(is_beyond, columns["reflections/d"] < limit - 1e-6)
+    indexed = store.read(product, Index)
+    limit = indexed.lattices.d_min[indexed.reflections.lattice]
+    is_beyond = indexed.reflections.flags & ReflectionFlag.BEYOND != 0
+    np.testing.assert_array_equal(is_beyond, indexed.reflections.d < limit - 1e-6)
 
 
 def test_attributes_describe_the_run(product, tiny_run):
-    attributes = store.attributes(product, "index")
+    attributes = store.attributes(product, Index)
     assert attributes["run"] == "tiny"
     assert attributes["manifest"] == str(tiny_run["manifest"])
     assert attributes["config"] == json.loads(section(tiny_run).model_dump_json())
@@ -221,14 +222,14 @@ def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
         block_shots=8,
         max_lattices=1,
     )
-    columns = store.read(tmp_path / "reindex.h5", "reindex")
-    attributes = store.attributes(tmp_path / "reindex.h5", "reindex")
+    indexed = store.read(tmp_path / "reindex.h5", Reindex)
+    attributes = store.attributes(tmp_path / "reindex.h5", Reindex)
 
     np.testing.assert_allclose(attributes["detector"]["origin_mm"], moved.origin_mm)
-    assert len(store.parts_of(tmp_path / "reindex.h5", "reindex")) == 1
-    assert columns["shots/n_lattices"].max() == 1
+    assert len(store.parts_of(tmp_path / "reindex.h5", Reindex)) == 1
+    assert indexed.shots.n_lattices.max() == 1
 
-    angles = [angle for *_, angle, _ in partners(columns, tiny_run)]
+    angles = [angle for *_, angle, _ in partners(indexed, tiny_run)]
     assert min(angles) > 0.01, "the wrong geometry shows"
 
 
@@ -239,7 +240,7 @@ def test_finished_parts_are_not_touched(tiny_run, tmp_path):
     assert len(parts) == 3
 
     before = [p.stat().st_mtime_ns for p in parts]
-    whole = store.read(out, "index")
+    whole = store.read(out, Index)
     os.unlink(out)
     os.unlink(parts[1])
     run(tiny_run, out)
@@ -247,33 +248,34 @@ def test_finished_parts_are_not_touched(tiny_run, tmp_path):
 
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True]
 
-    again = store.read(out, "index")
-    for name in whole.keys() - {"shots/seconds"}:
-        np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
+    again = store.read(out, Index)
+    whole.shots.seconds = again.shots.seconds
+    for path, column in whole.datasets().items():
+        np.testing.assert_array_equal(again.datasets()[path], column, err_msg=path)
 
 
 def test_another_config_remakes_every_part(tiny_run, tmp_path):
     out = tmp_path / "index.h5"
     run(tiny_run, out, max_lattices=1)
     run(tiny_run, out, spots={"min_spots": 1000})
-    outcomes = store.read(out, "index", ["shots/outcome"])["shots/outcome"]
+    outcomes = store.read(out, Index, [Index.shots.outcome]).shots.outcome
     assert [Outcome(x) for x in outcomes[[0, 6, 7]]] == [Outcome.BLANK] * 3
 
 
 def test_limits_on_spots_and_lattices(tiny_run, tmp_path):
     run(tiny_run, tmp_path / "a.h5", spots={"max_spots": 15, "min_spots": 1})
-    outcomes = store.read(tmp_path / "a.h5", "index", ["shots/outcome"])["shots/outcome"]
+    outcomes = store.read(tmp_path / "a.h5", Index, [Index.shots.outcome]).shots.outcome
     assert Outcome(outcomes[0]) == Outcome.OVERFLOW
 
     run(tiny_run, tmp_path / "b.h5", min_indexed=500)
-    columns = store.read(tmp_path / "b.h5", "index")
-    assert [Outcome(x) for x in columns["shots/outcome"][[0, 1, 6]]] == [
+    indexed = store.read(tmp_path / "b.h5", Index)
+    assert [Outcome(x) for x in indexed.shots.outcome[[0, 1, 6]]] == [
         Outcome.NO_LATTICE,
         Outcome.BLANK,
         Outcome.NO_LATTICE,
     ]
-    assert len(columns["lattices/k"]) == 0
-    assert len(columns["reflections/d"]) == 0
+    assert len(indexed.lattices) == 0
+    assert len(indexed.reflections) == 0
 
 
 def test_wrong_input_is_an_error(tiny_run, tmp_path):
@@ -298,14 +300,14 @@ def test_files_without_spectra_show_their_bandwidth(tiny_run, product, tmp_path)
             del beam[f"incident_wavelength_1Dspectrum{name}"]
     images.write_manifest(tmp_path / "manifest.json", "tiny", [stills])
     run(tiny_run | {"manifest": tmp_path / "manifest.json"}, tmp_path / "index.h5")
-    attributes = store.attributes(tmp_path / "index.h5", "index")
+    attributes = store.attributes(tmp_path / "index.h5", Index)
 
     assert attributes["bandwidth"]["n_lattices"] >= 3
     assert attributes["bandwidth"]["fwhm"] == pytest.approx(0.0020, rel=0.3)
     (warning,) = attributes["warnings"]
     assert "--bandwidth" in warning["todo"]
 
-    with_spectra = store.attributes(product, "index")
+    with_spectra = store.attributes(product, Index)
     assert with_spectra["bandwidth"] is None
     assert with_spectra["warnings"] == []
 
@@ -314,26 +316,26 @@ def test_hot_pixels_do_not_hide_lattices(tiny_run, product, tmp_path):
     """Forty pairs of them, in the same places in all images and in no mask."""
     stills = tmp_path / "tiny.h5"
     shutil.copyfile(tiny_run["manifest"].parent / "tiny.h5", stills)
-    indexed = [row for row, end in enumerate(OUTCOMES) if end == Outcome.INDEXED]
+    rows = [row for row, end in enumerate(OUTCOMES) if end == Outcome.INDEXED]
     with h5py.File(stills, "r+") as f:
         frames = f["entry/data/data"]
         hot = f["entry/instrument/detector/saturation_value"][()] - 1
         rng = np.random.default_rng(5)
         n_slow, n_fast = frames.shape[1:]
         places = np.column_stack([rng.integers(5, n_slow - 5, 40), rng.integers(5, n_fast - 5, 40)])
-        for row in indexed:
+        for row in rows:
             frame = frames[row]
             for slow, fast in places:
                 frame[slow, fast : fast + 2] = hot
             frames[row] = frame
     images.write_manifest(tmp_path / "manifest.json", "tiny", [stills])
     run(tiny_run | {"manifest": tmp_path / "manifest.json"}, tmp_path / "index.h5")
-    names = ["shots/", "lattices/"]
-    spoilt = store.read(tmp_path / "index.h5", "index", names)
-    sound = store.read(product, "index", names)
-    n_more = spoilt["shots/n_spots"][indexed] - sound["shots/n_spots"][indexed]
+    tables = [Index.shots, Index.lattices]
+    spoilt = store.read(tmp_path / "index.h5", Index, tables)
+    sound = store.read(product, Index, tables)
+    n_more = spoilt.shots.n_spots[rows] - sound.shots.n_spots[rows]
     assert (n_more > 20).all()
-    assert spoilt["lattices/shot"].tolist() == sound["lattices/shot"].tolist()
-    for spoilt_A, sound_A in zip(spoilt["lattices/A"], sound["lattices/A"], strict=True):
+    assert spoilt.lattices.shot.tolist() == sound.lattices.shot.tolist()
+    for spoilt_A, sound_A in zip(spoilt.lattices.A, sound.lattices.A, strict=True):
         turn = symmetry.misorientation(spoilt_A, sound_A, tiny_run["space_group"])
         assert np.rad2deg(turn) < 0.02

@@ -9,6 +9,7 @@ from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.parallel import World
+from spreadflow.products import Annulus, Ladder
 from spreadflow.report import ladder as report
 from spreadflow.stages import ladder as stage
 
@@ -16,13 +17,13 @@ pytestmark = pytest.mark.stage
 
 
 def run(packed_run, out, cells=None, **keys):
-    """Run the stage, and return its columns and the figures of its summary."""
+    """Run the stage, and return its product and the figures of its summary."""
     tree = packed_run.tree | {"ladder": {"misset_deg": 0.1, "n_domains": 9, **keys}}
     config = for_stage(section(parse(tree), "ladder"), "ladder")
     stage.run(
         config, annulus=packed_run.annulus, cells=cells or packed_run.cells, out=out, world=World()
     )
-    return store.read(out, "ladder"), report.make("ladder", [out], [])[0]
+    return store.read(out, Ladder), report.make("ladder", [out], [])[0]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +33,16 @@ def product(packed_run, tmp_path_factory):
 
 
 def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run, product):
-    _, table, figures = product
-    annulus = store.read(packed_run.annulus, "annulus")
-    np.testing.assert_array_equal(table["lattices/shot_id"], [1, 2, 3, 4])
+    _, found, figures = product
+    annulus = store.read(packed_run.annulus, Annulus)
+    np.testing.assert_array_equal(found.lattices.shot_id, [1, 2, 3, 4])
 
-    strong = annulus["reflections/intensity"] >= 2.0 * annulus["reflections/sigma"]
-    n_flagged = np.bincount(annulus["reflections/lattice"][strong], minlength=4)
-    np.testing.assert_array_equal(table["lattices/n_flagged"], n_flagged)
-    np.testing.assert_array_equal(table["lattices/n_counted"], n_flagged)
+    strong = annulus.reflections.intensity >= 2.0 * annulus.reflections.sigma
+    n_flagged = np.bincount(annulus.reflections.lattice[strong], minlength=4)
+    np.testing.assert_array_equal(found.lattices.n_flagged, n_flagged)
+    np.testing.assert_array_equal(found.lattices.n_counted, n_flagged)
     assert n_flagged.min() > 5
-    assert set(zip(table["rungs/lattice"].tolist(), table["rungs/rung"].tolist(), strict=True)) == {
+    assert set(zip(found.rungs.lattice.tolist(), found.rungs.rung.tolist(), strict=True)) == {
         (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
     }
 
@@ -61,10 +62,10 @@ def test_figures_are_sums_over_the_list(packed_run, product):
     """
     figures = product[2]
     rungs = {rung["name"]: rung for rung in figures["rungs"]}
-    a = store.read(packed_run.annulus, "annulus", ["reflections/", "pixels/valid"])
-    on = np.isfinite(a["reflections/fast_obs"]) & (a["reflections/lattice"] < 3)
+    listed = store.read(packed_run.annulus, Annulus, [Annulus.reflections]).reflections
+    on = np.isfinite(listed.fast_obs) & (listed.lattice < 3)
     names = ("panel", "fast", "slow", "fast_obs", "slow_obs")
-    columns = [a[f"reflections/{name}"][on] for name in names]
+    columns = [listed.as_dict()[name][on] for name in names]
     squares = []
     for panel, fast, slow, fast_obs, slow_obs in zip(*columns, strict=True):
         panel_keys = packed_run.tree["detector"]["panels"][panel]
@@ -108,29 +109,29 @@ def test_with_what_is_true_the_last_rung_is_right(product):
 
 
 def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, product):
-    _, table, _ = product
-    a = store.read(packed_run.annulus, "annulus")
-    size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a["reflections/bbox"]])
-    i_over_sigma = a["reflections/intensity"] / a["reflections/sigma"]
+    _, found, _ = product
+    a = store.read(packed_run.annulus, Annulus)
+    size = np.array([(b[1] - b[0]) * (b[3] - b[2]) for b in a.reflections.bbox])
+    i_over_sigma = a.reflections.intensity / a.reflections.sigma
 
-    assert len(table["samples/lattice"]) == 3
+    assert len(found.samples.lattice) == 3
 
     for lattice, hkl, first in zip(
-        *(table[f"samples/{n}"] for n in ("lattice", "hkl", "first_pixel")), strict=True
+        found.samples.lattice, found.samples.hkl, found.samples.first_pixel, strict=True
     ):
-        rows = np.flatnonzero(a["reflections/lattice"] == lattice)
+        rows = np.flatnonzero(a.reflections.lattice == lattice)
         best = rows[np.argmax(i_over_sigma[rows])]
-        assert tuple(hkl) == tuple(a["reflections/hkl"][best])
+        assert tuple(hkl) == tuple(a.reflections.hkl[best])
 
-        start = a["reflections/first_pixel"][best]
+        start = a.reflections.first_pixel[best]
         box = slice(start, start + size[best])
         pixels = slice(first, first + size[best])
-        expected = np.where(a["pixels/valid"][box], a["pixels/photons"][box], np.nan)
-        np.testing.assert_array_equal(table["pixels/photons"][pixels], expected)
+        expected = np.where(a.pixels.valid[box], a.pixels.photons[box], np.nan)
+        np.testing.assert_array_equal(found.pixels.photons[pixels], expected)
 
         good = np.isfinite(expected)
         photons = expected[good, None]
-        residual = table["pixels/model"][pixels][good] - photons
+        residual = found.pixels.model[pixels][good] - photons
         z = residual / np.sqrt(photons + 1.0)
         square = (z**2).mean(axis=0)
         assert square[2] < square[1]
@@ -141,8 +142,8 @@ def test_a_lattice_missing_from_the_annulus_fails_rung_00(packed_run, filled, tm
         "lattices/shot_id": [1, 2, 3, 4, 5, 6],
         "lattices/outcome": [0, 0, 0, 0, 0, LatticeOutcome.NOISE],
     }
-    columns = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, planted)
-    store.write(tmp_path / "cells.h5", "cells", columns, key="other", runs=["r"])
+    cells = filled("cells", {"lattices": 6, "clusters": 1, "features": 1}, planted)
+    store.write(tmp_path / "cells.h5", cells, key="other", runs=["r"])
     figures = run(packed_run, tmp_path / "ladder.h5", tmp_path / "cells.h5", n_lattices=1)[1]
     rung = figures["rungs"][0]
 
@@ -167,19 +168,20 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
 def test_finished_parts_are_kept_and_other_structure_factors_make_others(
     packed_run, product, tmp_path
 ):
-    out, table, _ = product
-    key = store.attributes(out, "ladder")["key"]
+    out, found, _ = product
+    key = store.attributes(out, Ladder)["key"]
     store.part_path(out, 1).unlink()
     before = store.part_path(out, 0).stat().st_mtime_ns
     again, _ = run(packed_run, out, n_lattices=3)
 
     assert store.part_path(out, 0).stat().st_mtime_ns == before
-    for name in table.keys() - {"rungs/seconds"}:
-        np.testing.assert_array_equal(again[name], table[name], err_msg=name)
+    for name, column in found.datasets().items():
+        if name != Ladder.rungs.seconds.path:
+            np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
     other = tmp_path / "ladder.h5"
     run(packed_run, other, n_lattices=1, structure_factors={"perturb": True})
-    assert store.attributes(other, "ladder")["key"] != key == store.attributes(out, "ladder")["key"]
+    assert store.attributes(other, Ladder)["key"] != key == store.attributes(out, Ladder)["key"]
 
 
 def test_structure_factors_of_another_crystal_are_refused(packed_run, tmp_path):

@@ -16,6 +16,7 @@ from spreadflow.io import dials, images, store
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
+from spreadflow.products import Index
 from spreadflow.recipes.level0_checks import warnings_of
 from spreadflow.stages import index, level0
 
@@ -177,7 +178,7 @@ def test_shots_without_lattices_are_an_error_by_their_outcome(
     config = IndexConfig(index=IndexSection(**how, spots=setting), recording=NoiseSection())
     out = tmp_path / "index.h5"
     index.run(config, images=tiny_run["manifest"], geometry=None, out=out, world=World(1))
-    (warning,) = store.attributes(out, "index")["warnings"]
+    (warning,) = store.attributes(out, Index)["warnings"]
     assert shots in warning["what"] and todo in warning["todo"]
     with pytest.raises(FileError, match=rf"shots: .*{shots}.*{todo}"):
         refined(out, tmp_path / "level0.expt")

@@ -17,6 +17,7 @@ from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
+from spreadflow.products import Merge, Reindex
 from spreadflow.stages import merge
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
@@ -45,11 +46,11 @@ class TwoRuns:
         self.reindex = []
         self.cells = folder / "cells.h5"
         self.lattices = []
-        self.columns = []
+        self.reflections = []
         for run, n in RUNS.items():
             path = folder / run / "reindex.h5"
             ids = [self.rng.integers(0, 2**63, 8).astype(np.uint64) for _ in range(n)]
-            parts = store.Parts(path, "reindex", run, [i.tolist() for i in ids])
+            parts = store.Parts(path, Reindex, run, [i.tolist() for i in ids])
             for block in range(n):
                 parts.write(block, self._part(filled, run, ids[block]))
             parts.finish(World(), run=run)
@@ -72,14 +73,12 @@ class TwoRuns:
             "clusters/mean": [CELL],
         }
         sizes = {"lattices": len(self.lattices), "clusters": 1, "features": 1}
-        columns = filled("cells", sizes, planted)
-        store.write(
-            self.cells, "cells", columns, key="c", runs=list(RUNS), space_group=GROUP, chosen=0
-        )
+        cells = filled("cells", sizes, planted)
+        store.write(self.cells, cells, key="c", runs=list(RUNS), space_group=GROUP, chosen=0)
 
-    def _part(self, filled, run: str, ids: np.ndarray) -> dict:
-        """Return the columns of eight lattices on six shots: hkl of both hands, a few absent or
-        beyond D_MIN, a few flagged.
+    def _part(self, filled, run: str, ids: np.ndarray) -> Reindex:
+        """Return eight lattices on six shots: hkl of both hands, a few absent or beyond D_MIN, a
+        few flagged.
         """
         n = 8 * PER_LATTICE
         shot = np.array([0, 0, 1, 2, 3, 4, 5, 5])
@@ -115,17 +114,18 @@ class TwoRuns:
             "reflections/capture": np.ones(n),
             "reflections/intensity": photons,
             "reflections/sigma": np.sqrt(np.maximum(photons + 40.0, 1.0)),
+            "reflections/sigma_background": np.full(n, np.sqrt(40.0)),
             "reflections/flags": flags,
         }
-        self.columns.append({name: np.array(column) for name, column in planted.items()})
+        self.reflections.append(Reindex.reflections(hkl=hkl.copy(), flags=flags))
         hkl[lattice == 3] = hkl[lattice == 3] @ np.linalg.inv(OTHER_AXES).T
-        return filled("reindex", {"shots": 6, "spots": 0, "lattices": 8, "reflections": n}, planted)
+        return filled("reindex", {"shots": 6, "lattices": 8, "reflections": n}, planted)
 
-    def run(self, out: Path, **section) -> dict:
-        """Run the stage, and return its columns, with its attributes under ''."""
+    def run(self, out: Path, **section) -> tuple[Merge, dict]:
+        """Run the stage, and return its product and attributes."""
         config = MergeConfig.model_validate({"merge": {"d_min": D_MIN} | section})
         merge.run(config, reindex=self.reindex, cells=self.cells, out=out, world=World())
-        return store.read(out, "merge") | {"": store.attributes(out, "merge")}
+        return store.read(out, Merge), store.attributes(out, Merge)
 
 
 @pytest.fixture(scope="module")
@@ -139,26 +139,34 @@ def two_runs(folder, filled) -> TwoRuns:
 
 
 @pytest.fixture(scope="module")
-def product(two_runs, folder) -> dict:
+def merged(two_runs, folder) -> tuple[Merge, dict]:
     return two_runs.run(folder / "merge.h5")
 
 
-def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, product):
+@pytest.fixture(scope="module")
+def product(merged) -> Merge:
+    return merged[0]
+
+
+@pytest.fixture(scope="module")
+def attributes(merged) -> dict:
+    return merged[1]
+
+
+def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, product, attributes):
     accepted = two_runs.outcome == LatticeOutcome.ACCEPTED
-    counts = product[""]["reflections"]
+    counts = attributes["reflections"]
     assert counts.keys() == {end.name.lower() for end in Fate}
     assert sum(counts.values()) == accepted.sum() * PER_LATTICE
     assert (
         counts["used"]
-        == product["merged/n"].sum()
-        == product["lattices/n"].sum()
-        == product["bins/n_observations"].sum()
+        == product.merged.n.sum()
+        == product.lattices.n.sum()
+        == product.bins.n_observations.sum()
     )
 
-    flags, hkl = (
-        np.concatenate([c[f"reflections/{name}"] for c in two_runs.columns])
-        for name in ("flags", "hkl")
-    )
+    flags = np.concatenate([of_part.flags for of_part in two_runs.reflections])
+    hkl = np.concatenate([of_part.hkl for of_part in two_runs.reflections])
     is_accepted = np.repeat(accepted, PER_LATTICE)
     failed = (flags & ReflectionFlag.FAILED) != 0
 
@@ -171,31 +179,30 @@ def test_every_reflection_of_an_accepted_lattice_is_counted_once(two_runs, produ
     assert counts["few"] > 0
 
 
-def test_accepted_lattices_are_told_with_their_fate(two_runs, product):
+def test_accepted_lattices_are_told_with_their_fate(two_runs, product, attributes):
     accepted = [
         l
         for l, end in zip(two_runs.lattices, two_runs.outcome, strict=True)
         if end == LatticeOutcome.ACCEPTED
     ]
-    listed = list(
-        zip(*(product[f"lattices/{n}"].tolist() for n in ("run", "shot_id", "k")), strict=True)
-    )
+    lattices = product.lattices
+    listed = list(zip(lattices.run, lattices.shot_id, lattices.k, strict=True))
 
     assert listed == accepted
-    assert product[""]["n_lattices_in"] == len(accepted)
+    assert attributes["n_lattices_in"] == len(accepted)
 
-    used = product["lattices/used"]
+    used = lattices.used
     assert 0 < (~used).sum() < len(used)
-    assert (product["lattices/n"][~used] == 0).all()
-    assert np.isnan(product["lattices/scale"][~used]).all()
-    assert (product["lattices/scale"][used] > 0).all()
+    assert (lattices.n[~used] == 0).all()
+    assert np.isnan(lattices.scale[~used]).all()
+    assert (lattices.scale[used] > 0).all()
 
 
 def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product):
-    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = two_runs.truth[two_runs.unique.rows(sign * product["merged/hkl"])]
-    value = product["merged/intensity"]
-    sigma = product["merged/sigma"]
+    sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    truth = two_runs.truth[two_runs.unique.rows(sign * product.merged.hkl)]
+    value = product.merged.intensity
+    sigma = product.merged.sigma
     level = np.sum(value * truth / sigma**2) / np.sum(truth**2 / sigma**2)
     pull = (value - level * truth) / sigma
 
@@ -203,53 +210,53 @@ def test_merged_intensities_are_the_truth_within_their_errors(two_runs, product)
     assert 0.85 < pull.std() < 1.25
 
 
-def test_wavelength_is_that_of_the_lattices(two_runs, product):
-    used = product["lattices/used"]
-    energy = np.where(product["lattices/run"][used] == 0, 7120.0, 7130.0).mean()
-    assert product[""]["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
+def test_wavelength_is_that_of_the_lattices(product, attributes):
+    used = product.lattices.used
+    energy = np.where(product.lattices.run[used] == 0, 7120.0, 7130.0).mean()
+    assert attributes["wavelength_ang"] == pytest.approx(12398.4197386 / energy, rel=1e-9)
 
 
-def test_an_indexing_ambiguity_is_told(two_runs, product, folder, filled, monkeypatch):
+def test_an_indexing_ambiguity_is_told(two_runs, attributes, folder, filled, monkeypatch):
     """P 43 on the same tetragonal cell may be indexed in two ways; in P 43 21 2 they are
     equivalent.
     """
-    assert product[""]["ambiguities"] == product[""]["warnings"] == []
+    assert attributes["ambiguities"] == attributes["warnings"] == []
 
     monkeypatch.setattr(sys.modules[__name__], "GROUP", "P 43")
     monkeypatch.setattr(two_runs, "cells", folder / "lower" / "cells.h5")
     two_runs.write_cells(filled)
-    lower = two_runs.run(folder / "lower" / "merge.h5")
+    _, lower = two_runs.run(folder / "lower" / "merge.h5")
 
-    assert len(lower[""]["ambiguities"]) == 1
-    assert "several ways" in lower[""]["warnings"][0]["what"]
+    assert len(lower["ambiguities"]) == 1
+    assert "several ways" in lower["warnings"][0]["what"]
 
 
-def test_mtz_holds_the_same_numbers(two_runs, product, folder):
+def test_mtz_holds_the_same_numbers(two_runs, product, attributes, folder):
     data = gemmi.Intensities()
     file = gemmi.read_mtz_file(str(folder / "merge.mtz"))
     data.import_mtz(file, gemmi.DataType.Anomalous)
     sign = np.array(data.isign_array)
     rows = two_runs.unique.rows
-    our_sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    our_rows = rows(product["merged/hkl"] * our_sign).tolist()
-    ours = dict(zip(our_rows, product["merged/intensity"], strict=True))
+    our_sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    our_rows = rows(product.merged.hkl * our_sign).tolist()
+    ours = dict(zip(our_rows, product.merged.intensity, strict=True))
     their_sign = np.where(sign[:, None] < 0, -1, 1)
     their_rows = rows(their_sign * np.array(data.miller_array)).tolist()
     theirs = dict(zip(their_rows, data.value_array, strict=True))
 
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([theirs[r] for r in ours], list(ours.values()), rtol=1e-6)
-    assert file.dataset(1).wavelength == pytest.approx(product[""]["wavelength_ang"], abs=1e-5), (
+    assert file.dataset(1).wavelength == pytest.approx(attributes["wavelength_ang"], abs=1e-5), (
         "MTZ keeps five decimals"
     )
 
 
-def test_few_measurements_are_left_out_and_counted(two_runs, product, folder):
-    strict = two_runs.run(folder / "strict" / "merge.h5", min_multiplicity=4)
-    assert strict["merged/n"].min() == 4
-    counts = strict[""]["reflections"]
-    before = product[""]["reflections"]
-    assert counts["multiplicity"] == product["merged/n"][product["merged/n"] < 4].sum()
+def test_few_measurements_are_left_out_and_counted(two_runs, product, attributes, folder):
+    strict, of_strict = two_runs.run(folder / "strict" / "merge.h5", min_multiplicity=4)
+    assert strict.merged.n.min() == 4
+    counts = of_strict["reflections"]
+    before = attributes["reflections"]
+    assert counts["multiplicity"] == product.merged.n[product.merged.n < 4].sum()
     assert sum(counts.values()) == sum(before.values())
 
 
@@ -268,13 +275,13 @@ def test_reference_is_named_and_sets_the_scale(two_runs, folder):
     file.set_data(table[plus].astype(np.float32))
     reference = str(folder / "truth.mtz")
     file.write_to_file(reference)
-    product = two_runs.run(folder / "mark0" / "merge.h5", reference=reference)
+    product, attributes = two_runs.run(folder / "mark0" / "merge.h5", reference=reference)
 
-    assert product[""]["scaling"] == "mark0 against truth.mtz"
+    assert attributes["scaling"] == "mark0 against truth.mtz"
 
-    sign = np.where(product["merged/friedel"] < 0, -1, 1)[:, None]
-    truth = two_runs.truth[unique.rows(sign * product["merged/hkl"])]
-    scale = np.median(product["merged/intensity"] / truth)
+    sign = np.where(product.merged.friedel < 0, -1, 1)[:, None]
+    truth = two_runs.truth[unique.rows(sign * product.merged.hkl)]
+    scale = np.median(product.merged.intensity / truth)
     assert scale == pytest.approx(1000.0, rel=0.03)
 
 
@@ -325,7 +332,7 @@ def test_product_is_the_same_on_any_number_of_ranks(two_runs, product, folder, t
     ]
     words += ["--reindex", *map(str, two_runs.reindex), "--cells", str(two_runs.cells)]
     subprocess.run(words, check=True, timeout=120)
-    again = store.read(tmp_path / "merge.h5", "merge")
+    again = store.read(tmp_path / "merge.h5", Merge)
 
-    for name, column in again.items():
-        np.testing.assert_array_equal(column, product[name], err_msg=name)
+    for path, column in again.datasets().items():
+        np.testing.assert_array_equal(column, product.datasets()[path], err_msg=path)

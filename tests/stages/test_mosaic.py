@@ -14,6 +14,7 @@ from spreadflow.io import mosaic as mosaic_files
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
+from spreadflow.products import Annulus, Mosaic, Stage1
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes import still
 from spreadflow.stages import mosaic as stage
@@ -31,16 +32,16 @@ BLANK = 5
 def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     """The packed run, and two lattices without photons."""
     path = tmp_path_factory.mktemp("mosaic") / "annulus.h5"
-    attributes = store.attributes(packed_run.annulus, "annulus")
+    attributes = store.attributes(packed_run.annulus, Annulus)
     rng = np.random.default_rng(2)
-    blocks = [part.read() for part in store.parts_of(packed_run.annulus, "annulus")]
-    blank = dict(blocks[1])
-    blank["lattices/shot_id"] = np.array([BLANK, BLANK + 1], np.uint64)
-    blank["pixels/photons"] = rng.poisson(20.0, len(blank["pixels/photons"]))
-    blocks.append(blank)
-    parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, BLANK + 1]])
-    for n, columns in enumerate(blocks):
-        parts.write(n, {name: column for name, column in columns.items() if name})
+    of_run = store.parts_of(packed_run.annulus, Annulus)
+    blocks = [of_run[number].read() for number in (0, 1, 1)]
+    blank = blocks[2]
+    blank.lattices.shot_id = np.array([BLANK, BLANK + 1], np.uint64)
+    blank.pixels.photons = rng.poisson(20.0, len(blank.pixels))
+    parts = store.Parts(path, Annulus, "begun", [[1, 2], [3, 4], [BLANK, BLANK + 1]])
+    for n, block in enumerate(blocks):
+        parts.write(n, block)
     also = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in also})
@@ -53,57 +54,56 @@ def run_with_blanks(packed_run, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(annulus=path, tree=packed_run.tree, domains=domains)
 
 
-def run(run_with_blanks, out, **keys) -> dict[str, np.ndarray]:
+def run(run_with_blanks, out, **keys) -> Mosaic:
     tree = run_with_blanks.tree | {"mosaic": {**KEYS, **keys}}
     config = for_stage(section(parse(tree), "mosaic"), "mosaic")
     stage.run(config, shoeboxes=run_with_blanks.annulus, out=out, world=World())
-    return store.read(out, "mosaic")
+    return store.read(out, Mosaic)
 
 
-def refined(run_with_blanks, out, mosaic=None, **keys) -> dict[str, np.ndarray]:
+def refined(run_with_blanks, out, mosaic=None, **keys) -> Stage1:
     tree = run_with_blanks.tree | {"stage1": {**KEYS, **keys}}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     stage1.run(config, shoeboxes=run_with_blanks.annulus, mosaic=mosaic, out=out, world=World())
-    return store.read(out, "stage1", ["lattices/"])
+    return store.read(out, Stage1, [Stage1.lattices])
 
 
 @pytest.fixture(scope="module")
 def shared(run_with_blanks, tmp_path_factory):
-    """The product learned from all lattices together, and its columns."""
+    """Path and product, learned from all lattices together."""
     out = tmp_path_factory.mktemp("shared") / "mosaic.h5"
     return out, run(run_with_blanks, out)
 
 
 @pytest.fixture(scope="module")
 def alone(run_with_blanks, tmp_path_factory):
-    """The product of each lattice by itself, one in a part, and its columns."""
+    """Path and product of each lattice by itself, one in a part."""
     out = tmp_path_factory.mktemp("alone") / "mosaic.h5"
     return out, run(run_with_blanks, out, scope="per_lattice", range="annulus", block_lattices=1)
 
 
 def test_a_shared_set_is_every_lattices(shared):
     out, found = shared
-    assert found["lattices/shot_id"].tolist() == [1, 2, 3, 4, BLANK, BLANK + 1]
+    assert found.lattices.shot_id.tolist() == [1, 2, 3, 4, BLANK, BLANK + 1]
     assert (
-        found["lattices/outcome"].tolist()
-        == [LearnedOutcome.LEARNED] * 4 + [LearnedOutcome.LOST] * 2
+        found.lattices.outcome.tolist() == [LearnedOutcome.LEARNED] * 4 + [LearnedOutcome.LOST] * 2
     )
-    assert store.attributes(out, "mosaic")["outcomes"] == {
+    assert store.attributes(out, Mosaic)["outcomes"] == {
         "learned": 4,
         "continuous": 0,
         "left_out": 0,
         "lost": 2,
     }
-    assert found["lattices/set"].tolist() == [0] * 6
-    assert found["sets/lattice"].tolist() == [-1]
-    assert found["sets/is_better"][0]
-    assert found["sets/held_out"][0] == found["rounds/held_out"][-1]
-    assert np.isfinite(found["lattices/A"][:4]).all()
-    assert np.isnan(found["lattices/A"][4:]).all()
+    assert found.lattices.set.tolist() == [0] * 6
+    assert found.sets.lattice.tolist() == [-1]
+    assert found.sets.is_better[0]
+    assert found.sets.held_out[0] == found.rounds.held_out[-1]
+    assert np.isfinite(found.lattices.A[:4]).all()
+    assert np.isnan(found.lattices.A[4:]).all()
 
     spread = mosaic_files.read_learned(out)(BLANK, 0)
     assert spread.share.sum() == pytest.approx(1.0)
-    assert spread.eta_rad == found["sets/eta_rad"][0]
+    assert spread.eta_rad == found.sets.eta_rad[0]
     assert (
         rotation.angle(rotation.nearest(np.einsum("n,nij->ij", spread.share, spread.rotations)))
         < 1e-9
@@ -121,53 +121,51 @@ def test_refined_with_it_pixels_are_likelier(run_with_blanks, shared, tmp_path):
     true = refined(run_with_blanks, tmp_path / "true.h5", mosaicity="domains", domains=domains)
     found = refined(run_with_blanks, tmp_path / "stage1.h5", shared[0], mosaicity="learned")
     smooth_loss, true_loss, loss = (
-        columns["lattices/loss_after"][:4].sum() for columns in (smooth, true, found)
+        product.lattices.loss_after[:4].sum() for product in (smooth, true, found)
     )
 
     assert smooth_loss - loss > 0.3 * (smooth_loss - true_loss) > 20
-    assert store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"][-1] == "n_cells"
-    np.testing.assert_array_equal(found["lattices/eta_rad"][:4], shared[1]["sets/eta_rad"][0])
+    assert store.attributes(tmp_path / "stage1.h5", Stage1)["unknowns"][-1] == "n_cells"
+    np.testing.assert_array_equal(found.lattices.eta_rad[:4], shared[1].sets.eta_rad[0])
 
 
 def test_those_that_teach_are_evenly_chosen(run_with_blanks, shared, tmp_path):
     found = run(run_with_blanks, tmp_path / "mosaic.h5", max_lattices=3)
     ends = [LearnedOutcome.LEARNED, LearnedOutcome.LEFT_OUT, LearnedOutcome.LEARNED]
     ends += [LearnedOutcome.LEFT_OUT, LearnedOutcome.LEFT_OUT, LearnedOutcome.LOST]
-    assert found["lattices/outcome"].tolist() == ends
-    assert found["lattices/set"].tolist() == [0] * 6
-    assert found["sets/held_out"][0] < shared[1]["sets/held_out"][0], "of fewer shoeboxes"
+    assert found.lattices.outcome.tolist() == ends
+    assert found.lattices.set.tolist() == [0] * 6
+    assert found.sets.held_out[0] < shared[1].sets.held_out[0], "of fewer shoeboxes"
 
 
 def test_each_lattice_has_its_own_where_it_is_likelier(run_with_blanks, alone, tmp_path):
     out, found = alone
-    better = found["sets/is_better"]
-    assert found["sets/lattice"].tolist() == [0, 1, 2, 3]
+    better = found.sets.is_better
+    assert found.sets.lattice.tolist() == [0, 1, 2, 3]
     assert 1 <= better.sum() < 4
 
     expected = np.where(better, LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS)
     np.testing.assert_array_equal(
-        found["lattices/outcome"], [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
+        found.lattices.outcome, [*expected, LearnedOutcome.LOST, LearnedOutcome.LOST]
     )
-    np.testing.assert_array_equal(found["lattices/set"][:4], np.where(better, [0, 1, 2, 3], -1))
+    np.testing.assert_array_equal(found.lattices.set[:4], np.where(better, [0, 1, 2, 3], -1))
 
-    is_likelier = found["sets/held_out"] < found["sets/held_out_continuous"]
+    is_likelier = found.sets.held_out < found.sets.held_out_continuous
     np.testing.assert_array_equal(better, is_likelier)
 
-    counts = np.bincount(found["components/set"], minlength=4)
+    counts = np.bincount(found.components.set, minlength=4)
     assert np.all((counts > 0) == better)
 
-    shares = np.bincount(found["components/set"], found["components/share"], 4)
+    shares = np.bincount(found.components.set, found.components.share, 4)
     np.testing.assert_allclose(shares, better)
 
     after = refined(run_with_blanks, tmp_path / "stage1.h5", out, mosaicity="learned")
-    names = store.attributes(tmp_path / "stage1.h5", "stage1")["unknowns"]
+    names = store.attributes(tmp_path / "stage1.h5", Stage1)["unknowns"]
     assert names[-1] == "eta", "of those that keep the continuous distribution"
-    np.testing.assert_array_equal(np.isfinite(after["lattices/values"][:4, -1]), ~better)
-    np.testing.assert_array_equal(
-        after["lattices/eta_rad"][:4][better], found["sets/eta_rad"][better]
-    )
-    has_sigma = np.isfinite(after["lattices/sigma_fisher"][:4, :-1])
-    keeps_spots = after["lattices/held_out_gain"][:4] <= 0
+    np.testing.assert_array_equal(np.isfinite(after.lattices.values[:4, -1]), ~better)
+    np.testing.assert_array_equal(after.lattices.eta_rad[:4][better], found.sets.eta_rad[better])
+    has_sigma = np.isfinite(after.lattices.sigma_fisher[:4, :-1])
+    keeps_spots = after.lattices.held_out_gain[:4] <= 0
     assert has_sigma[~keeps_spots].all()
     is_of_pixels = [name.split("_")[0] in ("scale", "n") for name in names[:-1]]
     np.testing.assert_array_equal(
@@ -184,18 +182,18 @@ def test_each_lattice_is_told_its_own_set_and_others_are_not_built(alone, monkey
 
     assert not built, "before anyone asks"
 
-    shot_ids = found["lattices/shot_id"][:4].tolist()
-    sets = found["lattices/set"][:4]
+    shot_ids = found.lattices.shot_id[:4].tolist()
+    sets = found.lattices.set[:4]
     for shot_id, n in zip(shot_ids, sets, strict=True):
         spread = tell(shot_id, 0)
-        rows = found["components/set"] == n
+        rows = found.components.set == n
         if n < 0:
             assert spread.eta_rad is None
             continue
-        np.testing.assert_array_equal(spread.share, found["components/share"][rows])
+        np.testing.assert_array_equal(spread.share, found.components.share[rows])
         vectors = rotation.vector(spread.rotations)
-        np.testing.assert_allclose(vectors, found["components/rotation_rad"][rows], atol=1e-12)
-        assert spread.eta_rad == found["sets/eta_rad"][n]
+        np.testing.assert_allclose(vectors, found.components.rotation_rad[rows], atol=1e-12)
+        assert spread.eta_rad == found.sets.eta_rad[n]
 
     assert len(built) == (sets >= 0).sum()
 
@@ -229,9 +227,10 @@ def test_other_blocks_make_the_same_lattices(run_with_blanks, alone, tmp_path):
     )
 
 
-def same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    for name in theirs.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+def same(ours: Mosaic, theirs: Mosaic) -> None:
+    for name, column in theirs.datasets().items():
+        if name != Mosaic.lattices.seconds.path:
+            np.testing.assert_array_equal(ours.datasets()[name], column, err_msg=name)
 
 
 def test_stage1_says_what_it_lacks(shared):

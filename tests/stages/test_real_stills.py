@@ -9,6 +9,7 @@ from spreadflow.config import STAGE_CONFIGS, IndexSection, NoiseSection
 from spreadflow.errors import Outcome
 from spreadflow.io import images, store
 from spreadflow.parallel import World
+from spreadflow.products import Index
 from spreadflow.stages import index
 
 pytestmark = pytest.mark.stage
@@ -25,9 +26,9 @@ def indexed(
     config = STAGE_CONFIGS["index"](index=section, recording=NoiseSection(gain=gain))
     product = out / "index.h5"
     index.run(config, images=manifest, geometry=None, out=product, world=World(1), word="index")
-    columns = store.read(product, "index", ["shots/outcome", "lattices/A"])
-    axes = np.linalg.inv(columns["lattices/A"])
-    return columns["shots/outcome"].tolist(), np.linalg.norm(axes, axis=-1)
+    columns = store.read(product, Index, [Index.shots.outcome, Index.lattices.A])
+    axes = np.linalg.inv(columns.lattices.A)
+    return columns.shots.outcome.tolist(), np.linalg.norm(axes, axis=-1)
 
 
 def test_both_stills_of_thermolysin_are_indexed(real_stills, tmp_path):

@@ -12,6 +12,7 @@ from spreadflow.io import shoebox_blocks, store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import noise
+from spreadflow.products import Spread, Stage1, Wide
 from spreadflow.stages import spread, stage1
 
 pytestmark = pytest.mark.stage
@@ -20,13 +21,11 @@ PSF = {"psf": "gauss", "psf_fwhm_mm": 0.4}
 """point spread of the second run"""
 
 
-def spread_out(columns: dict[str, np.ndarray], pixel_mm: float) -> np.ndarray:
+def spread_out(part: Wide, pixel_mm: float) -> np.ndarray:
     """Return the photons of a part after the point spread."""
     kernel = noise.gauss_kernel(PSF["psf_fwhm_mm"], pixel_mm, 10)
-    photons = columns["pixels/photons"].copy()
-    for first, bbox in zip(
-        columns["reflections/first_pixel"], columns["reflections/bbox"], strict=True
-    ):
+    photons = part.pixels.photons.copy()
+    for first, bbox in zip(part.reflections.first_pixel, part.reflections.bbox, strict=True):
         fast0, fast1, slow0, slow1 = bbox.astype(int)
         shape = (slow1 - slow0, fast1 - fast0)
         pixels = slice(int(first), int(first) + shape[0] * shape[1])
@@ -39,15 +38,15 @@ def spread_out(columns: dict[str, np.ndarray], pixel_mm: float) -> np.ndarray:
 def two_runs(wide_run, tmp_path_factory) -> SimpleNamespace:
     """The wide run as two: the second half of its lattices was recorded with a point spread."""
     path = tmp_path_factory.mktemp("recordings") / "wide.h5"
-    attributes = store.attributes(wide_run.wide, "wide")
+    attributes = store.attributes(wide_run.wide, Wide)
     pixel_mm = float(Detector.from_json(attributes["detectors"][0]).pixel_mm)
-    parts = store.Parts(path, "wide", "two", [[1, 2], [3, 4]])
-    for number, part in enumerate(store.parts_of(wide_run.wide, "wide")):
-        columns = {name: column for name, column in part.read().items() if name}
+    parts = store.Parts(path, Wide, "two", [[1, 2], [3, 4]])
+    for number, part in enumerate(store.parts_of(wide_run.wide, Wide)):
+        wide = part.read()
         if number == 1:
-            columns["lattices/run"] = np.ones_like(columns["lattices/run"])
-            columns["pixels/photons"] = spread_out(columns, pixel_mm)
-        parts.write(number, columns)
+            wide.lattices.run = np.ones_like(wide.lattices.run)
+            wide.pixels.photons = spread_out(wide, pixel_mm)
+        parts.write(number, wide)
     of_runs = {"runs": ["psff", "psft"]}
     of_runs |= {name: attributes[name] * 2 for name in ("detectors", "polarizations")}
     alike = {name: attributes[name] for name in ("space_group", "config")}
@@ -62,11 +61,11 @@ def configured(tree: dict, word: str, runs: dict[str, dict]):
     return for_stage(section(parse(tree | {"runs": keys, "stage1": ranged}), word), word)
 
 
-def refined(inputs: SimpleNamespace, out, runs: dict[str, dict]) -> dict[str, np.ndarray]:
+def refined(inputs: SimpleNamespace, out, runs: dict[str, dict]) -> Stage1:
     """Return the product of stage 1."""
     config = configured(inputs.tree, "stage1", runs)
     stage1.run(config, shoeboxes=inputs.wide, out=out, world=World())
-    return store.read(out, "stage1")
+    return store.read(out, Stage1)
 
 
 def test_runs_of_different_point_spreads_are_refined_together(wide_run, two_runs, tmp_path):
@@ -75,10 +74,10 @@ def test_runs_of_different_point_spreads_are_refined_together(wide_run, two_runs
     together = {"psff": {}, "psft": PSF}
     before = refined(wide_run, tmp_path / "before.h5", alone)
     after = refined(two_runs, tmp_path / "after.h5", together)
-    assert (after["lattices/outcome"] == RefinedOutcome.REFINED).all()
-    assert after["lattices/run"].tolist() == [0, 0, 1, 1]
-    sigma = before["lattices/sigma_sandwich"]
-    change = np.abs(after["lattices/values"] - before["lattices/values"]) / sigma
+    assert (after.lattices.outcome == RefinedOutcome.REFINED).all()
+    assert after.lattices.run.tolist() == [0, 0, 1, 1]
+    sigma = before.lattices.sigma_sandwich
+    change = np.abs(after.lattices.values - before.lattices.values) / sigma
     assert np.nanmax(change[:2]) == 0.0
     print("change of the lattices behind the point spread, σ:", np.nanmax(change[2:]))
     assert np.nanmax(change[2:]) < 0.5
@@ -89,16 +88,16 @@ def test_runs_of_different_point_spreads_are_refined_together(wide_run, two_runs
         stage1_product = tmp_path / f"{name}.h5"
         config = configured(inputs.tree, "spread", runs)
         spread.run(config, shoeboxes=inputs.wide, stage1=stage1_product, out=out, world=World())
-        curves[name] = store.read(out, "spread")
-    sigma = curves["before"]["curves/fp_sigma"]
-    change = np.abs(curves["after"]["curves/fp"] - curves["before"]["curves/fp"]) / sigma
+        curves[name] = store.read(out, Spread)
+    sigma = curves["before"].curves.fp_sigma
+    change = np.abs(curves["after"].curves.fp - curves["before"].curves.fp) / sigma
     print("change of f′, σ:", np.nanmax(change))
     assert np.nanmax(change) < 1.0
 
 
 def test_a_point_spread_that_is_not_stated_makes_the_model_wrong(two_runs, tmp_path):
     stated, ignored = (
-        refined(two_runs, tmp_path / f"{n}.h5", {"psff": {}, "psft": keys})["lattices/sigma_z"]
+        refined(two_runs, tmp_path / f"{n}.h5", {"psff": {}, "psft": keys}).lattices.sigma_z
         for n, keys in enumerate((PSF, {}))
     )
     np.testing.assert_array_equal(stated[:2], ignored[:2])

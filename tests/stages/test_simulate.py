@@ -17,6 +17,7 @@ from spreadflow.io import images
 from spreadflow.io.truth import read_truth, true_curves
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, geometry, mosaic, rotation, symmetry, unit_cell
+from spreadflow.products import Children, Truth
 from spreadflow.recipes import still
 from spreadflow.stages import simulate
 
@@ -72,15 +73,15 @@ def manifest(tmp_path_factory):
 def test_kinds_in_order_and_what_a_reader_makes_of_them(manifest):
     source = images.Source(manifest, saturation_photons=None)
     truth = read_truth(manifest)
-    assert [simulate.KINDS[k] for k in truth["shots/kind"]] == [
+    assert [simulate.KINDS[k] for k in truth.shots.kind] == [
         "single", "single", "blank", "double", "saturated", "unreadable",
     ]  # fmt: skip
-    np.testing.assert_array_equal(truth["shots/shot_id"], source.shots["shot_id"])
+    np.testing.assert_array_equal(truth.shots.shot_id, source.shots["shot_id"])
 
     shots = [source.read(i) for i in range(6)]
     assert shots[5] is Outcome.UNREADABLE
     assert [s.saturated_fraction > 0.002 for s in shots[:5]] == [False, False, False, False, True]
-    assert np.bincount(truth["lattices/shot"], minlength=6).tolist() == [1, 1, 0, 2, 1, 1]
+    assert np.bincount(truth.lattices.shot, minlength=6).tolist() == [1, 1, 0, 2, 1, 1]
     assert not shots[0].mask[0, 10:12].any()
     assert shots[0].mask[0, 12:].all()
     assert not np.array_equal(shots[0].spectrum.photons, shots[1].spectrum.photons)
@@ -101,26 +102,27 @@ def test_truth_lies_where_the_photons_are(manifest):
     source = images.Source(manifest)
     truth = read_truth(manifest)
     image = source.read(0).image[0]
-    true_photons = truth["reflections/photons"]
-    strong = (truth["reflections/lattice"] == 0) & (true_photons > 2000)
-    fast, slow = (truth[f"reflections/{name}"][strong].astype(int) for name in ("fast", "slow"))
+    reflections = truth.reflections
+    strong = reflections[(reflections.lattice == 0) & (reflections.photons > 2000)]
+    fast = strong.fast.astype(int)
+    slow = strong.slow.astype(int)
     inside = (fast > 8) & (fast < 232) & (slow > 20) & (slow < 212)
     found = []
     for f, s in zip(fast[inside], slow[inside], strict=True):
         box = image[s - 8 : s + 9, f - 8 : f + 9]
         found.append((box - np.median(box)).sum())
-    photons = true_photons[strong][inside]
+    photons = strong.photons[inside]
     sigma = np.sqrt(17**2 * np.median(image))
 
     assert len(photons) >= 5
     assert np.sum(found) == pytest.approx(photons.sum(), rel=0.05)
     np.testing.assert_allclose(found, photons, atol=5 * sigma + 0.02 * photons.max())
 
-    A = truth["lattices/A"][0]
+    A = truth.lattices.A[0]
     np.testing.assert_allclose(
         unit_cell.cell_of(A), unit_cell.radians(TREE["crystal"]["cell"]), rtol=1e-6
     )
-    assert not symmetry.is_centring_absent(truth["reflections/hkl"], "C 1 2 1").any()
+    assert not symmetry.is_centring_absent(truth.reflections.hkl, "C 1 2 1").any()
 
 
 def test_a_rerun_makes_only_what_is_missing_and_another_config_everything(tmp_path):
@@ -249,13 +251,13 @@ def test_a_tilted_multi_panel_detector_and_the_closed_form(tmp_path):
     assert shot.image.shape == (2, 100, 100)
 
     truth = read_truth(source.path)
-    assert set(truth["reflections/panel"]) == {0, 1}
+    assert set(truth.reflections.panel) == {0, 1}
 
 
-def domain_rotations(truth: dict) -> list[np.ndarray]:
+def domain_rotations(truth: Truth) -> list[np.ndarray]:
     """Return the rotations (domain, 3, 3) of the domains of each lattice."""
-    n = len(truth["lattices/shot"])
-    return [truth["domains/rotation"][truth["domains/lattice"] == lattice] for lattice in range(n)]
+    of_lattices = Children(truth.domains.lattice)
+    return [truth.domains.rotation[of_lattices[n]] for n in range(len(truth.lattices))]
 
 
 def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
@@ -292,9 +294,7 @@ def test_every_lattice_of_every_shot_has_its_own_domains(tmp_path):
     setting = rotation.random(simulator.rng(still.ORIENTATION, shot_id)) @ unit_cell.reciprocal(
         simulator.cell
     )
-    np.testing.assert_allclose(
-        turns[4] @ truth["lattices/A"][4], own.rotations @ setting, atol=1e-12
-    )
+    np.testing.assert_allclose(turns[4] @ truth.lattices.A[4], own.rotations @ setting, atol=1e-12)
 
 
 def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
@@ -310,17 +310,17 @@ def test_truth_of_a_lattice_is_what_its_photons_are_of(tmp_path):
     for row, turns in enumerate(domain_rotations(truth)):
         assert len(turns) == 3
         pulse = source.spectrum(row)
-        p = simulator.parameters(pulse, truth["lattices/A"][row], mosaic.domains(turns))
+        p = simulator.parameters(pulse, truth.lattices.A[row], mosaic.domains(turns))
         crystal = p.crystal._replace(
-            n_cells=truth["lattices/n_cells"][row], eta_rad=truth["lattices/eta_rad"][row]
+            n_cells=truth.lattices.n_cells[row], eta_rad=truth.lattices.eta_rad[row]
         )
-        lattice = p._replace(crystal=crystal, scale=truth["lattices/scale"][row])
+        lattice = p._replace(crystal=crystal, scale=truth.lattices.scale[row])
         _, (spots,) = simulator.expected(pulse, [lattice])
-        rows = truth["reflections/lattice"] == row
-        photons = truth["reflections/photons"][rows].sum()
+        rows = truth.reflections.lattice == row
+        photons = truth.reflections.photons[rows].sum()
         np.testing.assert_allclose(spots.photons.sum(), photons, rtol=1e-3)
 
-    assert truth["lattices/scale"][1] > 2 * truth["lattices/scale"][0] == 2 * 93.75
+    assert truth.lattices.scale[1] > 2 * truth.lattices.scale[0] == 2 * 93.75
 
 
 def test_one_set_of_domains_for_all_and_none_of_a_distribution(tmp_path, manifest):

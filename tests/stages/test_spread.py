@@ -17,6 +17,7 @@ from spreadflow.errors import ConfigError, FileError, SpreadOutcome
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.parallel import World
+from spreadflow.products import Gram, Pack, Spread, Wide
 from spreadflow.recipes import gram_rows
 from spreadflow.recipes.run_model import run_models
 from spreadflow.stages import spread as stage
@@ -32,12 +33,20 @@ def configured(wide_run, more=None, **keys):
 def run(wide_run, out, more=None, **keys):
     config = configured(wide_run, more, **keys)
     stage.run(config, shoeboxes=wide_run.wide, stage1=wide_run.stage1, out=out, world=World())
-    return store.read(out, "spread")
+    return store.read(out, Spread)
+
+
+def assert_same(ours: Spread, theirs: Spread) -> None:
+    """Assert that two products are equal but for their clocks."""
+    datasets = ours.datasets()
+    for name, column in theirs.datasets().items():
+        if name != "lattices/seconds":
+            np.testing.assert_array_equal(datasets[name], column, err_msg=name)
 
 
 @pytest.fixture(scope="module")
 def product(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product: its path and columns, its lattices' Gram matrices read again, the structure
+    """The product: its path and tables, its lattices' Gram matrices read again, the structure
     factors of the model, and the parametrisation of the quoted fit.
     """
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
@@ -46,14 +55,14 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
     factors = run_models(config, read_recording(wide_run.wide, "wide"), "spread")[0].factors
     path = out.with_suffix(".gram") / "2.h5"
     grams = []
-    for part in store.parts_of(path, "gram"):
+    for part in store.parts_of(path, Gram):
         of_part = gram_rows.grams_of(part.read())
         grams += [lattice_gram for _, lattice_gram in of_part]
 
     anomalous = factors.anomalous[:2]
     start = np.stack([anomalous.real, anomalous.imag], axis=1)
-    energies = found["channels/energy_ev"]
-    nodes = np.unique(found["curves/energy_ev"])
+    energies = found.channels.energy_ev
+    nodes = np.unique(found.curves.energy_ev)
     assert np.isin(nodes, energies).all()
     assert np.all(np.diff(nodes) == 6.0)
     p = dispersion.free(start, energies, nodes)
@@ -62,48 +71,44 @@ def product(wide_run, tmp_path_factory) -> SimpleNamespace:
 
 def test_shoeboxes_of_pack_give_the_same_curves(wide_run, product, tmp_path):
     """The same pixels, stored as `pack` stores them."""
-    attributes = store.attributes(wide_run.wide, "wide")
-    parts = store.Parts(tmp_path / "pack.h5", "pack", "packed", [[1, 2], [3, 4]])
-    for n, part in enumerate(store.parts_of(wide_run.wide, "wide")):
-        columns = part.read()
-        parts.write(n, {name: column for name, column in columns.items() if name})
+    attributes = store.attributes(wide_run.wide, Wide)
+    parts = store.Parts(tmp_path / "pack.h5", Pack, "packed", [[1, 2], [3, 4]])
+    for n, part in enumerate(store.parts_of(wide_run.wide, Wide)):
+        parts.write(n, Pack(**part.read().tables))
     names = ("runs", "space_group", "detectors", "polarizations", "config")
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in names})
 
     packed = SimpleNamespace(wide=tmp_path / "pack.h5", stage1=wide_run.stage1, tree=wide_run.tree)
     found = run(packed, tmp_path / "spread.h5", shoeboxes="pack")
-    for name in product.found.keys() - {"lattices/seconds"}:
-        np.testing.assert_array_equal(found[name], product.found[name], err_msg=name)
+    assert_same(found, product.found)
 
 
 def _values(product, name: str, fit: int = 0) -> np.ndarray:
     """Return a column of f′ and f″ at the nodes of a fit, (site · 2 · node,)."""
-    t = product.found
-    rows = product.found["curves/fit"] == fit
-    pair = [t[f"curves/{kind}{name}"][rows].reshape(2, -1) for kind in ("fp", "fdp")]
+    curves = product.found.curves
+    rows = curves[curves.fit == fit].as_dict()
+    pair = [rows[f"{kind}{name}"].reshape(2, -1) for kind in ("fp", "fdp")]
     return np.stack(pair, axis=1).ravel()
 
 
 def test_each_lattice_has_one_end(wide_run, product, tmp_path):
-    ends = product.found["lattices/outcome"]
-    assert product.found["lattices/shot_id"].tolist() == [1, 2, 3, 4]
+    lattices = product.found.lattices
+    ends = lattices.outcome
+    assert lattices.shot_id.tolist() == [1, 2, 3, 4]
     assert ends.tolist() == [SpreadOutcome.USED] * 3 + [SpreadOutcome.NOT_REFINED]
 
-    for name in ("loss", "loss_start", "sigma_z", "model_error"):
-        is_finite = np.isfinite(product.found[f"lattices/{name}"])
-        assert is_finite.tolist() == [True, True, True, False]
+    for figure in (lattices.loss, lattices.loss_start, lattices.sigma_z, lattices.model_error):
+        assert np.isfinite(figure).tolist() == [True, True, True, False]
 
-    loss = product.found["lattices/loss"].sum(where=ends == 0)
-    loss_start = product.found["lattices/loss_start"].sum(where=ends == 0)
-
-    assert loss < loss_start
-    np.testing.assert_allclose(product.found["lattices/sigma_z"][:3], 1.0, atol=0.1)
+    used = lattices[ends == SpreadOutcome.USED]
+    assert used.loss.sum() < used.loss_start.sum()
+    np.testing.assert_allclose(used.sigma_z, 1.0, atol=0.1)
 
 
 def test_curves_are_where_their_gram_matrices_are_least(product):
     """Slopes of pixels and prior cancel; σ and covariances are those of the matrices."""
-    attributes = store.attributes(product.out, "spread")
+    attributes = store.attributes(product.out, Spread)
     p = product.p
     assert attributes["fits"] == ["free", "kramers_kronig", "smooth"]
     assert attributes["n_parameters"] == len(p.names)
@@ -118,12 +123,12 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
     assert attributes["n_undetermined"] == is_undetermined.sum()
     assert 0.5 * gradient @ covariance @ gradient < 1e-5
     assert np.abs(theta).max() > 0.1
-    np.testing.assert_allclose(normal.losses, product.found["lattices/loss"][:3], rtol=1e-9)
+    np.testing.assert_allclose(normal.losses, product.found.lattices.loss[:3], rtol=1e-9)
     np.testing.assert_allclose(_values(product, "_fisher"), np.sqrt(np.diag(covariance)), rtol=1e-6)
     np.testing.assert_allclose(_values(product, "_start"), p.reference_at_nodes.ravel())
 
-    rows = product.found["values/fit"] == 0
-    fisher = product.found["values/fisher"][rows]
+    rows = product.found.values.fit == 0
+    fisher = product.found.values.fisher[rows]
     np.testing.assert_allclose(fisher, covariance, atol=1e-6 * covariance.max())
 
     scores = []
@@ -133,17 +138,17 @@ def test_curves_are_where_their_gram_matrices_are_least(product):
         scores.append(expand.unbiased(score, information, covariance))
     scatter = np.transpose(scores) @ scores + p.restraints
     expected = covariance @ scatter @ covariance
-    sandwich = product.found["values/sandwich"][rows]
+    sandwich = product.found.values.sandwich[rows]
     np.testing.assert_allclose(sandwich, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
     """The factor multiplies the variance of the pixels; the share of the prior stays as it is."""
-    attributes = store.attributes(product.out, "spread")
+    attributes = store.attributes(product.out, Spread)
     p = product.p
     assert attributes["sigma_kinds"] == ["scaled"] * 3
 
-    fisher = product.found["values/fisher"][product.found["values/fit"] == 0]
+    fisher = product.found.values.fisher[product.found.values.fit == 0]
     prior = np.diag(fisher @ p.restraints @ fisher)
     ratio = (_values(product, "_sigma") ** 2 - prior) / (np.diag(fisher) - prior)
     assert np.ptp(ratio) < 1e-6 * ratio[0]
@@ -151,7 +156,7 @@ def test_with_few_lattices_errors_are_fishers_by_one_factor(product):
 
 
 def test_what_is_told_of_the_curves(product):
-    attributes = store.attributes(product.out, "spread")
+    attributes = store.attributes(product.out, Spread)
     t = product.found
     assert not attributes["converged"], "two cycles are not enough for 1e-9 σ"
     assert attributes["sites"] == ["FE1", "FE2"]
@@ -166,12 +171,12 @@ def test_what_is_told_of_the_curves(product):
         "sites 1, 2 swapped",
         "start swapped",
     } <= set(names)
-    assert t["edges/fit"].tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
+    assert t.edges.fit.tolist() == [0, 0, 1, 1], "smoothed curves have no edges"
 
-    e0 = t["edges/energy_ev"]
-    np.testing.assert_allclose(t["edges/difference_ev"][0], [0.0, e0[0] - e0[1]], atol=1e-9)
+    e0 = t.edges.energy_ev
+    np.testing.assert_allclose(t.edges.difference_ev[0], [0.0, e0[0] - e0[1]], atol=1e-9)
 
-    photons = t["channels/photons"]
+    photons = t.channels.photons
     assert len(photons) == 20
     assert photons.sum() == pytest.approx(4e11, rel=0.8)
 
@@ -188,7 +193,7 @@ def test_the_table_says_the_same(product):
 
     for name in ("energy_ev", "fp", "fdp", "fp_sigma", "fdp_fisher"):
         listed = [float(row[name]) for row in rows]
-        np.testing.assert_allclose(listed, product.found[f"curves/{name}"], rtol=1e-12)
+        np.testing.assert_allclose(listed, product.found.curves.as_dict()[name], rtol=1e-12)
 
 
 def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
@@ -207,9 +212,7 @@ def test_a_killed_run_goes_on_where_it_was(wide_run, product, tmp_path):
     again = run(wide_run, tmp_path / "spread.h5")
     after = {path: path.stat().st_mtime_ns for path in folder.glob("1.parts/*")}
     assert before.items() <= after.items()
-    for name, column in product.found.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    assert_same(again, product.found)
 
 
 def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, product, tmp_path):
@@ -256,7 +259,7 @@ def test_matrices_stay_where_nothing_they_depend_on_has_changed(wide_run, produc
 def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
     """Changes shrink from cycle to cycle; the published refinement was stable for one."""
     run(wide_run, tmp_path / "spread.h5", controls=False, max_cycles=6, converged=1e-9)
-    changes = store.attributes(tmp_path / "spread.h5", "spread")["changes"]
+    changes = store.attributes(tmp_path / "spread.h5", Spread)["changes"]
     assert len(changes) == 6 or (len(changes) == 5 and changes[-1] == 0.0)
 
     falling = [
@@ -267,11 +270,11 @@ def test_cycles_come_to_rest_and_stay_there(wide_run, tmp_path):
 
 
 def test_blocks_do_not_matter(wide_run, product, tmp_path):
-    again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False)
-    for name, column in product.found.items():
+    again = run(wide_run, tmp_path / "spread.h5", block_lattices=2, controls=False).datasets()
+    for name, column in product.found.datasets().items():
         if name != "lattices/seconds":
             np.testing.assert_allclose(again[name], column, rtol=1e-7, atol=1e-7, err_msg=name)
-    assert store.attributes(tmp_path / "spread.h5", "spread")["controls"] == []
+    assert store.attributes(tmp_path / "spread.h5", Spread)["controls"] == []
 
 
 def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
@@ -284,18 +287,18 @@ def test_a_quoted_restraint_comes_first(wide_run, tmp_path):
     found = run(
         wide_run, tmp_path / "spread.h5", controls=False, max_cycles=1, converged=1e3, **keys
     )
-    attributes = store.attributes(tmp_path / "spread.h5", "spread")
+    attributes = store.attributes(tmp_path / "spread.h5", Spread)
 
     assert attributes["fits"] == ["known", "free", "kramers_kronig", "smooth"]
     assert attributes["sigma_kinds"] == ["fisher"] * 4
     assert attributes["converged"]
 
-    rows = found["curves/fit"] == 0
-    assert np.all(found["curves/fp_sigma"][rows] < 0.011)
+    rows = found.curves.fit == 0
+    assert np.all(found.curves.fp_sigma[rows] < 0.011)
 
-    sigma = found["curves/fp_sigma"]
-    fisher = found["curves/fp_fisher"]
-    is_smooth = found["curves/fit"] == attributes["fits"].index("smooth")
+    sigma = found.curves.fp_sigma
+    fisher = found.curves.fp_fisher
+    is_smooth = found.curves.fit == attributes["fits"].index("smooth")
     np.testing.assert_allclose(sigma[~is_smooth], fisher[~is_smooth], rtol=1e-12)
     assert np.all(sigma[is_smooth] >= fisher[is_smooth]), "with the bias of smoothness"
 
@@ -338,7 +341,7 @@ def _parts(out, cycle):
 
 @pytest.fixture(scope="module")
 def with_rest(wide_run, tmp_path_factory) -> SimpleNamespace:
-    """The product where X is unknown, and its columns."""
+    """The product where X is unknown: its path and tables."""
     out = tmp_path_factory.mktemp("spread") / "spread.h5"
     found = run(wide_run, out, unknown_f="complex")
     return SimpleNamespace(out=out, found=found)
@@ -346,8 +349,8 @@ def with_rest(wide_run, tmp_path_factory) -> SimpleNamespace:
 
 def test_with_x_unknown_all_is_there(product, with_rest):
     """Three lattices meet hardly any reflection twice: σ are larger, and all figures finite."""
-    ours = store.attributes(with_rest.out, "spread")
-    theirs = store.attributes(product.out, "spread")
+    ours = store.attributes(with_rest.out, Spread)
+    theirs = store.attributes(product.out, Spread)
     assert ours.keys() >= theirs.keys()
     assert ours["config"]["unknown_f"] == "complex"
     assert ours["fits"] == theirs["fits"] and ours["sites"] == theirs["sites"]
@@ -357,15 +360,14 @@ def test_with_x_unknown_all_is_there(product, with_rest):
     assert set(names) - set(of_model) == {"scale", "model", "at rest"}
     assert all(np.isfinite(verdict["figure"]) for verdict in ours["controls"])
 
-    assert with_rest.found.keys() == product.found.keys()
-    for name in with_rest.found:
-        if name.startswith(("curves/", "values/")):
-            assert np.isfinite(with_rest.found[name]).all(), name
-    is_free = with_rest.found["curves/fit"] == 0
-    larger = with_rest.found["curves/fp_fisher"] / product.found["curves/fp_fisher"]
+    for table in (with_rest.found.curves, with_rest.found.values):
+        for name, column in table.as_dict().items():
+            assert np.isfinite(column).all(), name
+    is_free = with_rest.found.curves.fit == 0
+    larger = with_rest.found.curves.fp_fisher / product.found.curves.fp_fisher
     assert np.all(larger[is_free] > 0.99) and np.median(larger[is_free]) > 1.1
-    used = with_rest.found["lattices/outcome"] == SpreadOutcome.USED
-    assert np.isfinite(with_rest.found["lattices/loss"][used]).all()
+    used = with_rest.found.lattices.outcome == SpreadOutcome.USED
+    assert np.isfinite(with_rest.found.lattices.loss[used]).all()
 
 
 def test_with_x_unknown_a_killed_run_goes_on_where_it_was(wide_run, with_rest, tmp_path):
@@ -380,9 +382,7 @@ def test_with_x_unknown_a_killed_run_goes_on_where_it_was(wide_run, with_rest, t
     again = run(wide_run, out, unknown_f="complex")
     assert _parts(out, 1) == before[0]
     assert before[1].items() <= _parts(out, 2).items()
-    for name, column in with_rest.found.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    assert_same(again, with_rest.found)
 
 
 def test_lattices_of_a_cycle_depend_on_x_of_the_one_before(
@@ -413,15 +413,15 @@ def test_the_second_cycle_is_expanded_about_x_of_the_first(wide_run, with_rest):
     recording = read_recording(wide_run.wide, "wide")
     factors = run_models(config, recording, "spread")[0].factors
     path = with_rest.out.with_suffix(".gram") / "2.h5"
-    curves = store.attributes(path, "gram")["curves"]
+    curves = store.attributes(path, Gram)["curves"]
     about = factors._replace(
         anomalous=np.concatenate(
             [np.array(curves)[:, 0] + 1j * np.array(curves)[:, 1], factors.anomalous[2:]]
         )
     )
-    part = store.parts_of(path, "gram")[0]
+    part = store.parts_of(path, Gram)[0]
     ((_, lattice_gram),) = gram_rows.grams_of(part.read())
-    node = columns.rows(about, lattice_gram.hkl)
+    node = about.rows(lattice_gram.hkl)
     of_model = np.abs(about.at(node)[np.arange(len(node)), lattice_gram.channel]) ** 2
     change = np.abs(lattice_gram.intensity / of_model - 1.0)
     assert np.median(change) > 1e-3, "X has moved"
@@ -437,11 +437,12 @@ def test_real_x_keeps_the_curves_of_a_right_model(wide_run, product, tmp_path):
     keys = {"controls": False, "max_cycles": 1}
     alone = run(wide_run, tmp_path / "alone" / "spread.h5", **keys)
     found = run(wide_run, out, unknown_f="real", f0_sigma=1e-3, **keys)
-    is_free = found["curves/fit"] == 0
+    free = found.curves[found.curves.fit == 0].as_dict()
+    of_model = alone.curves[alone.curves.fit == 0].as_dict()
     for name in ("fp", "fdp"):
-        sigma = alone[f"curves/{name}_fisher"]
-        moved = (found[f"curves/{name}"] - alone[f"curves/{name}"]) / sigma
-        assert np.abs(moved[is_free]).max() < 1.0
-        assert np.abs(moved[is_free]).max() > 1e-3
-        larger = found[f"curves/{name}_fisher"] / sigma
-        assert np.all(larger[is_free] > 0.999) and np.all(larger[is_free] < 1.5)
+        sigma = of_model[f"{name}_fisher"]
+        moved = (free[name] - of_model[name]) / sigma
+        assert np.abs(moved).max() < 1.0
+        assert np.abs(moved).max() > 1e-3
+        larger = free[f"{name}_fisher"] / sigma
+        assert np.all(larger > 0.999) and np.all(larger < 1.5)

@@ -19,6 +19,7 @@ from spreadflow.io.shoebox_blocks import read_recording
 from spreadflow.models import Noise, Overlap, Shoeboxes
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, noise, rotation, unit_cell
+from spreadflow.products import Annulus, Stage1, Wide
 from spreadflow.recipes import lattice, still
 from spreadflow.recipes import patch as patches
 from spreadflow.recipes.run_model import run_models
@@ -44,22 +45,22 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     """
     folder = tmp_path_factory.mktemp("stage1")
     rng = np.random.default_rng(2)
-    attributes = store.attributes(packed_run.annulus, "annulus")
+    attributes = store.attributes(packed_run.annulus, Annulus)
     path = folder / "annulus.h5"
-    blocks = [part.read() for part in store.parts_of(packed_run.annulus, "annulus")]
-    blocks.append(blocks[1] | {"lattices/shot_id": np.array([BLANK, FEW], np.uint64)})
-    parts = store.Parts(path, "annulus", "begun", [[1, 2], [3, 4], [BLANK, FEW]])
+    of_run = store.parts_of(packed_run.annulus, Annulus)
+    blocks = [of_run[number].read() for number in (0, 1, 1)]
+    blocks[2].lattices.shot_id = np.array([BLANK, FEW], np.uint64)
+    parts = store.Parts(path, Annulus, "begun", [[1, 2], [3, 4], [BLANK, FEW]])
 
     for n, block in enumerate(blocks):
         sign = np.where(rng.random((2, 3)) < 0.5, -1, 1)
         turns = rotation.from_vector(0.03 * DEG / np.sqrt(3) * sign)
-        columns = dict(block)
-        columns["lattices/A"] = turns @ block["lattices/A"]
-        columns["lattices/eta_rad"] = block["lattices/eta_rad"] * 1.4
-        columns["lattices/domain_ang"] = block["lattices/domain_ang"] * 0.8
+        block.lattices.A = turns @ block.lattices.A
+        block.lattices.eta_rad *= 1.4
+        block.lattices.domain_ang *= 0.8
         if n == 2:
-            _spoil(columns, rng)
-        parts.write(n, {name: column for name, column in columns.items() if name})
+            _spoil(block, rng)
+        parts.write(n, block)
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
@@ -77,15 +78,13 @@ def perturbed_run(packed_run, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(annulus=path, tree=packed_run.tree, true=true, domains=domains)
 
 
-def _spoil(columns: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+def _spoil(block: Annulus, rng: np.random.Generator) -> None:
     """Leave the first lattice of a block without photons, and the second with 500 pixels."""
-    second_lattice = columns["reflections/lattice"] == 1
-    border = int(columns["reflections/first_pixel"][second_lattice][0])
-    photons = columns["pixels/photons"].copy()
-    photons[:border] = rng.poisson(20.0, border)
-    pixel = np.arange(len(columns["pixels/valid"]))
-    columns["pixels/photons"] = photons
-    columns["pixels/overlap"] = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
+    second_lattice = block.reflections.lattice == 1
+    border = int(block.reflections.first_pixel[second_lattice][0])
+    block.pixels.photons[:border] = rng.poisson(20.0, border)
+    pixel = np.arange(len(block.pixels))
+    block.pixels.overlap = np.where(pixel < border + 500, 0, Overlap.FOREIGN)
 
 
 def configured(perturbed_run, **keys):
@@ -96,12 +95,12 @@ def configured(perturbed_run, **keys):
 def run(perturbed_run, out, **keys):
     config = configured(perturbed_run, **keys)
     stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
-    return store.read(out, "stage1")
+    return store.read(out, Stage1)
 
 
 @pytest.fixture(scope="module")
 def refined(perturbed_run, tmp_path_factory):
-    """The product with the domains given, a lattice in each part, and its columns."""
+    """Path and product with the domains given, a lattice in each part."""
     out = tmp_path_factory.mktemp("given") / "stage1.h5"
     return out, run_in_small_parts(perturbed_run, out)
 
@@ -120,33 +119,30 @@ def run_in_small_parts(perturbed_run, out):
 
 def test_each_lattice_has_one_end(perturbed_run, refined):
     out, found = refined
-    ends = dict(
-        zip(found["lattices/shot_id"].tolist(), found["lattices/outcome"].tolist(), strict=True)
-    )
+    ends = dict(zip(found.lattices.shot_id.tolist(), found.lattices.outcome.tolist(), strict=True))
 
     assert ends == dict.fromkeys((1, 2, 3, 4), RefinedOutcome.REFINED) | {
         BLANK: RefinedOutcome.LOST,
         FEW: RefinedOutcome.TOO_FEW,
     }
 
-    attributes = store.attributes(out, "stage1")
+    attributes = store.attributes(out, Stage1)
     assert attributes["outcomes"] == {"refined": 4, "not_converged": 0, "too_few": 1, "lost": 1}
 
-    n = np.bincount(store.read(perturbed_run.annulus, "annulus")["reflections/lattice"])
-    np.testing.assert_array_equal(np.bincount(found["reflections/lattice"]), n[:4])
-    assert np.isnan(found["lattices/A"][4:]).all()
-    assert np.isfinite(found["lattices/A"][:4]).all()
+    n = np.bincount(store.read(perturbed_run.annulus, Annulus).reflections.lattice)
+    np.testing.assert_array_equal(np.bincount(found.reflections.lattice), n[:4])
+    assert np.isnan(found.lattices.A[4:]).all()
+    assert np.isfinite(found.lattices.A[:4]).all()
 
 
 def test_shoeboxes_of_which_no_lattice_can_be_fitted_are_refused(perturbed_run, tmp_path):
     """Not a product of NaN."""
     shoeboxes = perturbed_run.annulus
-    part = store.parts_of(shoeboxes, "annulus")[2]
-    block = part.read()
-    attributes = store.attributes(shoeboxes, "annulus")
+    block = store.parts_of(shoeboxes, Annulus)[2].read()
+    attributes = store.attributes(shoeboxes, Annulus)
     lost = SimpleNamespace(annulus=tmp_path / "annulus.h5", tree=perturbed_run.tree)
-    parts = store.Parts(lost.annulus, "annulus", "lost", [[BLANK, FEW]])
-    parts.write(0, {name: column for name, column in block.items() if name})
+    parts = store.Parts(lost.annulus, Annulus, "lost", [[BLANK, FEW]])
+    parts.write(0, block)
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
 
@@ -161,20 +157,19 @@ def test_shoeboxes_of_the_wider_range_are_refined_where_that_is_asked_for(
     """The same shoeboxes under the kind `wide` give the same lattices, and one kind is not taken
     for the other.
     """
-    attributes = store.attributes(perturbed_run.annulus, "annulus")
-    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
-    parts = store.Parts(tmp_path / "wide.h5", "wide", "wide", [[1, 2]])
-    columns = part.read()
-    parts.write(0, {name: column for name, column in columns.items() if name})
+    attributes = store.attributes(perturbed_run.annulus, Annulus)
+    part = store.parts_of(perturbed_run.annulus, Annulus)[0]
+    parts = store.Parts(tmp_path / "wide.h5", Wide, "wide", [[1, 2]])
+    parts.write(0, Wide(**part.read().tables))
     recorded = shoebox_blocks.recorded(parts, World())
     parts.finish(World(), **recorded, **{name: attributes[name] for name in ATTRIBUTES})
     domains = str(perturbed_run.domains)
     config = configured(perturbed_run, range="wide", mosaicity="domains", domains=domains)
     out = tmp_path / "stage1.h5"
     stage.run(config, shoeboxes=tmp_path / "wide.h5", out=out, world=World())
-    found = store.read(out, "stage1", ["lattices/"])
+    found = store.read(out, Stage1, [Stage1.lattices])
 
-    np.testing.assert_array_equal(found["lattices/values"], refined[1]["lattices/values"][:2])
+    np.testing.assert_array_equal(found.lattices.values, refined[1].lattices.values[:2])
     with pytest.raises(FileError, match="kind 'wide'"):
         stage.run(config, shoeboxes=perturbed_run.annulus, out=out, world=World())
 
@@ -184,7 +179,7 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
     has 11 unknowns.
     """
     out, found = refined
-    names = store.attributes(out, "stage1")["unknowns"]
+    names = store.attributes(out, Stage1)["unknowns"]
     pulls = []
     assert names == [
         "scale",
@@ -194,9 +189,9 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
     ]
 
     for i, true in enumerate(perturbed_run.true):
-        sigma = dict(zip(names, found["lattices/sigma_fisher"][i], strict=True))
-        value = dict(zip(names, found["lattices/values"][i], strict=True))
-        ratio = found["lattices/A"][i] @ np.linalg.inv(true.crystal.A)
+        sigma = dict(zip(names, found.lattices.sigma_fisher[i], strict=True))
+        value = dict(zip(names, found.lattices.values[i], strict=True))
+        ratio = found.lattices.A[i] @ np.linalg.inv(true.crystal.A)
         turned = rotation.vector(rotation.nearest(ratio))
         assert np.linalg.norm(turned) < 0.004 * DEG, "of 0.03°"
 
@@ -205,19 +200,19 @@ def test_what_was_planted_is_found_within_its_uncertainty(perturbed_run, refined
         away["n_cells"] = value["n_cells"] - np.log(true.crystal.n_cells[0])
         pulls += [away[name] / sigma[name] for name in away]
 
-        cell = found["lattices/cell"][i] - unit_cell.cell_of(true.crystal.A)
-        cell_sigma = found["lattices/cell_sigma"][i]
+        cell = found.lattices.cell[i] - unit_cell.cell_of(true.crystal.A)
+        cell_sigma = found.lattices.cell_sigma[i]
         assert np.all(np.abs(cell) < 5 * cell_sigma)
         assert np.all(cell_sigma < [0.02] * 3 + [0.05 * DEG] * 3)
 
     assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.6
     assert np.abs(pulls).max() < 4.5
 
-    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
-    assert np.all(np.abs(found["lattices/sigma_z"][fine] - 1) < 0.05)
-    assert np.all(found["lattices/loss_after"][fine] < found["lattices/loss_before"][fine])
+    fine = found.lattices.outcome == RefinedOutcome.REFINED
+    assert np.all(np.abs(found.lattices.sigma_z[fine] - 1) < 0.05)
+    assert np.all(found.lattices.loss_after[fine] < found.lattices.loss_before[fine])
 
-    begin = np.linalg.norm(found["lattices/misset_rad"][fine], axis=1) / DEG
+    begin = np.linalg.norm(found.lattices.misset_rad[fine], axis=1) / DEG
     np.testing.assert_allclose(begin, 0.03, atol=0.003)
 
 
@@ -225,11 +220,7 @@ def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
     """They are compared with the true centroids of the strong shoeboxes, which the packed run holds
     as observed.
     """
-    found = {
-        name.removeprefix("reflections/"): column
-        for name, column in refined[1].items()
-        if name.startswith("reflections/")
-    }
+    found = refined[1].reflections.as_dict()
     strong = np.isfinite(found["fast_obs"])
     # but where none of the pixels that may be used has any of the photons
     lit = np.isfinite(found["fast"])
@@ -246,37 +237,37 @@ def test_model_centroids_are_where_the_photons_are(perturbed_run, refined):
 
 
 def test_samples_are_pixels_of_the_annulus(perturbed_run, refined):
-    annulus = store.read(perturbed_run.annulus, "annulus")
+    annulus = store.read(perturbed_run.annulus, Annulus)
     found = refined[1]
     for row, first, (f0, f1, s0, s1) in zip(
-        found["samples/reflection"],
-        found["samples/first_pixel"],
-        found["samples/bbox"],
+        found.samples.reflection,
+        found.samples.first_pixel,
+        found.samples.bbox,
         strict=True,
     ):
-        is_row = (annulus["reflections/hkl"] == found["reflections/hkl"][row]).all(axis=1)
-        is_row &= annulus["reflections/lattice"] == found["reflections/lattice"][row]
+        is_row = (annulus.reflections.hkl == found.reflections.hkl[row]).all(axis=1)
+        is_row &= annulus.reflections.lattice == found.reflections.lattice[row]
         n_pixels = (f1 - f0) * (s1 - s0)
         box = slice(first, first + n_pixels)
-        start = int(annulus["reflections/first_pixel"][is_row][0])
-        theirs = annulus["pixels/photons"][start : start + n_pixels]
-        data = found["sample_pixels/data"][box]
-        model = found["sample_pixels/model"][box]
+        start = int(annulus.reflections.first_pixel[is_row][0])
+        theirs = annulus.pixels.photons[start : start + n_pixels]
+        data = found.sample_pixels.data[box]
+        model = found.sample_pixels.model[box]
         counts = np.isfinite(data)
         np.testing.assert_array_equal(data[counts], theirs[counts])
         assert np.std((data - model)[counts] / np.sqrt(model[counts] + 1)) < 1.5
 
-    assert len(found["samples/reflection"]) == 4 * stage.N_SAMPLES
+    assert len(found.samples.reflection) == 4 * stage.N_SAMPLES
 
 
 def test_the_table_says_the_same(refined):
     out, found = refined
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
-    assert [int(row["shot_id"], 16) for row in rows] == found["lattices/shot_id"].tolist()
+    assert [int(row["shot_id"], 16) for row in rows] == found.lattices.shot_id.tolist()
     assert [row["outcome"] for row in rows] == ["refined"] * 4 + ["lost", "too_few"]
 
-    cells = unit_cell.degrees(found["lattices/cell"])
-    for row, cell, n in zip(rows, cells, found["lattices/n_cells"], strict=True):
+    cells = unit_cell.degrees(found.lattices.cell)
+    for row, cell, n in zip(rows, cells, found.lattices.n_cells, strict=True):
         listed = [float(row["a"]), float(row["beta_deg"])]
         np.testing.assert_allclose(listed, cell[[0, 4]], rtol=1e-12)
         np.testing.assert_allclose(float(row["n_cells_b"]), n[1], rtol=1e-12)
@@ -295,9 +286,9 @@ def test_a_stage_goes_on_where_it_was(perturbed_run, refined):
     assert {path for path in files if path.stat().st_mtime_ns == stamps[path]} == {*files} - {
         files[3]
     }
-    for name, column in before.items():
-        if name != "lattices/seconds":
-            np.testing.assert_array_equal(again[name], column, err_msg=name)
+    for name, column in before.datasets().items():
+        if name != Stage1.lattices.seconds.path:
+            np.testing.assert_array_equal(again.datasets()[name], column, err_msg=name)
 
 
 def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
@@ -310,21 +301,21 @@ def test_other_blocks_make_the_same_lattices(perturbed_run, refined, tmp_path):
         block_lattices=2,
     )
 
-    for name, column in refined[1].items():
-        if not name.startswith("sample") and name != "lattices/seconds":
-            np.testing.assert_array_equal(found[name], column, err_msg=name)
+    for name, column in refined[1].datasets().items():
+        if not name.startswith("sample") and name != Stage1.lattices.seconds.path:
+            np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
 
 
 def test_a_continuous_spread_has_its_width_as_unknown(perturbed_run, tmp_path):
     out = tmp_path / "stage1.h5"
     found = run(perturbed_run, out, refine=["scale", "rotation", "n_cells", "eta"])
-    assert store.attributes(out, "stage1")["unknowns"][-1] == "eta"
+    assert store.attributes(out, Stage1)["unknowns"][-1] == "eta"
 
-    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
-    assert fine.sum() == 4 and np.isnan(found["lattices/cell_sigma"]).all(), "held"
+    fine = found.lattices.outcome == RefinedOutcome.REFINED
+    assert fine.sum() == 4 and np.isnan(found.lattices.cell_sigma).all(), "held"
 
     true = np.sqrt(np.mean(rotation.angle(perturbed_run.true[0].mosaic.rotations) ** 2))
-    ratio = found["lattices/eta_rad"][fine] / true
+    ratio = found.lattices.eta_rad[fine] / true
     assert 0.7 < np.median(ratio) < 1.4 and np.all((ratio > 0.5) & (ratio < 2)), (
         "nine domains are no Gaussian"
     )
@@ -337,25 +328,26 @@ def test_a_spread_by_axis_has_an_unknown_for_each(perturbed_run, tmp_path):
     out = tmp_path / "stage1.h5"
     keys = {"refine": ["scale", "rotation", "n_cells", "eta"], "eta_axes": 3}
     found = run(perturbed_run, out, **keys)
-    assert store.attributes(out, "stage1")["unknowns"][-3:] == ["eta_1", "eta_2", "eta_3"]
+    assert store.attributes(out, Stage1)["unknowns"][-3:] == ["eta_1", "eta_2", "eta_3"]
 
-    fine = found["lattices/outcome"] == RefinedOutcome.REFINED
+    fine = found.lattices.outcome == RefinedOutcome.REFINED
     assert fine.sum() == 4
-    by_axis = found["lattices/eta_axes_rad"][fine]
-    np.testing.assert_allclose(found["lattices/values"][fine, -3:], np.log(by_axis))
+    by_axis = found.lattices.eta_axes_rad[fine]
+    np.testing.assert_allclose(found.lattices.values[fine, -3:], np.log(by_axis))
     assert (by_axis.max(axis=1) > 1.05 * by_axis.min(axis=1)).all(), "nine domains are not alike"
-    mean_square = found["lattices/eta_rad"][fine] ** 2
+    mean_square = found.lattices.eta_rad[fine] ** 2
     np.testing.assert_allclose(mean_square, (by_axis**2).mean(axis=1))
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     listed = [[float(row[f"eta_{axis}_deg"]) for axis in "xyz"] for row in rows]
     np.testing.assert_allclose(np.array(listed)[fine], by_axis / DEG)
 
-    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
+    part = store.parts_of(perturbed_run.annulus, Annulus)[0]
     packed = lattice.unpack(part.read(), 0)
     how = configured(perturbed_run, **keys)
     run_model = run_models(how, read_recording(perturbed_run.annulus, "annulus"), "stage1")[0]
-    start = lattice.Start(*(found[f"lattices/{name}"][0] for name in lattice.Start._fields))
+    first = found.lattices.as_dict()
+    start = lattice.Start(*(first[name][0] for name in lattice.Start._fields))
     problem = lattice.problem_of(packed, mosaic.continuous(), run_model, how.stage1, start)
     np.testing.assert_array_equal(problem.start.crystal.eta_rad, by_axis[0])
 
@@ -380,27 +372,27 @@ def test_what_is_known_holds_in_the_units_it_is_told_in(perturbed_run, tmp_path)
         restraints=restraints,
         target="poisson",
     )
-    attributes = store.attributes(out, "stage1")
+    attributes = store.attributes(out, Stage1)
 
     assert attributes["config"]["restraints"]["n_cells"] == restraints["n_cells"]
     assert attributes["config"]["target"] == "poisson"
     assert attributes["config"]["minimizer"] == "levenberg"
 
     fine = np.arange(6) < 4  # the fifth has no photons
-    assert (found["lattices/outcome"][fine] == RefinedOutcome.REFINED).all()
-    np.testing.assert_allclose(found["lattices/n_cells"][fine], 17.0, atol=1e-3)
-    np.testing.assert_allclose(found["lattices/scale"][fine], 80.0, rtol=1e-4)
+    assert (found.lattices.outcome[fine] == RefinedOutcome.REFINED).all()
+    np.testing.assert_allclose(found.lattices.n_cells[fine], 17.0, atol=1e-3)
+    np.testing.assert_allclose(found.lattices.scale[fine], 80.0, rtol=1e-4)
     np.testing.assert_allclose(
-        found["lattices/cell"][fine], np.tile(unit_cell.radians(cell), (4, 1)), rtol=1e-5
+        found.lattices.cell[fine], np.tile(unit_cell.radians(cell), (4, 1)), rtol=1e-5
     )
-    assert np.linalg.norm(found["lattices/misset_rad"][fine], axis=1).max() < 1e-5 * DEG, (
+    assert np.linalg.norm(found.lattices.misset_rad[fine], axis=1).max() < 1e-5 * DEG, (
         "though 0.03° off"
     )
 
-    start = store.read(perturbed_run.annulus, "annulus")["lattices/eta_rad"][:4]
-    np.testing.assert_allclose(found["lattices/eta_rad"][fine], start, rtol=1e-3)
+    start = store.read(perturbed_run.annulus, Annulus).lattices.eta_rad[:4]
+    np.testing.assert_allclose(found.lattices.eta_rad[fine], start, rtol=1e-3)
 
-    sigma = dict(zip(attributes["unknowns"], found["lattices/sigma_fisher"][fine].T, strict=True))
+    sigma = dict(zip(attributes["unknowns"], found.lattices.sigma_fisher[fine].T, strict=True))
     for name, most in (
         ("n_cells", 1e-6),
         ("scale", 1e-6),
@@ -415,7 +407,7 @@ def test_what_is_known_stays_where_it_is_in_later_refinements(perturbed_run):
     """The refinements of `spread` begin where stage 1 ended, but the orientation is restrained to
     the one that was indexed.
     """
-    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
+    part = store.parts_of(perturbed_run.annulus, Annulus)[0]
     first_lattice = lattice.unpack(part.read(), 0)
     restraints = {"rotation": {"sigma": 0.01}, "n_cells": {"sigma": 2.0}}
     how = configured(perturbed_run, restraints=restraints)
@@ -445,22 +437,20 @@ def test_a_minimizer_that_may_not_look_often_enough_has_not_converged(perturbed_
     lbfgs = run(perturbed_run, tmp_path / "lbfgs.h5", minimizer="lbfgs", max_iterations=100)
     short = run(perturbed_run, tmp_path / "short.h5", minimizer="lbfgs", max_iterations=8)
     usual = run(perturbed_run, tmp_path / "usual.h5")
-    fine = usual["lattices/outcome"] == RefinedOutcome.REFINED
+    fine = usual.lattices.outcome == RefinedOutcome.REFINED
 
     assert fine.sum() == 4
-    assert (lbfgs["lattices/outcome"] == usual["lattices/outcome"]).all()
-    assert (short["lattices/outcome"][fine] == RefinedOutcome.NOT_CONVERGED).all()
+    assert (lbfgs.lattices.outcome == usual.lattices.outcome).all()
+    assert (short.lattices.outcome[fine] == RefinedOutcome.NOT_CONVERGED).all()
 
-    loss, usual_loss = (columns["lattices/loss_after"][fine] for columns in (lbfgs, usual))
+    loss, usual_loss = (end.lattices.loss_after[fine] for end in (lbfgs, usual))
     np.testing.assert_allclose(loss, usual_loss, rtol=0, atol=0.1)
 
-    n_lbfgs, n_short, n_usual = (
-        columns["lattices/n_evaluations"][fine] for columns in (lbfgs, short, usual)
-    )
+    n_lbfgs, n_short, n_usual = (end.lattices.n_evaluations[fine] for end in (lbfgs, short, usual))
     assert (n_lbfgs > n_usual).all()
     assert (n_short < n_lbfgs).all()
 
-    sigma, usual_sigma = (columns["lattices/sigma_fisher"][fine] for columns in (lbfgs, usual))
+    sigma, usual_sigma = (end.lattices.sigma_fisher[fine] for end in (lbfgs, usual))
     np.testing.assert_allclose(sigma, usual_sigma, rtol=0.05)
 
 
@@ -558,16 +548,14 @@ def test_a_point_spread_is_undone(perturbed_run):
     """Lattices are fitted to the photons as they were before the spread, also beside pixels of
     other lattices; the readout noise grows.
     """
-    part = store.parts_of(perturbed_run.annulus, "annulus")[0]
-    columns = part.read()
-    columns["pixels/valid"] = np.ones_like(columns["pixels/valid"])
-    columns["pixels/overlap"] = np.where(
-        np.arange(len(columns["pixels/valid"])) % 7, 0, Overlap.FOREIGN
-    )
+    part = store.parts_of(perturbed_run.annulus, Annulus)[0]
+    annulus = part.read()
+    annulus.pixels.valid = np.ones_like(annulus.pixels.valid)
+    annulus.pixels.overlap = np.where(np.arange(len(annulus.pixels)) % 7, 0, Overlap.FOREIGN)
     run_model = run_models(
         configured(perturbed_run), read_recording(perturbed_run.annulus, "annulus"), "stage1"
     )[0]
-    counted = lattice.unpack(columns, 0)
+    counted = lattice.unpack(annulus, 0)
     boxes = counted.boxes
     kernel = noise.gauss_kernel(0.4, float(run_model.detector.pixel_mm), 10)
     ends = np.cumsum(boxes.n_pixels)

@@ -15,6 +15,7 @@ from spreadflow.errors import Outcome
 from spreadflow.io import dials, images, store
 from spreadflow.parallel import World
 from spreadflow.physics.symmetry import misorientation
+from spreadflow.products import Index
 from spreadflow.stages import index, level0
 
 THERMOLYSIN = ["--cell", *["92.9", "92.9", "130.3", "90", "90", "120"], "--space-group", "P 61 2 2"]
@@ -32,13 +33,15 @@ def started(pattern: str, folder: Path, *words: str) -> Path:
     return config
 
 
-def indexed(config: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """Index the images of a configuration, which is not touched; return the product."""
+def indexed(config: Path) -> tuple[Path, Index]:
+    """Index the images of a configuration, which is not touched; return the product and its
+    tables.
+    """
     product = config.with_suffix(".h5")
     manifest = load(config).runs["r"].images
     own = for_stage(section(load(config), "index", "r"), "index")
     index.run(own, images=manifest, geometry=None, out=product, world=World(1), word="index")
-    return product, store.read(product, "index", ["shots/", "lattices/"])
+    return product, store.read(product, Index, [Index.shots, Index.lattices])
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +55,14 @@ def thermolysin(real_stills, tmp_path_factory):
 @pytest.mark.stage
 def test_both_lattices_of_thermolysin_are_found(thermolysin):
     """DIALS: 93.446 131.28 and 93.435 131.08 Å, at a gain set by hand."""
-    config, _, columns = thermolysin
+    config, _, tables = thermolysin
     manifest = images.read_manifest(load(config).runs["r"].images)
     assert 8.0 < manifest.adu_per_photon < 9.5, "the peak that one sees is at 8.5 to 9"
-    assert columns["shots/outcome"].tolist() == [Outcome.INDEXED] * 2
-    assert set(columns["lattices/shot"]) == {0, 1}
-    lengths = columns["lattices/cell"][:, [0, 2]]
+    assert tables.shots.outcome.tolist() == [Outcome.INDEXED] * 2
+    assert set(tables.lattices.shot) == {0, 1}
+    lengths = tables.lattices.cell[:, [0, 2]]
     np.testing.assert_allclose(lengths, [[93.44, 131.2]] * len(lengths), rtol=0.003)
-    print("seconds of a still, the first with compilation:", columns["shots/seconds"])
+    print("seconds of a still, the first with compilation:", tables.shots.seconds)
 
 
 @pytest.mark.stage
@@ -78,7 +81,7 @@ def test_lattices_of_thermolysin_are_turned_as_those_of_dials(thermolysin, real_
     program = shutil.which("dials.stills_process")
     if program is None:
         pytest.skip("no dials.stills_process on PATH")
-    _, _, columns = thermolysin
+    _, _, tables = thermolysin
     stub = "class bandpass_gaussian:\n    pass\n"
     (tmp_path / "xfel_mono_sim_ext.py").write_text(stub)
     (tmp_path / "still.phil").write_text(
@@ -103,7 +106,7 @@ def test_lattices_of_thermolysin_are_turned_as_those_of_dials(thermolysin, real_
             of_dials[stills.index(Path(image))] = np.linalg.inv(np.array(axes, float))
     assert of_dials.keys() == {0, 1}, done.stdout[-2000:] + done.stderr[-2000:]
     for number, A in of_dials.items():
-        own = columns["lattices/A"][columns["lattices/shot"] == number]
+        own = tables.lattices.A[tables.lattices.shot == number]
         turns = [misorientation(one, A, "P 61 2 2") for one in own]
         print(f"turned from DIALS: {np.degrees(min(turns)):.3f} degrees")
         assert np.degrees(min(turns)) < 0.1
@@ -113,10 +116,10 @@ def test_lattices_of_thermolysin_are_turned_as_those_of_dials(thermolysin, real_
 def test_the_weak_rayonix_still_is_indexed(real_stills, tmp_path):
     """DIALS: 42.06 76.12 102.39 Å with 51 spots, at a gain of 0.6 set by hand."""
     config = started(str(real_stills / "rayonix340" / "*.cbf"), tmp_path, *RAYONIX)
-    _, columns = indexed(config)
-    assert columns["shots/outcome"].tolist() == [Outcome.INDEXED]
-    assert columns["lattices/n_indexed"][0] >= 25
-    lengths = columns["lattices/cell"][0, :3]
+    _, tables = indexed(config)
+    assert tables.shots.outcome.tolist() == [Outcome.INDEXED]
+    assert tables.lattices.n_indexed[0] >= 25
+    lengths = tables.lattices.cell[0, :3]
     np.testing.assert_allclose(lengths, [42.1, 76.1, 102.4], rtol=0.01)
 
 
@@ -130,9 +133,9 @@ def test_stills_of_another_simulator_are_indexed(shared_data, tmp_path):
     assert manifest.offset_adu == pytest.approx(9.0, abs=0.5)
     assert manifest.adu_per_photon == 1.0
     assert manifest.bandwidth is None, "the files hold spectra"
-    _, columns = indexed(config)
-    assert np.mean(columns["shots/outcome"] == Outcome.INDEXED) > 0.9
-    np.testing.assert_allclose(columns["lattices/cell"][:, 1], 59.8, rtol=0.02)
+    _, tables = indexed(config)
+    assert np.mean(tables.shots.outcome == Outcome.INDEXED) > 0.9
+    np.testing.assert_allclose(tables.lattices.cell[:, 1], 59.8, rtol=0.02)
 
 
 @pytest.mark.stage
@@ -140,8 +143,8 @@ def test_small_stills_are_indexed_and_blanks_are_not(tiny_run, tmp_path):
     """Shots: lattice, blank, saturated, all zero, unreadable, without spectrum, two, lattice."""
     folder = tiny_run["manifest"].parent
     config = started(str(folder / "tiny.h5"), tmp_path, *TINY)
-    _, columns = indexed(config)
-    n_lattices = np.bincount(columns["lattices/shot"], minlength=8)
+    _, tables = indexed(config)
+    n_lattices = np.bincount(tables.lattices.shot, minlength=8)
     assert n_lattices.tolist() == [1, 0, 0, 0, 0, 0, 2, 1]
     assert load(config).cells.min_samples == 2, "the run has few shots"
 
@@ -179,8 +182,8 @@ def test_cxi_stills_are_indexed_by_the_geometry_that_is_named(tiny_run, tmp_path
     assert Path(images.read_manifest(manifest).geometry).name == "a.geom"
     detector = images.Source(manifest).detector
     np.testing.assert_allclose(detector.origin_mm, small.detector.origin_mm, atol=1e-6)
-    _, columns = indexed(config)
-    assert set(columns["lattices/shot"]) == {0, 1, 2}
+    _, tables = indexed(config)
+    assert set(tables.lattices.shot) == {0, 1, 2}
 
 
 @pytest.fixture(scope="module")

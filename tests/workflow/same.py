@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from spreadflow.io import schema
+from spreadflow.products import BY_KIND, Product
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -110,14 +110,14 @@ def joined(parts: list[Path]) -> Iterator[tuple[str, Any]]:
     n_before: dict[str, int] = {}
     for path in parts:
         with h5py.File(path, "r") as file:
-            datasets = schema.FILES.get(file.attrs["kind"], {})
+            described = BY_KIND.get(file.attrs["kind"], Product).described()
             n_rows = {}
             for table, group in file.items():
                 for column, item in group.items():
                     name = f"{table}/{column}"
                     rows = item[()]
                     n_rows[table] = len(rows)
-                    refers = datasets[name].refers if name in datasets else ""
+                    refers = described[name].refers if name in described else ""
                     if refers:
                         rows = np.where(rows < 0, rows, rows + n_before.get(refers, 0))
                         rows = rows.astype(item.dtype)

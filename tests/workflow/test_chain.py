@@ -12,6 +12,7 @@ import yaml
 from spreadflow import cli
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
+from spreadflow.products import Annulus, Cells, Index, Reindex
 from spreadflow.report.checks import collect
 from trials import check_header_error, summary_of
 
@@ -141,9 +142,9 @@ def test_the_mean_cell_is_the_true_one(figures):
 def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
     """Over the reflections of reindex, its images and the accepted lattices."""
     trial = tiny_chain / "results" / "tiny"
-    cells = store.read(trial / "cells.h5", "cells")
-    found = store.read(trial / "tiny" / "reindex.h5", "reindex")
-    section = store.attributes(trial / "annulus.h5", "annulus")["config"]
+    cells = store.read(trial / "cells.h5", Cells)
+    reflections = store.read(trial / "tiny" / "reindex.h5", Reindex).reflections
+    section = store.attributes(trial / "annulus.h5", Annulus)["config"]
 
     assert section["min_i_over_sigma"] is None
 
@@ -151,9 +152,9 @@ def test_annulus_counts_are_those_of_a_loop(tiny_chain, figures):
     shape = (1280, 1280)
     n_reflections = 0
     n_pixels = 0
-    accepted = cells["lattices/outcome"] == LatticeOutcome.ACCEPTED
+    accepted = cells.lattices.outcome == LatticeOutcome.ACCEPTED
     for d, (fast0, fast1, slow0, slow1), lattice in zip(
-        found["reflections/d"], found["reflections/bbox"], found["reflections/lattice"], strict=True
+        reflections.d, reflections.bbox, reflections.lattice, strict=True
     ):
         if accepted[lattice] and section["d_min"] <= d < section["d_max"]:
             n_reflections += 1
@@ -252,8 +253,8 @@ def test_external_images_are_indexed_as_simulated_ones(tiny_chain, chain, tmp_pa
     tree["index"] = {"space_group": "C 1 2 1", "cell": cell}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
     chain(tmp_path, str(tmp_path / "mine"), "results/mine/tiny/index.h5")
-    ours = store.read(tmp_path / "results/mine/tiny/index.h5", "index")
-    theirs = store.read(tiny_chain / "results/tiny/tiny/index.h5", "index")
+    ours = store.read(tmp_path / "results/mine/tiny/index.h5", Index).datasets()
+    theirs = store.read(tiny_chain / "results/tiny/tiny/index.h5", Index).datasets()
 
     for dataset in ours.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)

@@ -16,6 +16,7 @@ from spreadflow.io import store
 from spreadflow.io.images import Source
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
+from spreadflow.products import BY_KIND, Children, Merge, Reindex, Stage1
 from spreadflow.report import stage1 as report
 from spreadflow.report.checks import collect
 from spreadflow.stages import mosaic, stage1
@@ -64,18 +65,18 @@ def misorientations(product, truth) -> np.ndarray:
     """Return the misorientation of each lattice found, degrees; the rows of shots are those of the
     images of the truth.
     """
-    columns = store.read(product, product.stem, ["lattices/A", "lattices/shot"])
+    lattices = store.read(product, BY_KIND[product.stem]).lattices
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
     angles = [
         symmetry.misorientation(A, true[shot], GROUP)
-        for A, shot in zip(columns["lattices/A"], columns["lattices/shot"], strict=True)
+        for A, shot in zip(lattices.A, lattices.shot, strict=True)
     ]
     return np.rad2deg(angles)
 
 
 @pytest.mark.parametrize(("stage", "worst_median"), [("index", 0.06), ("reindex", 0.01)])
 def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_median):
-    found = store.read(run / f"{stage}.h5", stage, ["shots/n_lattices"])["shots/n_lattices"]
+    found = store.read(run / f"{stage}.h5", BY_KIND[stage]).shots.n_lattices
     assert (found == 1).sum() >= 23 and found.max() <= 1, "there is one crystal on every image"
     angles = misorientations(run / f"{stage}.h5", truth)
     assert np.median(angles) <= worst_median
@@ -84,7 +85,7 @@ def test_single_lattices_in_their_true_orientation(run, truth, stage, worst_medi
 
 def test_level0_finds_the_beam(run, truth):
     """The header is wrong by half a pixel in both directions."""
-    detector = store.attributes(run / "reindex.h5", "reindex")["detector"]
+    detector = store.attributes(run / "reindex.h5", Reindex)["detector"]
     shift = np.array(detector["origin_mm"][0]) - truth["true_panel_origin_mm"]
     assert np.all(np.abs(shift[:2]) < 0.003)
     assert abs(shift[2]) < 0.06
@@ -92,21 +93,18 @@ def test_level0_finds_the_beam(run, truth):
 
 def test_miller_indices_are_right(run, truth):
     """Indices of strong spots against the true lattice, put on the same axes by the point group."""
-    columns = store.read(run / "reindex.h5", "reindex")
+    reindex = store.read(run / "reindex.h5", Reindex)
+    spots_of_lattice = Children(reindex.spots.lattice)
     detector = Source(run.parents[2] / "data" / "nanobragg_c2" / "manifest.json").detector
     true_detector = detector._replace(origin_mm=np.array([truth["true_panel_origin_mm"]]))
     right = total = 0
-    for k, shot in enumerate(columns["lattices/shot"]):
+    for k, shot in enumerate(reindex.lattices.shot):
         A = np.array(truth["images"][shot]["lattices"][0]["A"])
-        rows = columns["spots/lattice"] == k
-        s1 = geometry.direction(
-            true_detector, *(columns[f"spots/{name}"][rows] for name in ("panel", "fast", "slow"))
-        )
-        q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / columns["shots/mean_energy_ev"][shot])
+        spots = reindex.spots[spots_of_lattice[k]]
+        s1 = geometry.direction(true_detector, spots.panel, spots.fast, spots.slow)
+        q = (s1 - geometry.S0) / (truth["hc_eV_angstrom"] / reindex.shots.mean_energy_ev[shot])
         expected = np.rint(q @ np.linalg.inv(A).T).astype(int)
-        claimed = (
-            columns["spots/hkl"][rows] @ symmetry.same_indices(columns["lattices/A"][k], A, GROUP).T
-        )
+        claimed = spots.hkl @ symmetry.same_indices(reindex.lattices.A[k], A, GROUP).T
         right += int((claimed == expected).all(axis=1).sum())
         total += len(claimed)
 
@@ -115,13 +113,13 @@ def test_miller_indices_are_right(run, truth):
 
 
 def test_cell_and_residuals(run):
-    columns = store.read(run / "reindex.h5", "reindex", ["lattices/"])
-    cell = np.median(columns["lattices/cell"], axis=0)
+    lattices = store.read(run / "reindex.h5", Reindex, [Reindex.lattices]).lattices
+    cell = np.median(lattices.cell, axis=0)
     np.testing.assert_allclose(cell[:3], [67.2, 59.8, 47.2], atol=0.03)
     assert np.rad2deg(cell[4]) == pytest.approx(110.3, abs=0.02)
     pixel_mm = 0.177
-    assert np.median(columns["lattices/rmsd_radial_mm"]) < 0.5 * pixel_mm
-    assert np.median(columns["lattices/rmsd_transverse_mm"]) < 0.2 * pixel_mm
+    assert np.median(lattices.rmsd_radial_mm) < 0.5 * pixel_mm
+    assert np.median(lattices.rmsd_transverse_mm) < 0.2 * pixel_mm
 
 
 def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
@@ -139,20 +137,15 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
         squared[rows[is_unique]] = amplitude[is_unique] ** 2
     mates = 0.5 * (squared + squared[unique.mate])
 
-    columns = store.read(run / "reindex.h5", "reindex", ["reflections/"])
-    t = {name.removeprefix("reflections/"): column for name, column in columns.items()}
-    row = unique.rows(t["hkl"])
-    good = (
-        (t["flags"] == 0)
-        & (t["intensity"] > 10 * t["sigma"])
-        & (row >= 0)
-        & (unique.friedel[row] != 0)
-    )
-    row = row[good]
-    lattice = t["lattice"][good]
-    factor = t["partiality"] * t["lorentz"] * t["polarization"]
-    expected = factor[good] * mates[row]
-    measured = np.log(t["intensity"][good] / expected)
+    reflections = store.read(run / "reindex.h5", Reindex, [Reindex.reflections]).reflections
+    row = unique.rows(reflections.hkl)
+    is_strong = (reflections.flags == 0) & (reflections.intensity > 10 * reflections.sigma)
+    is_good = is_strong & (row >= 0) & (unique.friedel[row] != 0)
+    row = row[is_good]
+    good = reflections[is_good]
+    lattice = good.lattice
+    expected = good.partiality * good.lorentz * good.polarization * mates[row]
+    measured = np.log(good.intensity / expected)
     difference = (squared / mates - 1.0)[row]
     for k in np.unique(lattice):
         measured[lattice == k] -= np.median(measured[lattice == k])
@@ -168,23 +161,23 @@ def test_friedel_mates_have_the_right_hand(run, shared_data, truth):
 
 def test_merged_intensities_are_the_true_ones(trial, shared_data):
     """All of them to 2.1 Å, most measured once: mates averaged against |F|² at 7120 eV."""
-    table = store.read(trial / "merge.h5", "merge", ["merged/"])
-    attributes = store.attributes(trial / "merge.h5", "merge")
+    found = store.read(trial / "merge.h5", Merge, [Merge.merged]).merged
+    attributes = store.attributes(trial / "merge.h5", Merge)
     unique = Unique(np.array(attributes["cell"]), GROUP, 2.1)
     file = gemmi.read_mtz_file(str(shared_data / "nanobragg_c2" / "truth_F.mtz"))
     hkl = file.make_miller_array()
     plus, minus = (np.array(column) ** 2.0 for column in file.columns if column.type == "G")
     true = 0.5 * (unique.values(hkl, plus) + unique.values(hkl, np.where(minus > 0, minus, plus)))
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)
-    row = unique.rows(table["merged/hkl"] * sign[:, None])
+    sign = np.where(found.friedel < 0, -1, 1)
+    row = unique.rows(found.hkl * sign[:, None])
     row = np.where(unique.friedel[row] < 0, unique.mate[row], row)
     is_used = (row >= 0) & np.isfinite(true[row])
 
-    weight = is_used * table["merged/sigma"] ** -2.0
+    weight = is_used * found.sigma**-2.0
     row = np.where(is_used, row, 0)
     total = np.bincount(row, weight, len(unique))
     measured = np.flatnonzero(total > 0)
-    weighted = np.bincount(row, weight * table["merged/intensity"], len(unique))
+    weighted = np.bincount(row, weight * found.intensity, len(unique))
     merged = weighted[measured] / total[measured]
     truth = true[measured]
     scale = (merged @ truth) / (merged @ merged)
@@ -242,17 +235,14 @@ def test_pixels_of_another_simulator_are_explained_to_the_noise(
     assert 0.98 < with_domains["sigma_z_median"] < 1.02
     assert smooth["sigma_z_median"] > 1.1, "a smooth distribution is not these 25 domains"
 
-    found = store.read(out, "stage1", ["lattices/"])
+    lattices = store.read(out, Stage1, [Stage1.lattices]).lattices
     np.testing.assert_allclose(
-        np.median(found["lattices/n_cells"]), 57, rtol=0.03
+        np.median(lattices.n_cells), 57, rtol=0.03
     )  # theirs are means of 3 x 3 points
-    np.testing.assert_allclose(np.median(found["lattices/scale"]), 93.75, rtol=0.08)
+    np.testing.assert_allclose(np.median(lattices.scale), 93.75, rtol=0.08)
 
     true = [np.array(image["lattices"][0]["A"]) for image in truth["images"]]
-    angles = [
-        min(symmetry.misorientation(A, theirs, GROUP) for theirs in true)
-        for A in found["lattices/A"]
-    ]
+    angles = [min(symmetry.misorientation(A, theirs, GROUP) for theirs in true) for A in lattices.A]
 
     assert np.rad2deg(np.median(angles)) < 0.001
 
@@ -289,5 +279,5 @@ def test_time_per_shot(run):
     """Processor seconds, without the shots that compile; the bar of the project is 0.5 s on a quiet
     machine.
     """
-    columns = store.read(run / "reindex.h5", "reindex", ["shots/seconds"])
-    assert np.median(columns["shots/seconds"]) < 1.0
+    shots = store.read(run / "reindex.h5", Reindex, [Reindex.shots.seconds]).shots
+    assert np.median(shots.seconds) < 1.0

@@ -10,6 +10,7 @@ import yaml
 
 from spreadflow.io import images, store
 from spreadflow.models import ReflectionFlag
+from spreadflow.products import Reindex
 from trials import check_header_error, summary_of
 
 pytestmark = pytest.mark.chain
@@ -56,19 +57,17 @@ def test_bad_pixels_are_on_no_spot_and_flag_their_reflections(other, pytestconfi
     """All panels have spots; the masked column and patch are not used."""
     folder, config = other
     tree = yaml.safe_load((pytestconfig.rootpath / "config" / f"{config}.yaml").read_text())
-    c = store.read(folder / "results" / config / config / "reindex.h5", "reindex")
+    found = store.read(folder / "results" / config / config / "reindex.h5", Reindex)
+    reflections = found.reflections
     source = images.Source(folder / "data" / config / "manifest.json")
     panels = source.detector.n_panels
 
-    assert set(c["reflections/panel"]) == set(c["spots/panel"]) == set(range(panels))
+    assert set(reflections.panel) == set(found.spots.panel) == set(range(panels))
 
     shot = source.read(0)
     for panel, slow0, slow1, fast0, fast1 in tree["detector"].get("bad_pixels", []):
         assert not shot.mask[panel, slow0:slow1, fast0:fast1].any()
-        inside = (
-            (c["reflections/panel"] == panel)
-            & (c["reflections/fast"] > fast0)
-            & (c["reflections/fast"] < fast1)
-        )
-        inside &= (c["reflections/slow"] > slow0) & (c["reflections/slow"] < slow1)
-        assert np.all(c["reflections/flags"][inside] & ReflectionFlag.FAILED)
+        inside = reflections.panel == panel
+        inside &= (reflections.fast > fast0) & (reflections.fast < fast1)
+        inside &= (reflections.slow > slow0) & (reflections.slow < slow1)
+        assert np.all(reflections.flags[inside] & ReflectionFlag.FAILED)

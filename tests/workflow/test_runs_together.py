@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from spreadflow.io import store
+from spreadflow.products import Stage1
 from trials import summary_of
 
 RUNS = {
@@ -23,11 +24,10 @@ def test_runs_without_and_with_a_point_spread_end_in_one_set_of_curves(
 
     lattices = store.read(
         tmp_path / "results" / "two" / "stage1.h5",
-        "stage1",
-        ["lattices/run", "lattices/outcome", "lattices/sigma_z"],
-    )
-    runs = lattices["lattices/run"]
-    assert np.unique(runs).tolist() == [0, 1]
-    medians = [np.nanmedian(lattices["lattices/sigma_z"][runs == run]) for run in (0, 1)]
+        Stage1,
+        [Stage1.lattices.run, Stage1.lattices.sigma_z],
+    ).lattices
+    assert np.unique(lattices.run).tolist() == [0, 1]
+    medians = [np.nanmedian(lattices.sigma_z[lattices.run == run]) for run in (0, 1)]
     assert max(medians) < 1.3 * min(medians)
     assert summary_of(tmp_path, "two", "spread")["n_lattices"] >= 12

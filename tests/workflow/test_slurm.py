@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from spreadflow.io import store
+from spreadflow.products import Index
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -82,7 +83,7 @@ def test_the_tiny_chain_on_two_nodes(tmp_path, profile, request):
 
     tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
     name = "results/tiny/tiny/index.h5"
-    ours, theirs = (store.read(folder / name, "index") for folder in (tiny_chain, work))
+    ours, theirs = (store.read(folder / name, Index).datasets() for folder in (tiny_chain, work))
     for dataset in ours.keys() - {"shots/seconds"}:
         np.testing.assert_array_equal(ours[dataset], theirs[dataset], err_msg=dataset)
 

@@ -7,9 +7,7 @@ import numpy as np
 
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store
-
-IDENTITY = ("lattices/shot_id", "lattices/k")
-"""Columns that say which lattice a row is of."""
+from spreadflow.products import Cells, Reindex
 
 
 class Accepted(NamedTuple):
@@ -29,20 +27,19 @@ def accepted_lattices(cells: Path, reindex: Path) -> Accepted:
     cells: product of `cells`; reindex: product of the run. Raises FileError where the two do not
     belong together.
     """
-    runs = store.attributes(cells, "cells")["runs"]
-    run = store.attributes(reindex, "reindex")["run"]
-    names = ["lattices/run", "lattices/outcome", "lattices/setting", *IDENTITY]
-    columns = store.read(cells, "cells", names)
-    lattices = store.read(reindex, "reindex", IDENTITY)
+    runs = store.attributes(cells, Cells)["runs"]
+    run = store.attributes(reindex, Reindex)["run"]
+    of_runs = store.read(cells, Cells, [Cells.lattices]).lattices
+    identity = [Reindex.lattices.shot_id, Reindex.lattices.k]
+    lattices = store.read(reindex, Reindex, identity).lattices
 
     number = runs.index(run) if run in runs else -1
-    is_of_run = columns["lattices/run"] == number
-    own = {name: column[is_of_run] for name, column in columns.items()}
-    if not all(np.array_equal(own[name], lattices[name]) for name in IDENTITY):
+    own = of_runs[of_runs.run == number]
+    is_same_shot = np.array_equal(own.shot_id, lattices.shot_id)
+    if not is_same_shot or not np.array_equal(own.k, lattices.k):
         todo = "Rerun cells on all runs."
         raise FileError(cells, f"the lattices of {reindex}", "others", todo)
-    is_accepted = own["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    return Accepted(is_accepted, own["lattices/setting"])
+    return Accepted(own.outcome == LatticeOutcome.ACCEPTED, own.setting)
 
 
 def brought(hkl: np.ndarray, setting: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from spreadflow.io import store
 from spreadflow.models import Mosaic, MosaicOfLattice
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous, domains
+from spreadflow.products import Mosaic as Learned
 from spreadflow.units import DEG
 
 LARGEST_DEG = 5.0
@@ -57,25 +58,26 @@ def read_learned(path: Path) -> MosaicOfLattice:
 
     The function raises FileError when it is asked for a lattice that the product does not know.
     """
-    names = ["lattices/shot_id", "lattices/k", "lattices/set", "sets/eta_rad", "components/"]
-    columns = store.read(path, "mosaic", names)
+    lattices = Learned.lattices
+    names = [lattices.shot_id, lattices.k, lattices.set]
+    learned = store.read(path, Learned, [*names, Learned.sets.eta_rad, Learned.components])
     smooth = continuous()
-    n_sets = len(columns["sets/eta_rad"])
-    first_rows = np.searchsorted(columns["components/set"], np.arange(n_sets + 1))
+    n_sets = len(learned.sets)
+    first_rows = np.searchsorted(learned.components.set, np.arange(n_sets + 1))
 
     @lru_cache(maxsize=1)  # lattices that follow each other often share a set
     def learned_set(number: int) -> Mosaic:
-        rows = slice(first_rows[number], first_rows[number + 1])
+        components = learned.components[first_rows[number] : first_rows[number + 1]]
         return Mosaic(
-            rotations=rotation.from_vector(columns["components/rotation_rad"][rows]),
-            width=columns["components/width"][rows],
-            share=columns["components/share"][rows],
-            eta_rad=columns["sets/eta_rad"][number],
+            rotations=rotation.from_vector(components.rotation_rad),
+            width=components.width,
+            share=components.share,
+            eta_rad=learned.sets.eta_rad[number],
         )
 
-    shot_ids = columns["lattices/shot_id"].tolist()
-    identities = zip(shot_ids, columns["lattices/k"].tolist(), strict=True)
-    set_numbers = dict(zip(identities, columns["lattices/set"].tolist(), strict=True))
+    shot_ids = learned.lattices.shot_id.tolist()
+    identities = zip(shot_ids, learned.lattices.k.tolist(), strict=True)
+    set_numbers = dict(zip(identities, learned.lattices.set.tolist(), strict=True))
 
     def mosaic(shot_id: int, k: int) -> Mosaic:
         if (shot_id, k) not in set_numbers:

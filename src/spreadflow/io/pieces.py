@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spreadflow.errors import FileError
-from spreadflow.io import datasets, schema, store
+from spreadflow.io import store
+from spreadflow.io.datasets import P
 from spreadflow.parallel import World
 
 PIECES_OF_RANK = 4
@@ -37,16 +38,16 @@ def size_of(n_items: int, n_ranks: int, largest: int) -> int:
 
 
 def make_parts(
-    parts: store.Parts,
+    parts: store.Parts[P],
     n_items: Sequence[int],
     size: int,
-    make: Callable[[Piece], datasets.Columns],
+    make: Callable[[Piece], P],
     world: World,
 ) -> None:
     """Make every part that is not done yet, from pieces that are shared among the ranks.
     Collective.
 
-    n_items: of each block; size: items of a piece, at most; make: returns the columns of a piece.
+    n_items: of each block; size: items of a piece, at most; make: returns a piece.
     """
     missing = parts.missing(world)
     own = {block: _finished(parts, block) for block in missing[world.rank :: world.size]}
@@ -56,11 +57,11 @@ def make_parts(
     pieces = [piece for block in missing for piece in gaps[block]]
     for number in world.share(len(pieces)):
         piece = pieces[number]
-        columns = make(piece)
+        tables = make(piece)
         if piece.end - piece.first == n_items[piece.block]:
-            parts.write(piece.block, columns)
+            parts.write(piece.block, tables)
         else:
-            store.write_part(_path(parts, piece), parts.kind, columns, _key(parts, piece))
+            store.write_part(_path(parts, piece), tables, _key(parts, piece))
     world.barrier()
 
     of_blocks = {block: sorted(finished[block] + gaps[block]) for block in missing}
@@ -72,7 +73,7 @@ def make_parts(
 
 def _folder(parts: store.Parts, block: int) -> Path:
     """Return the folder of the pieces of a block."""
-    return store.part_path(parts.product, block).with_suffix("")
+    return store.part_path(parts.path, block).with_suffix("")
 
 
 def _path(parts: store.Parts, piece: Piece) -> Path:
@@ -92,7 +93,7 @@ def _finished(parts: store.Parts, block: int) -> list[Piece]:
         first, _, end = path.stem.partition("-")
         piece = Piece(block, int(first), int(end))
         try:
-            store.read_part(path, parts.kind, _key(parts, piece))
+            store.read_part(path, parts.product, _key(parts, piece))
         except FileError:
             path.unlink()
         else:
@@ -120,11 +121,9 @@ def _gaps(block: int, n_items: int, finished: Iterable[Piece], size: int) -> lis
 
 def _join(parts: store.Parts, pieces: Sequence[Piece]) -> None:
     """Write the part of a block from all its pieces, and remove these."""
-    columns = datasets.joined(
-        parts.kind,
-        schema.FILES[parts.kind],
-        [store.read_part(_path(parts, piece), parts.kind, _key(parts, piece)) for piece in pieces],
-    )
+    read = [
+        store.read_part(_path(parts, piece), parts.product, _key(parts, piece)) for piece in pieces
+    ]
     block = pieces[0].block
-    parts.write(block, columns)
+    parts.write(block, parts.product.joined(read))
     shutil.rmtree(_folder(parts, block))

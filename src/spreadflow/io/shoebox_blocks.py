@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.parallel import World
-
-PULSES = "pulses"
-"""Kind of the group of a manifest that says what light all pulses together have."""
+from spreadflow.products import SHOEBOXES, Annulus, Pulses
 
 SMALLEST_TOTAL = 1e-300
 """Photons that a pulse is taken to have at least: one without any divides nothing by zero."""
@@ -20,7 +19,7 @@ SMALLEST_TOTAL = 1e-300
 class ShoeboxBlock(NamedTuple):
     """Lattices that are worked on together: a range of those in one part of packed shoeboxes."""
 
-    part: store.Part
+    part: store.Part[Annulus]
     lattices: range
     """rows of the lattices in the part"""
     ids: list[int]
@@ -30,18 +29,24 @@ class ShoeboxBlock(NamedTuple):
         """Return shot_id and k of each lattice."""
         return list(zip(self.ids[::2], self.ids[1::2], strict=True))
 
-    def read(self) -> dict[str, np.ndarray]:
-        """Return all columns of the part that the lattices are in."""
-        return self.part.read()
+    def read(self) -> Annulus:
+        """Return the part that the lattices are in. Raises FileError where its reflections are not
+        in the order of their lattices.
+        """
+        part = self.part.read()
+        if (np.diff(part.reflections.lattice) < 0).any():
+            path = store.part_path(self.part.manifest.path, self.part.number)
+            raise FileError(path, "reflections in the order of lattices", "others", store.RERUN)
+        return part
 
 
 def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
     """Return blocks of at most `size` lattices of one part. kind: annulus, wide or pack."""
-    columns = store.read(path, kind, ["lattices/shot_id", "lattices/k"])
-    k = columns["lattices/k"].astype(np.uint64)
-    ids = np.stack([columns["lattices/shot_id"], k], axis=1)
+    product = SHOEBOXES[kind]
+    lattices = store.read(path, product, [product.lattices.shot_id, product.lattices.k]).lattices
+    ids = np.stack([lattices.shot_id, lattices.k.astype(np.uint64)], axis=1)
     blocks = []
-    for part in store.parts_of(path, kind):
+    for part in store.parts_of(path, product):
         own = part.rows("lattices")
         for first in range(own.start, own.stop, size):
             end = min(first + size, own.stop)
@@ -70,18 +75,19 @@ def read_recording(path: Path, kind: str) -> Recording:
 
     kind: annulus, wide or pack.
     """
-    attributes = store.attributes(path, kind)
-    pulses = store.read_group(path, kind, PULSES)
+    product = SHOEBOXES[kind]
+    attributes = store.attributes(path, product)
+    pulses = store.read_group(path, product, Pulses).pulses
     return Recording(
         attributes=attributes,
-        energies_ev=pulses["pulses/energies_ev"],
-        photons=pulses["pulses/photons"],
+        energies_ev=pulses.energies_ev,
+        photons=pulses.photons,
         energy_ev=attributes["energy_ev"],
-        orientations=store.read(path, kind, ["lattices/A"])["lattices/A"],
+        orientations=store.read(path, product, [product.lattices.A]).lattices.A,
     )
 
 
-class _Pulses(NamedTuple):
+class _Light(NamedTuple):
     """The spectra of some pulses."""
 
     energies_ev: np.ndarray
@@ -92,30 +98,30 @@ class _Pulses(NamedTuple):
     """(pulse,) mean energy of each"""
 
 
-def recorded(parts: store.Parts, world: World) -> dict[str, Any]:
+def recorded(parts: store.Parts[Annulus], world: World) -> dict[str, Any]:
     """Return what `Parts.finish` writes of all pulses into the manifest of packed shoeboxes: the
     group `pulses`, and the median of the pulses' mean energies. Collective.
     """
     own = {}
     for block in range(world.rank, len(parts.keys), world.size):
-        spectra = parts.read(block, ["spectra/"])
-        own[block] = _pulses(spectra["spectra/energies_ev"], spectra["spectra/photons"])
+        spectra = parts.read(block, [parts.product.spectra]).spectra
+        own[block] = _light(spectra.energies_ev, spectra.photons)
     of_blocks = world.gather_blocks(own)
     energies_ev, photons = _together(
         np.concatenate([block.energies_ev for block in of_blocks]),
         np.concatenate([block.photons for block in of_blocks]),
     )
-    columns = {"pulses/energies_ev": energies_ev, "pulses/photons": photons}
+    pulses = Pulses(pulses=Pulses.pulses(energies_ev=energies_ev, photons=photons))
     energy_ev = float(np.median(np.concatenate([block.mean_ev for block in of_blocks])))
-    return {"groups": {PULSES: columns}, "energy_ev": energy_ev}
+    return {"groups": [pulses], "energy_ev": energy_ev}
 
 
-def _pulses(energies_ev: np.ndarray, photons: np.ndarray) -> _Pulses:
+def _light(energies_ev: np.ndarray, photons: np.ndarray) -> _Light:
     """Return spectra together. energies_ev, photons: (pulse, channel)."""
     total = np.maximum(photons.sum(axis=1), SMALLEST_TOTAL)
     mean_ev = (energies_ev * photons).sum(axis=1) / total
     together = _together(energies_ev.ravel(), np.maximum(photons, 0.0).ravel())
-    return _Pulses(*together, mean_ev)
+    return _Light(*together, mean_ev)
 
 
 def _together(energies_ev: np.ndarray, photons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

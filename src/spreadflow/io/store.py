@@ -16,16 +16,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import h5py
 import numpy as np
 
 from spreadflow import __version__
 from spreadflow.errors import FileError
-from spreadflow.io import checksums, datasets, rows, schema
-from spreadflow.io.datasets import Columns
+from spreadflow.io import checksums, datasets, rows
+from spreadflow.io.datasets import P
 from spreadflow.parallel import World
+from spreadflow.products import VERSION, Column, Product, Table, Wanted
 
 N_DIGITS = 16
 """Hexadecimal digits of a key: enough that no two of all that are ever made are equal."""
@@ -36,7 +37,7 @@ RERUN = "Rerun the stage that makes it."
 KEYS = "parts/key"
 """Dataset of a manifest: the keys of the parts, in block order."""
 
-IDENTITIES = (("shots/shot_id",), ("lattices/shot_id", "lattices/k"))
+IDENTITIES = {"shots": ("shot_id",), "lattices": ("shot_id", "k")}
 """Columns of tables that say which shot or lattice a row is: no two rows are the same."""
 
 N_ROWS = "n_rows"
@@ -99,18 +100,18 @@ def checksum(path: Path | str) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write(path: Path | str, kind: str, columns: Columns, *, key: str, **attributes: object) -> None:
-    """Write one file of the given kind. Attributes that are not numbers or strings are stored as
+def write(path: Path | str, product: Product, *, key: str, **attributes: object) -> None:
+    """Write a product as one file. Attributes that are not numbers or strings are stored as
     JSON.
     """
     with replacing(Path(path)) as temporary, _new(temporary) as f:
-        datasets.fill(f, kind, columns, where=path)
-        stamp(f, kind, key, attributes)
+        datasets.fill(f, product, where=path)
+        stamp(f, product.kind, key, attributes)
 
 
-def write_part(path: Path, kind: str, columns: Columns, key: str) -> None:
+def write_part(path: Path, product: Product, key: str) -> None:
     """Write a part of a product, or a piece of one."""
-    write(path, kind, columns, key=key, **{N_ROWS: datasets.n_rows_of(kind, columns)})
+    write(path, product, key=key, **{N_ROWS: product.n_rows()})
 
 
 def _new(path: Path) -> h5py.File:
@@ -147,7 +148,7 @@ def stamp(f: h5py.File, kind: str, key: str, attributes: Mapping[str, object]) -
     """
     check_figures(attributes, kind)
     software = f"spreadflow {__version__}"
-    f.attrs.update(kind=kind, key=key, schema=schema.VERSION, software=software)
+    f.attrs.update(kind=kind, key=key, schema=VERSION, software=software)
     f.attrs["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     put_attributes(f, attributes)
 
@@ -179,17 +180,17 @@ def _opened(path: Path, kind: str) -> Iterator[h5py.File]:
     with f, checksums.refusing_damage(path):
         own_kind = f.attrs.get("kind")
         own_version = f.attrs.get("schema")
-        if own_kind != kind or own_version != schema.VERSION:
-            expected = f"kind '{kind}', schema {schema.VERSION}"
+        if own_kind != kind or own_version != VERSION:
+            expected = f"kind '{kind}', schema {VERSION}"
             raise FileError(path, expected, f"kind {own_kind}, schema {own_version}", RERUN)
         yield f
 
 
-def attributes(path: Path | str, kind: str) -> dict:
-    """Return the root attributes of a product. Lists, mappings and None come back from JSON; a
+def attributes(path: Path | str, product: type[Product]) -> dict:
+    """Return the root attributes of a file. Lists, mappings and None come back from JSON; a
     string that reads 42 stays one.
     """
-    with _opened(Path(path), kind) as f:
+    with _opened(Path(path), product.kind) as f:
         stored = dict(f.attrs)
     return {name: _decoded(value) for name, value in stored.items()}
 
@@ -211,60 +212,69 @@ def _decoded(value: object) -> object:
     return value
 
 
-def read(path: Path | str, kind: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return datasets of a product by name, its parts joined; none is opened for what the manifest
-    has. names: None = all; a name that ends in `/` takes a whole table. Raises FileError, also
-    where parts have a shot or a lattice twice.
+def read(path: Path | str, product: type[P], wanted: Wanted = None) -> P:
+    """Return a product, or columns and tables of it, its parts joined; none is opened for what the
+    manifest has. Raises FileError, also where parts have a shot or a lattice twice.
     """
     path = Path(path)
-    wanted = datasets.select(kind, names)
+    kind = product.kind
+    names = datasets.select(product, wanted)
     with _opened(path, kind) as f:
         if KEYS not in f:
-            return {name: datasets.content(path, kind, name, f[name]) for name in wanted}
-        here = [name for name in wanted if name in f]
+            columns = {name: datasets.content(path, kind, name, f[name]) for name in names}
+            return product.from_columns(columns, _rows_of(f, product))
+        here = [name for name in names if name in f]
         columns = {name: datasets.content(path, kind, name, f[name]) for name in here}
-        parts = _parts(f, kind)
-    elsewhere = [name for name in wanted if name not in columns]
+        parts = _parts(f, product)
+
+    described = product.described()
+    elsewhere = [described[name] for name in names if name not in columns]
     if elsewhere:
-        pieces = [part.read(elsewhere) for part in parts]
-        columns |= datasets.joined(kind, elsewhere, pieces)
-    _refuse_doubles(path, columns)
-    return {name: columns[name] for name in wanted}
+        columns |= product.joined([part.read(elsewhere) for part in parts]).datasets()
+    n_rows = {name: sum(part.n_rows(name) for part in parts) for name in product.declared()}
+    result = product.from_columns(columns, n_rows)
+    _refuse_doubles(path, result)
+    return result
 
 
-def _refuse_doubles(path: Path, columns: Columns) -> None:
+def _rows_of(f: h5py.File, product: type[Product]) -> dict[str, int]:
+    """Return the number of rows of each table of an open file without parts."""
+    return {name: len(next(iter(f[name].values()))) for name in product.declared()}
+
+
+def _refuse_doubles(path: Path, product: Product) -> None:
     """Raise FileError where two rows are of the same shot, or of the same lattice."""
-    for names in IDENTITIES:
-        if all(name in columns for name in names):
-            table = names[0].partition("/")[0]
-            rows.refuse_doubles(f"{path}: {table}", *(columns[name] for name in names))
+    for name, identity in IDENTITIES.items():
+        columns = product.tables[name].as_dict() if name in product.tables else {}
+        if columns.keys() >= set(identity):
+            rows.refuse_doubles(f"{path}: {name}", *(columns[column] for column in identity))
 
 
-def read_group(path: Path | str, kind: str, group: str) -> dict[str, np.ndarray]:
-    """Return the datasets of a group that `Parts.finish` wrote into the manifest of a product.
-
-    group: its kind. Raises FileError.
-    """
+def read_group(path: Path | str, product: type[Product], group: type[P]) -> P:
+    """Return a group that `Parts.finish` wrote into the manifest of a product. Raises FileError."""
     path = Path(path)
-    with _opened(path, kind) as f:
-        return {name: datasets.content(path, group, name, f[name]) for name in schema.FILES[group]}
+    with _opened(path, product.kind) as f:
+        names = group.described()
+        return group.from_columns(
+            {name: datasets.content(path, group.kind, name, f[name]) for name in names}
+        )
 
 
 class Manifest(NamedTuple):
     """What a product says of its parts."""
 
     path: Path
-    kind: str
     keys: list[str]
     """of the parts, in block order"""
     ends: dict[str, np.ndarray]
     """table → (part,) its rows in all parts up to the end of this one"""
 
 
-class Part(NamedTuple):
+class Part(NamedTuple, Generic[P]):
     """One part of a product."""
 
     manifest: Manifest
+    product: type[P]
     number: int
 
     @property
@@ -282,48 +292,46 @@ class Part(NamedTuple):
         own = self.rows(table)
         return own.stop - own.start
 
-    def read(self, names: Iterable[str] | None = None) -> dict:
-        """Return datasets by name, and under "" the number of rows of each table: one piece for
-        `datasets.joined`. names: as in `read`. Raises FileError where the part is missing,
+    def read(self, wanted: Wanted = None) -> P:
+        """Return the part, or columns and tables of it. Raises FileError where it is missing,
         damaged, foreign or short.
         """
-        manifest = self.manifest
-        path = part_path(manifest.path, self.number)
-        piece = read_part(path, manifest.kind, self.key, names)
-        expected = {table: self.n_rows(table) for table in manifest.ends}
-        if piece[""] != expected:
-            raise FileError(path, f"rows {expected}", piece[""], RERUN)
-        return piece
+        path = part_path(self.manifest.path, self.number)
+        part = read_part(path, self.product, self.key, wanted)
+        expected = {table: self.n_rows(table) for table in self.manifest.ends}
+        if part.n_rows() != expected:
+            raise FileError(path, f"rows {expected}", part.n_rows(), RERUN)
+        return part
 
 
-class PartReader:
+class PartReader(Generic[P]):
     """Reads columns of parts, and keeps those of the last: blocks that are worked on one after the
     other are often of the same part.
     """
 
-    def __init__(self, names: Iterable[str]):
-        """Read these columns, as in `read`."""
-        self._names = list(names)
+    def __init__(self, wanted: Iterable[Column | type[Table]]):
+        """Read these columns and tables."""
+        self._wanted = list(wanted)
         self._identity: tuple[Path, int] | None = None
-        self._columns: dict = {}
+        self._last: P | None = None
 
-    def read(self, part: Part) -> dict:
-        """Return the columns of a part, in a mapping of the caller's own."""
+    def read(self, part: Part[P]) -> P:
+        """Return the columns of a part."""
         identity = (part.manifest.path, part.number)
-        if identity != self._identity:
-            self._identity, self._columns = None, {}
-            self._columns = part.read(self._names)
+        if self._last is None or identity != self._identity:
+            self._identity, self._last = None, None
+            self._last = part.read(self._wanted)
             self._identity = identity
-        return dict(self._columns)
+        return self._last
 
 
-def parts_of(path: Path | str, kind: str) -> list[Part]:
+def parts_of(path: Path | str, product: type[P]) -> list[Part[P]]:
     """Return the parts of a product, in block order. None is opened. Raises FileError."""
-    with _opened(Path(path), kind) as f:
-        return _parts(f, kind)
+    with _opened(Path(path), product.kind) as f:
+        return _parts(f, product)
 
 
-def _parts(f: h5py.File, kind: str) -> list[Part]:
+def _parts(f: h5py.File, product: type[P]) -> list[Part[P]]:
     """Return the parts that an open manifest lists."""
     path = Path(f.filename)
 
@@ -334,27 +342,29 @@ def _parts(f: h5py.File, kind: str) -> list[Part]:
 
     keys = [key.decode() for key in column(KEYS)]
     ends = {table: np.cumsum(column(f"{N_ROWS}/{table}")) for table in f[N_ROWS]}
-    manifest = Manifest(path, kind, keys, ends)
-    return [Part(manifest, number) for number in range(len(keys))]
+    manifest = Manifest(path, keys, ends)
+    return [Part(manifest, product, number) for number in range(len(keys))]
 
 
-def read_part(path: Path, kind: str, key: str, names: Iterable[str] | None = None) -> dict:
+def read_part(path: Path, product: type[P], key: str, wanted: Wanted = None) -> P:
     """Return the file of a part, as `Part.read`; the product need not be finished. Raises FileError
     where it is missing, damaged, or of another config.
     """
-    wanted = datasets.select(kind, names)
+    kind = product.kind
+    names = datasets.select(product, wanted)
     if not path.exists():
         raise FileError(path, "a finished part", "nothing", RERUN)
     with _opened(path, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
             raise FileError(path, f"key {key}", found, RERUN)
-        columns = {name: datasets.content(path, kind, name, f[name]) for name in wanted}
+        columns = {name: datasets.content(path, kind, name, f[name]) for name in names}
         n_rows = json.loads(f.attrs[N_ROWS])
-    if names is None and n_rows != datasets.n_rows_of(kind, columns):
-        found = f"tables of {datasets.n_rows_of(kind, columns)}"
-        raise FileError(path, f"rows {n_rows}", found, checksums.REPAIR)
-    return {"": n_rows} | columns
+
+    part = product.from_columns(columns, n_rows)
+    if part.n_rows() != n_rows:
+        raise FileError(path, f"rows {n_rows}", f"tables of {part.n_rows()}", checksums.REPAIR)
+    return part
 
 
 def part_path(product: Path, block: int) -> Path:
@@ -362,26 +372,28 @@ def part_path(product: Path, block: int) -> Path:
     return Path(product).with_suffix(".parts") / f"{block:06d}.h5"
 
 
-class Parts:
+class Parts(Generic[P]):
     """A product written block by block by all ranks; a killed stage resumes it.
 
-    product: path of the manifest (`index.h5`); the parts lie in `index.parts/`. base: digest of
-    what every part depends on, sections and inputs. blocks: the numbers that each is made of, such
-    as the identities of its shots.
+    path: of the manifest (`index.h5`); the parts lie in `index.parts/`. base: digest of what every
+    part depends on, sections and inputs. blocks: the numbers that each is made of, such as the
+    identities of its shots.
     """
 
-    def __init__(self, product: Path | str, kind: str, base: str, blocks: Sequence[Sequence[int]]):
-        self.product = Path(product)
-        self.kind = kind
+    def __init__(
+        self, path: Path | str, product: type[P], base: str, blocks: Sequence[Sequence[int]]
+    ):
+        self.path = Path(path)
+        self.product = product
         self.keys = [
-            digest(schema.VERSION, __version__, kind, base, [int(number) for number in block])
+            digest(VERSION, __version__, product.kind, base, [int(number) for number in block])
             for block in blocks
         ]
         """the key of each part"""
         self._sound: dict[int, tuple[int, int]] = {}
         """block → size and time of the file that this rank wrote or read to its end"""
-        self._briefs: dict[int, dict] = {}
-        """block → what the manifest will have of it, as `Part.read` returns it"""
+        self._briefs: dict[int, P] = {}
+        """block → what the manifest will have of it"""
 
     def done(self, block: int) -> bool:
         """Whether a sound part of this key is there already. Each is read once, as long as its file
@@ -411,22 +423,22 @@ class Parts:
         """Whether every part is there already. Collective."""
         return not self.missing(world)
 
-    def write(self, block: int, columns: Columns) -> None:
+    def write(self, block: int, part: P) -> None:
         """Write a part."""
-        write_part(part_path(self.product, block), self.kind, columns, self.keys[block])
-        self._note(block, columns, self._file(block))
+        write_part(part_path(self.path, block), part, self.keys[block])
+        self._note(block, part, self._file(block))
 
-    def read(self, block: int, names: Iterable[str] | None = None) -> dict:
+    def read(self, block: int, wanted: Wanted = None) -> P:
         """Return a part, as `Part.read`."""
-        return read_part(part_path(self.product, block), self.kind, self.keys[block], names)
+        return read_part(part_path(self.path, block), self.product, self.keys[block], wanted)
 
-    def briefs(self) -> Iterator[tuple[int, dict]]:
+    def briefs(self) -> Iterator[tuple[int, P]]:
         """Yield each block that this rank wrote or read to its end, and of it what the manifest
-        will have: one piece for `datasets.joined`.
+        will have.
         """
         yield from self._briefs.items()
 
-    def each(self, world: World, make: Callable[[int], Columns]) -> None:
+    def each(self, world: World, make: Callable[[int], P]) -> None:
         """Make every block that is not done yet, shared among the ranks. Collective."""
         missing = self.missing(world)
         for number in world.share(len(missing)):
@@ -434,40 +446,40 @@ class Parts:
             self.write(block, make(block))
         world.barrier()
 
-    def finish(
-        self, world: World, groups: Mapping[str, Columns] | None = None, **attributes: object
-    ) -> None:
+    def finish(self, world: World, groups: Sequence[Product] = (), **attributes: object) -> None:
         """Write the manifest: the product is complete. Collective.
 
-        groups: kind → columns of what else the manifest shall have. Parts beyond it, of an older,
+        groups: what else the manifest shall have. Parts beyond it, of an older,
         longer run, and what a killed run left are removed. Raises FileError where a part is
         missing.
         """
         briefs = world.collect_blocks(self._briefs)
-        world.once(lambda: self._finish(briefs, groups or {}, attributes))
+        world.once(lambda: self._finish(briefs, groups, attributes))
 
     def _file(self, block: int) -> tuple[int, int]:
         """Return size and time of the file of a part."""
-        status = part_path(self.product, block).stat()
+        status = part_path(self.path, block).stat()
         return status.st_size, status.st_mtime_ns
 
-    def _note(self, block: int, columns: Columns, file: tuple[int, int]) -> None:
+    def _note(self, block: int, part: P, file: tuple[int, int]) -> None:
         """Keep what the manifest will have of a block, and which file has it."""
-        piece: dict = {"": datasets.n_rows_of(self.kind, columns)}
-        for name, dataset in schema.FILES[self.kind].items():
-            if dataset.in_manifest:
-                piece[name] = np.array(columns[name], dataset.dtype)
-        self._briefs[block] = piece
+        columns = part.datasets()
+        brief = {
+            path: np.array(columns[path], column.dtype)
+            for path, column in self.product.described().items()
+            if column.in_manifest
+        }
+        self._briefs[block] = self.product.from_columns(brief, part.n_rows())
         self._sound[block] = file
 
     def _finish(
-        self, briefs: list[dict], groups: Mapping[str, Columns], attributes: Mapping[str, object]
+        self, briefs: list[P], groups: Sequence[Product], attributes: Mapping[str, object]
     ) -> None:
         """Clear the folder of the parts, and write the manifest. briefs: of all blocks."""
         if len(briefs) < len(self.keys):
             expected = f"{len(self.keys)} finished parts"
-            raise FileError(self.product, expected, len(briefs), RERUN)
-        folder = self.product.with_suffix(".parts")
+            raise FileError(self.path, expected, len(briefs), RERUN)
+        folder = self.path.with_suffix(".parts")
         for part in folder.glob("*.h5"):
             if part.stem.isdigit() and int(part.stem) >= len(self.keys):
                 part.unlink()
@@ -476,15 +488,18 @@ class Parts:
         for pieces in folder.glob("*/"):
             shutil.rmtree(pieces)
 
-        names = [name for name, item in schema.FILES[self.kind].items() if item.in_manifest]
-        columns = datasets.joined(self.kind, names, briefs)
-        with replacing(self.product) as temporary, _new(temporary) as f:
+        kind = self.product.kind
+        described = self.product.described()
+        columns = self.product.joined(briefs).datasets()
+        n_rows = [brief.n_rows() for brief in briefs]
+        with replacing(self.path) as temporary, _new(temporary) as f:
             datasets.put(f, KEYS, np.array(self.keys, dtype=f"S{N_DIGITS}"))
-            for table in schema.tables(self.kind):
-                n_rows = np.array([brief[""][table] for brief in briefs], dtype=np.int64)
-                datasets.put(f, f"{N_ROWS}/{table}", n_rows)
-            for name, column in columns.items():
-                datasets.put_described(f, self.kind, name, column)
-            for group, of_group in groups.items():
-                datasets.fill(f, group, of_group, where=self.product)
-            stamp(f, self.kind, digest(self.keys), attributes)
+            for table in self.product.declared():
+                of_parts = np.array([n[table] for n in n_rows], dtype=np.int64)
+                datasets.put(f, f"{N_ROWS}/{table}", of_parts)
+            for path, column in described.items():
+                if column.in_manifest:
+                    datasets.put_described(f, kind, column, columns[path])
+            for group in groups:
+                datasets.fill(f, group, where=self.path)
+            stamp(f, kind, digest(self.keys), attributes)

@@ -11,10 +11,8 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import store
 from spreadflow.models import Spectrum
+from spreadflow.products import Spectra
 from spreadflow.units import energy
-
-KIND = "spectra"
-"""Schema of the file."""
 
 COLUMNS = "two columns, separated by a comma: wavelength (Å), weight"
 """What a row of a .lam file holds."""
@@ -68,14 +66,19 @@ def write(reindex: Path, files: Mapping[int, Path]) -> None:
     Raises FileError.
     """
     spectra = [read_lam(path) for path in files.values()]
-    columns = {
-        "shots/shot_id": np.array(list(files), dtype=np.uint64),
-        "shots/n_channels": np.array([len(spectrum.photons) for spectrum in spectra]),
-        "channels/energy_ev": np.concatenate([spectrum.energies_ev for spectrum in spectra]),
-        "channels/share": np.concatenate([spectrum.photons for spectrum in spectra]),
-    }
-    key = store.digest(*(np.ascontiguousarray(column).tobytes() for column in columns.values()))
-    store.write(path_of(reindex), KIND, columns, key=key)
+    supplied = Spectra(
+        shots=Spectra.shots(
+            shot_id=np.array(list(files), dtype=np.uint64),
+            n_channels=np.array([len(spectrum.photons) for spectrum in spectra]),
+        ),
+        channels=Spectra.channels(
+            energy_ev=np.concatenate([spectrum.energies_ev for spectrum in spectra]),
+            share=np.concatenate([spectrum.photons for spectrum in spectra]),
+        ),
+    )
+    columns = supplied.datasets().values()
+    key = store.digest(*(np.ascontiguousarray(column).tobytes() for column in columns))
+    store.write(path_of(reindex), supplied, key=key)
 
 
 class SuppliedSpectra:
@@ -89,11 +92,11 @@ class SuppliedSpectra:
         if identity not in (None, self.identity):
             expected = f"the spectra that {reindex} was made with, {identity}"
             raise FileError(self.path, expected, self.identity, "Rerun adopt.")
-        columns = store.read(self.path, KIND, ["shots/"])
-        n_channels = columns["shots/n_channels"]
+        shots = store.read(self.path, Spectra, [Spectra.shots]).shots
+        n_channels = shots.n_channels
         ends = np.cumsum(n_channels)
         rows = map(slice, ends - n_channels, ends)
-        self._rows = dict(zip(columns["shots/shot_id"].tolist(), rows, strict=True))
+        self._rows = dict(zip(shots.shot_id.tolist(), rows, strict=True))
         self.most_channels = int(n_channels.max())
         """channels of the longest of the spectra"""
 
@@ -103,4 +106,5 @@ class SuppliedSpectra:
             return None
         rows = self._rows[shot_id]
         with h5py.File(self.path, "r", locking=False) as f:
-            return Spectrum(f["channels/energy_ev"][rows], photons * f["channels/share"][rows])
+            energies_ev = f[Spectra.channels.energy_ev.path][rows]
+            return Spectrum(energies_ev, photons * f[Spectra.channels.share.path][rows])

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from spreadflow import products
 from spreadflow.errors import FileError
-from spreadflow.io import datasets, images, schema, store
+from spreadflow.io import datasets, images, store
 from spreadflow.models import Detector
+from spreadflow.products import Truth
 
 GROUP = "truth"
 """Name of the group in an image file."""
@@ -36,9 +38,8 @@ NO_INTENSITIES = TrueIntensities(np.empty((0, 3), dtype=np.int16), np.empty(0))
 class FileTruth(NamedTuple):
     """The truth of the shots of one image file."""
 
-    columns: Callable[[], datasets.Columns]
-    """gives the columns of schema 'truth'; called once the images are written: some are known then
-    """
+    shots: Callable[[], Truth]
+    """gives the truth of the shots; called once the images are written: some is known then"""
     detector: Detector
     """where the detector was, whatever the header says"""
     curves: Mapping[str, np.ndarray]
@@ -49,21 +50,21 @@ class FileTruth(NamedTuple):
 def write_truth(f: h5py.File, truth: FileTruth, energies_ev: np.ndarray) -> None:
     """Write the truth into an image file. energies_ev: (channel,) of the curves."""
     group = f.create_group(GROUP)
-    datasets.fill(group, "truth", truth.columns())
+    datasets.fill(group, truth.shots())
     store.put_attributes(group, {"detector": truth.detector._asdict()})
 
     values = np.concatenate([np.empty(0), *truth.curves.values()])
     n_sites = len(truth.curves)
-    columns = {
-        "curves/site": np.repeat(np.arange(n_sites), len(energies_ev)),
-        "curves/energy_ev": np.tile(energies_ev, n_sites),
-        "curves/fp": values.real,
-        "curves/fdp": values.imag,
-    }
+    curves = products.TrueCurves.curves(
+        site=np.repeat(np.arange(n_sites), len(energies_ev)),
+        energy_ev=np.tile(energies_ev, n_sites),
+        fp=values.real,
+        fdp=values.imag,
+    )
+    datasets.fill(group, products.TrueCurves(curves=curves))
 
-    datasets.fill(group, "true_curves", columns)
-    of_crystal = {f"intensities/{name}": v for name, v in truth.intensities._asdict().items()}
-    datasets.fill(group, "true_intensities", of_crystal)
+    intensities = products.TrueIntensities.intensities(**truth.intensities._asdict())
+    datasets.fill(group, products.TrueIntensities(intensities=intensities))
     store.put_attributes(group, {"sites": list(truth.curves)})
 
 
@@ -82,11 +83,11 @@ class TrueCurve(NamedTuple):
         return np.array([fp, fdp])
 
 
-def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
-    """Return the columns of schema 'truth' over the files of a run that can be opened; None where
-    the run was not simulated.
+def read_truth(manifest: Path | str) -> Truth | None:
+    """Return the truth of the shots over the files of a run that can be opened; None where the run
+    was not simulated.
 
-    `shots/shot_id` is the identity that a `Source` of this manifest gives.
+    `shots.shot_id` is the identity that a `Source` of this manifest gives.
     """
     manifest = Path(manifest)
     run = images.read_manifest(manifest).run
@@ -95,14 +96,15 @@ def read_truth(manifest: Path | str) -> dict[str, np.ndarray] | None:
         with _opened(path) as group:
             if group is None or stored_ids is None:
                 return None
-            part = datasets.tables(group, "truth")
+            part = datasets.read_group(group, Truth)
 
         identities = {}
         for frame, stored_id in enumerate(stored_ids):
             identities[int(stored_id)] = images.shot_id(run, path.name, frame)
-        shot_ids = [identities[int(stored_id)] for stored_id in part["shots/shot_id"]]
-        parts.append(part | {"shots/shot_id": np.array(shot_ids, np.uint64)})
-    return datasets.joined("truth", schema.FILES["truth"], parts) if parts else None
+        shot_ids = [identities[int(stored_id)] for stored_id in part.shots.shot_id]
+        part.shots.shot_id = np.array(shot_ids, np.uint64)
+        parts.append(part)
+    return Truth.joined(parts) if parts else None
 
 
 def true_curves(manifest: Path) -> dict[str, TrueCurve]:
@@ -123,22 +125,19 @@ def true_intensities(manifest: Path) -> TrueIntensities | None:
         with _opened(path) as group:
             if group is None or "intensities" not in group:
                 return None
-            columns = group["intensities"]
-            return TrueIntensities(columns["hkl"][()], columns["f_squared"][()])
+            intensities = datasets.read_group(group, products.TrueIntensities).intensities
+            return TrueIntensities(intensities.hkl, intensities.f_squared)
     return None
 
 
 def _curves(group: h5py.Group) -> dict[str, TrueCurve]:
     """Return the curve of each site."""
-    columns = group["curves"]
-    site = columns["site"][()]
-    energies_ev = columns["energy_ev"][()]
-    values = columns["fp"][()] + 1j * columns["fdp"][()]
+    sites = datasets.read_group(group, products.TrueCurves).curves
     names = json.loads(group.attrs["sites"])
     curves = {}
     for number, name in enumerate(names):
-        rows = site == number
-        curves[name] = TrueCurve(energies_ev[rows], values[rows])
+        of_site = sites[sites.site == number]
+        curves[name] = TrueCurve(of_site.energy_ev, of_site.fp + 1j * of_site.fdp)
     return curves
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
-from spreadflow.physics import symmetry, unit_cell
+from spreadflow.physics import miller, symmetry, unit_cell
 
 CHUNK_HKL = 4096
 """Nodes summed at a time: few sizes, few compiled programs."""
@@ -91,6 +91,10 @@ class StructureFactors(NamedTuple):
     """(group, channel) complex128: f' + i f'', electrons"""
     n_sites: int = 0
     """so many of the groups are named sites"""
+
+    def rows(self, hkl: np.ndarray) -> np.ndarray:
+        """Return the rows (n,) of nodes (n, 3); −1 where there is none."""
+        return miller.rows(np.asarray(self.hkl), hkl)
 
     def at(self, rows: np.ndarray) -> np.ndarray:
         """Return F (len(rows), channel), complex, of nodes given by row, electrons."""

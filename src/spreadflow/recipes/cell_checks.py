@@ -13,22 +13,24 @@ from spreadflow.analysis.merging.metric_symmetry import CommonStrain
 from spreadflow.errors import StageWarning
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry
+from spreadflow.products import Children, Reindex
+from spreadflow.products.index import Spots
 from spreadflow.units import HC_EV_ANGSTROM, MAD_TO_SIGMA
 
 COLUMNS = (
-    "shots/mean_energy_ev",
-    "shots/n_lattices",
-    "lattices/shot",
-    "lattices/A",
-    "spots/shot",
-    "spots/panel",
-    "spots/fast",
-    "spots/slow",
-    "spots/intensity",
-    "spots/sigma",
-    "spots/lattice",
-    "spots/hkl",
-    "spots/used",
+    Reindex.shots.mean_energy_ev,
+    Reindex.shots.n_lattices,
+    Reindex.lattices.shot,
+    Reindex.lattices.A,
+    Reindex.spots.shot,
+    Reindex.spots.panel,
+    Reindex.spots.fast,
+    Reindex.spots.slow,
+    Reindex.spots.intensity,
+    Reindex.spots.sigma,
+    Reindex.spots.lattice,
+    Reindex.spots.hkl,
+    Reindex.spots.used,
 )
 """Columns of a product of `reindex` that are looked at."""
 
@@ -70,54 +72,40 @@ class LatticeSpots(NamedTuple):
 
 
 def spots_of(
-    columns: dict[str, np.ndarray], rows: np.ndarray, setting: np.ndarray, detector: Detector
+    part: Reindex, rows: np.ndarray, setting: np.ndarray, detector: Detector
 ) -> list[LatticeSpots]:
     """Return some lattices of a run with their spots.
 
-    columns: `COLUMNS` of the run; rows: of the lattices; setting: (row, 3, 3) M, Miller indices on
-    the shared axes are M · those of the run.
+    part: `COLUMNS` of shots of the run; rows: of the lattices; setting: (row, 3, 3) M, Miller
+    indices on the shared axes are M · those of the run.
     """
-    indexed = _Groups(np.where(columns["spots/used"], columns["spots/lattice"], -1))
-    is_strong = columns["spots/intensity"] >= I_OVER_SIGMA * columns["spots/sigma"]
-    is_free = (columns["spots/lattice"] < 0) & is_strong
-    free = _Groups(np.where(is_free, columns["spots/shot"], -1))
+    spots = part.spots
+    indexed = Children(np.where(spots.used, spots.lattice, -1))
+    is_strong = spots.intensity >= I_OVER_SIGMA * spots.sigma
+    is_free = (spots.lattice < 0) & is_strong
+    free = Children(np.where(is_free, spots.shot, -1))
 
-    def directions(spots: np.ndarray) -> np.ndarray:
-        names = ("panel", "fast", "slow")
-        return geometry.direction(detector, *(columns[f"spots/{name}"][spots] for name in names))
+    def directions(spots: Spots) -> np.ndarray:
+        return geometry.direction(detector, spots.panel, spots.fast, spots.slow)
 
     lattices = []
     for row, M in zip(rows, setting, strict=True):
-        shot = columns["lattices/shot"][row]
-        A = columns["lattices/A"][row] @ np.linalg.inv(M)
-        own = indexed.members(row)
-        is_alone = columns["shots/n_lattices"][shot] == 1
-        others = free.members(shot) if is_alone else np.empty(0, dtype=int)
-        wavenumber = columns["shots/mean_energy_ev"][shot] / HC_EV_ANGSTROM
+        shot = part.lattices.shot[row]
+        A = part.lattices.A[row] @ np.linalg.inv(M)
+        own = spots[indexed[row]]
+        is_alone = part.shots.n_lattices[shot] == 1
+        others = spots[free[shot] if is_alone else []]
+        wavenumber = part.shots.mean_energy_ev[shot] / HC_EV_ANGSTROM
         q = (directions(others) - geometry.S0) * wavenumber
         lattices.append(
             LatticeSpots(
                 A=A,
-                hkl=columns["spots/hkl"][own] @ M.T,
+                hkl=own.hkl @ M.T,
                 s1=directions(own),
                 others=q @ np.linalg.inv(A).T,
             )
         )
     return lattices
-
-
-class _Groups:
-    """Rows by the number of the group that they belong to."""
-
-    def __init__(self, group: np.ndarray):
-        """Sort rows. group: (row,) int; −1 = none."""
-        self._order = np.argsort(group, kind="stable")
-        self._sorted = group[self._order]
-
-    def members(self, number: int) -> np.ndarray:
-        """Return the rows of a group."""
-        first, last = np.searchsorted(self._sorted, [number, number + 1])
-        return self._order[first:last]
 
 
 def forbidden_strain(

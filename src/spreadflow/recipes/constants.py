@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from spreadflow.analysis.curves import planning
+from spreadflow.products import Spread, spread
 from spreadflow.recipes.curves import QuotedFit
 
 KINDS = ("fp", "fdp")
 """f′ and f″ in names of columns."""
 
 
-def constant_rows(fits: dict[str, QuotedFit], element: str) -> list[dict[str, Any]]:
-    """Return the rows of the table `constants`: each site in each fit. element: of the first site.
+def constant_rows(fits: dict[str, QuotedFit], element: str) -> spread.Constants:
+    """Return the table `constants`: each site in each fit. element: of the first site.
 
     All figures are NaN where no node lies in the band.
     """
@@ -38,7 +39,7 @@ def constant_rows(fits: dict[str, QuotedFit], element: str) -> list[dict[str, An
                 row[f"{name}_sigma"] = figures["sigma"]
                 row[f"{name}_shape_sigma"] = figures["shape_sigma"]
             rows.append(row)
-    return rows
+    return Spread.constants.from_rows(rows)
 
 
 def cost_of_x(fit: QuotedFit, element: str) -> dict[str, float] | None:

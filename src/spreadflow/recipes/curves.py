@@ -19,6 +19,7 @@ from spreadflow.errors import ConfigError
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Spread, spread
 from spreadflow.recipes import factors
 from spreadflow.recipes.lattice_sums import LatticeSums
 
@@ -240,8 +241,8 @@ def all_fits(
 
 def edge_rows(
     fits: dict[str, QuotedFit], elements: list[str], energies_ev: np.ndarray
-) -> list[dict]:
-    """Return the rows of the table `edges`.
+) -> spread.Edges:
+    """Return the table `edges`.
 
     Smoothed curves have no edge that could be trusted, and sites of unlike elements no difference.
     """
@@ -266,22 +267,19 @@ def edge_rows(
                 "difference_sigma_ev": errors[site],
             }
             rows.append(row)
-    return rows
+    return Spread.edges.from_rows(rows)
 
 
-def without_edge(rows: list[dict], sites: list[str]) -> list[str]:
-    """Return a sentence for each site that has no edge in the first fit that has any.
-
-    rows: those that `edge_rows` returned.
-    """
-    first = [row for row in rows if row["fit"] == rows[0]["fit"]]
-    names = [sites[row["site"]] for row in first if np.isnan(row["energy_ev"])]
+def without_edge(edges: spread.Edges, sites: list[str]) -> list[str]:
+    """Return a sentence for each site that has no edge in the first fit that has any."""
+    first = edges[edges.fit == edges.fit[:1]]
+    names = [sites[site] for site in first.site[np.isnan(first.energy_ev)]]
     place = f"within {REACH_EV:g} eV of its metal's and within the channels"
     return [f"{name}: no edge {place}" for name in names]
 
 
-def curve_rows(fits: dict[str, QuotedFit]) -> list[dict]:
-    """Return the rows of the table `curves`: each node of each site in each fit."""
+def curve_rows(fits: dict[str, QuotedFit]) -> spread.Curves:
+    """Return the table `curves`: each node of each site in each fit."""
     rows = []
     for number, fit in enumerate(fits.values()):
         start = fit.p.reference_at_nodes
@@ -298,7 +296,7 @@ def curve_rows(fits: dict[str, QuotedFit]) -> list[dict]:
                     row[f"{name}_fisher"] = fisher[place]
                     row[f"{name}_start"] = start[place]
                 rows.append(row)
-    return rows
+    return Spread.curves.from_rows(rows)
 
 
 def starts(
@@ -356,19 +354,19 @@ def verdicts(
     )
 
 
-def channel_rows(fit: QuotedFit, lattices: LatticeSums) -> dict[str, np.ndarray]:
-    """Return the columns of the table `channels`. Collective."""
+def channel_rows(fit: QuotedFit, lattices: LatticeSums) -> spread.Channels:
+    """Return the table `channels`. Collective."""
     residual, sigma = lattices.residuals(fit.p, fit.refined)
-    return {
-        "energy_ev": fit.p.energies_ev,
-        "photons": lattices.photons.mean(axis=0),
-        "residual": residual,
-        "residual_sigma": sigma,
-    }
+    return Spread.channels(
+        energy_ev=fit.p.energies_ev,
+        photons=lattices.photons.mean(axis=0),
+        residual=residual,
+        residual_sigma=sigma,
+    )
 
 
-def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
-    """Return the columns of the table `values`: covariances of all values at the nodes."""
+def value_rows(fits: dict[str, QuotedFit]) -> spread.Values:
+    """Return the table `values`: covariances of all values at the nodes."""
     number = []
     fisher = []
     sandwich = []
@@ -377,11 +375,11 @@ def value_rows(fits: dict[str, QuotedFit]) -> dict[str, np.ndarray]:
         number.append(np.full(len(at_nodes), fit_number))
         fisher.append(at_nodes @ fit.refined.fisher @ at_nodes.T)
         sandwich.append(at_nodes @ fit.errors(fit.refined.scatter) @ at_nodes.T)
-    return {
-        "fit": np.concatenate(number),
-        "fisher": np.concatenate(fisher),
-        "sandwich": np.concatenate(sandwich),
-    }
+    return Spread.values(
+        fit=np.concatenate(number),
+        fisher=np.concatenate(fisher),
+        sandwich=np.concatenate(sandwich),
+    )
 
 
 def outlook(fits: dict[str, QuotedFit], elements: list[str]) -> dict[str, float | None]:

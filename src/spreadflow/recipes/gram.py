@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import directions, same_rows
+from spreadflow.analysis.curves.columns import directions
 from spreadflow.analysis.curves.expand import FittedRest
 from spreadflow.analysis.curves.gram import Gram, gram, model_error
 from spreadflow.analysis.pixels import lattice_fit, solve
@@ -13,8 +13,9 @@ from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.config import SpreadSection, Stage1Section
 from spreadflow.errors import RefinedOutcome, SpreadOutcome
 from spreadflow.models import Mosaic
-from spreadflow.physics import symmetry
+from spreadflow.physics import miller, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products.gram import Boxes
 from spreadflow.recipes.lattice import (
     LatticeFit,
     PackedLattice,
@@ -43,13 +44,13 @@ class ExpandedLattice(NamedTuple):
     """standard deviation of a modelled pixel, relative to its Bragg photons"""
     sigma_z: float = np.nan
     """standard deviation of (data − model)/√variance over the pixels"""
-    boxes: dict[str, np.ndarray] | None = None
-    """d, n_pixels and sigma_z of each shoebox, (box,) each"""
+    boxes: Boxes | None = None
+    """d, n_pixels and sigma_z of each shoebox"""
 
 
-def box_figures(fit: LatticeFit, lattice: PackedLattice) -> dict[str, np.ndarray]:
+def box_figures(fit: LatticeFit, lattice: PackedLattice) -> Boxes:
     """Return the resolution of each shoebox of a lattice that was fitted, the pixels that were, and
-    the r.m.s. of their (data − model)/√variance: columns (box,) by name.
+    the r.m.s. of their (data − model)/√variance.
     """
     assert fit.problem is not None and fit.refined is not None, "only of lattices that were fitted"
     data = fit.problem.data
@@ -60,7 +61,7 @@ def box_figures(fit: LatticeFit, lattice: PackedLattice) -> dict[str, np.ndarray
     squares = np.bincount(box, z**2, len(n_pixels))
     with np.errstate(invalid="ignore"):
         sigma_z = np.sqrt(squares / n_pixels)
-    return {"d": lattice.reflections["d"], "n_pixels": n_pixels, "sigma_z": sigma_z}
+    return Boxes(d=lattice.reflections.d, n_pixels=n_pixels, sigma_z=sigma_z)
 
 
 def with_curves(factors: StructureFactors, curves: np.ndarray) -> StructureFactors:
@@ -79,7 +80,7 @@ def with_rest(
     if rest is None:
         return factors
     asu, friedel = symmetry.to_asu(np.asarray(factors.hkl), space_group)
-    row = same_rows(rest.hkl, asu)
+    row = miller.rows(rest.hkl, asu)
     base = np.asarray(factors.rest)
     e = directions(factors, np.arange(len(base)))
     across = np.where(friedel < 0, -1j, 1j)
@@ -123,7 +124,7 @@ def expand_fit(
             photons = problem.data.photons
             own_error = model_error(point.model, point.bragg, photons, problem.noise)
         own = gram(refined_model, point.planes, model_error=own_error)
-        channels = channels_of(lattice, model)
+        channels = model.channels(lattice.spectrum)
         return own._replace(channel=channels[own.channel]), own_error
 
     return reduced(fit, lattice, model, pixels, reduce)
@@ -156,7 +157,7 @@ def reduced(
     )
     own, error = reduce(refined_model, point)
     photons = np.zeros(len(model.energies_ev))
-    photons[channels_of(lattice, model)] = lattice.spectrum.photons
+    photons[model.channels(lattice.spectrum)] = lattice.spectrum.photons
     return ExpandedLattice(
         outcome=SpreadOutcome.USED,
         gram=own,
@@ -167,8 +168,3 @@ def reduced(
         sigma_z=lattice_fit.sigma_z(point, problem.data, problem.noise),
         boxes=box_figures(fit, lattice),
     )
-
-
-def channels_of(lattice: PackedLattice, model: RunModel) -> np.ndarray:
-    """Return the channels of a lattice's pulse among all channels of the run."""
-    return np.flatnonzero(np.isin(model.energies_ev, lattice.spectrum.energies_ev))

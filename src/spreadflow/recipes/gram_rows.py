@@ -1,34 +1,25 @@
-"""Gram matrices as rows of the tables of schema `gram`, and back."""
-
-from typing import Any
+"""Gram matrices as rows of the tables of product `gram`, and back."""
 
 import numpy as np
 
+from spreadflow import products
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.errors import SpreadOutcome
-from spreadflow.io.rows import blank
+from spreadflow.products import Children
 from spreadflow.recipes.gram import ExpandedLattice
 
-LATTICE_FIELDS = ("loss", "score", "nuisance", "n_pixels")
-"""Fields of a Gram that are columns of its row of `lattices`."""
 
-COLUMN_FIELDS = ("hkl", "channel", "intensity", "slope", "cross")
-"""Fields of a Gram that are columns of its rows of `columns`."""
-
-Tables = dict[str, dict[str, Any]]
-"""Table → column → rows; a lattice's own row of `lattices` is column → value."""
-
-
-def blank_tables(n_unknowns: int, n_channels: int) -> Tables:
+def unused(n_unknowns: int, n_channels: int) -> products.Gram:
     """Return the tables of a lattice that is not used: a row of `lattices`, and no columns."""
-    lattice = blank("gram", "lattices", unknown=n_unknowns, channel=n_channels)
-    column = blank("gram", "columns", unknown=n_unknowns)
-    no_columns = {name: value[np.newaxis][:0] for name, value in column.items()}
-    return {"lattices": lattice, "columns": no_columns}
+    return products.Gram(
+        lattices=products.Gram.lattices.blank(unknown=n_unknowns, channel=n_channels),
+        columns=products.Gram.columns.blank(0, unknown=n_unknowns),
+    )
 
 
-def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
-    """Return the tables of a lattice that is used.
+def used(lattice: ExpandedLattice, unknowns: list[str]) -> products.Gram:
+    """Return the tables of a lattice that is used, without what says which one it is, how it ended
+    and what it took.
 
     unknowns: names of the unknowns that any lattice has.
     """
@@ -36,22 +27,33 @@ def tables_of(lattice: ExpandedLattice, unknowns: list[str]) -> Tables:
     padded = _padded(lattice.gram, lattice.unknowns, unknowns)
     n_columns = len(padded.channel)
     n_boxes = len(padded.start) - 1
-    row = lattice.start._asdict()
-    row |= {name: getattr(padded, name) for name in LATTICE_FIELDS}
-    row |= {name: getattr(lattice, name) for name in ("photons", "model_error", "sigma_z")}
-    columns = {name: getattr(padded, name) for name in COLUMN_FIELDS}
-    columns["lattice"] = np.zeros(n_columns, dtype=int)
+    row = lattice.start._asdict() | {
+        "photons": lattice.photons,
+        "loss": padded.loss,
+        "score": padded.score,
+        "nuisance": padded.nuisance,
+        "n_pixels": padded.n_pixels,
+        "model_error": lattice.model_error,
+        "sigma_z": lattice.sigma_z,
+    }
     assert lattice.boxes is not None, "of every lattice that is used"
-    boxes = lattice.boxes | {
-        "n_columns": np.diff(padded.start),
-        "lattice": np.zeros(n_boxes, dtype=int),
-    }
-    return {
-        "lattices": row,
-        "boxes": boxes,
-        "columns": columns,
-        "triangles": {"value": padded.normal},
-    }
+    return products.Gram(
+        lattices=products.Gram.lattices.from_rows([row]),
+        boxes=products.Gram.boxes(
+            lattice=np.zeros(n_boxes, dtype=int),
+            n_columns=np.diff(padded.start),
+            **lattice.boxes.as_dict(),
+        ),
+        columns=products.Gram.columns(
+            lattice=np.zeros(n_columns, dtype=int),
+            hkl=padded.hkl,
+            channel=padded.channel,
+            intensity=padded.intensity,
+            slope=padded.slope,
+            cross=padded.cross,
+        ),
+        triangles=products.Gram.triangles(value=padded.normal),
+    )
 
 
 def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
@@ -70,23 +72,31 @@ def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
     return own._replace(nuisance=nuisance, score=score, cross=cross)
 
 
-def grams_of(columns: dict[str, np.ndarray]) -> list[tuple[int, Gram]]:
+def grams_of(part: products.Gram) -> list[tuple[int, Gram]]:
     """Return row of `lattices` and Gram of every lattice of a part that is used."""
-    lattice_of_box = columns["boxes/lattice"]
-    lattice_of_column = columns["columns/lattice"]
-    n_columns = columns["boxes/n_columns"].astype(np.int64)
+    boxes_of = Children(part.boxes.lattice)
+    columns_of = Children(part.columns.lattice)
+    lattices = part.lattices
+    n_columns = part.boxes.n_columns.astype(np.int64)
     n_values = n_columns * (n_columns + 1) // 2
     triangles = np.concatenate([[0], np.cumsum(n_values)])
     grams = []
-    for row in np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED):
-        boxes = np.flatnonzero(lattice_of_box == row)
+    for row in np.flatnonzero(lattices.outcome == SpreadOutcome.USED).tolist():
+        boxes = boxes_of[row]
         first, last = (boxes[0], boxes[-1] + 1) if len(boxes) else (0, 0)
-        is_own = lattice_of_column == row
+        columns = part.columns[columns_of[row]]
         lattice_gram = Gram(
             start=np.concatenate([[0], np.cumsum(n_columns[boxes])]),
-            normal=columns["triangles/value"][triangles[first] : triangles[last]],
-            **{name: columns[f"columns/{name}"][is_own] for name in COLUMN_FIELDS},
-            **{name: columns[f"lattices/{name}"][row] for name in LATTICE_FIELDS},
+            hkl=columns.hkl,
+            channel=columns.channel,
+            intensity=columns.intensity,
+            slope=columns.slope,
+            cross=columns.cross,
+            nuisance=lattices.nuisance[row],
+            score=lattices.score[row],
+            normal=part.triangles.value[triangles[first] : triangles[last]],
+            loss=lattices.loss[row],
+            n_pixels=lattices.n_pixels[row],
         )
-        grams.append((int(row), lattice_gram))
+        grams.append((row, lattice_gram))
     return grams

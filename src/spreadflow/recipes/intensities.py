@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow import products
 from spreadflow.analysis.curves.gram import Gram, gram, shape_error
 from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.equations import Batch
@@ -276,17 +277,21 @@ def drawn_together(log_values: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return np.where(is_known, centre + keep * (log_values - centre), log_values)
 
 
-def batch_of(columns: dict[str, np.ndarray], unique: Unique) -> Batch:
+def batch_of(part: products.Gram, unique: Unique) -> Batch:
     """Return the lattices of a part of `gram` that are used, in their order."""
-    used = np.flatnonzero(columns["lattices/outcome"] == SpreadOutcome.USED)
-    scale = columns["lattices/scale"][used]
-    n_cells = columns["lattices/n_cells"][used]
+    used = np.flatnonzero(part.lattices.outcome == SpreadOutcome.USED)
+    lattices = part.lattices[used]
+    columns = part.columns
     return Batch(
-        lattice=np.searchsorted(used, columns["columns/lattice"]),
-        unique=unique.rows(columns["columns/hkl"].astype(np.int32)),
-        sizes=columns["boxes/n_columns"].astype(np.int64),
-        normal=columns["triangles/value"].astype(np.float64),
-        log_volume=np.log(scale) + np.log(n_cells).sum(axis=1),
-        **{name: columns[f"columns/{name}"] for name in ("intensity", "slope", "cross")},
-        **{name: columns[f"lattices/{name}"][used] for name in ("nuisance", "score", "loss")},
+        lattice=np.searchsorted(used, columns.lattice),
+        unique=unique.rows(columns.hkl.astype(np.int32)),
+        sizes=part.boxes.n_columns.astype(np.int64),
+        intensity=columns.intensity,
+        slope=columns.slope,
+        cross=columns.cross,
+        normal=part.triangles.value.astype(np.float64),
+        nuisance=lattices.nuisance,
+        score=lattices.score,
+        loss=lattices.loss,
+        log_volume=np.log(lattices.scale) + np.log(lattices.n_cells).sum(axis=1),
     )

@@ -13,7 +13,7 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import held_out, lattice_fit, point_spread, restraints
 from spreadflow.analysis.pixels.restraints import Unknown
 from spreadflow.config import RecordingSection, Stage1Section
-from spreadflow.errors import RefinedOutcome
+from spreadflow.errors import FileError, RefinedOutcome
 from spreadflow.models import (
     Crystal,
     Detector,
@@ -22,9 +22,11 @@ from spreadflow.models import (
     Parameters,
     Shoeboxes,
     Spectrum,
+    pixel_counts,
 )
 from spreadflow.physics import geometry, noise, symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products.annulus import Annulus, Reflections
 from spreadflow.units import DEG
 
 LARGEST_TURN_RAD = 0.5 * DEG
@@ -32,6 +34,9 @@ LARGEST_TURN_RAD = 0.5 * DEG
 
 LARGEST_SCALE_SIGMA = 1.0
 """Standard deviation of ln scale above which the photons do not determine the scale."""
+
+RERUN = "Rerun annulus, or wide, and the stages after it."
+"""What to do about shoeboxes whose parts do not belong together."""
 
 KERNEL_PX = 10
 """Half size of the kernel of the point spread, px; light that spreads farther is background."""
@@ -59,8 +64,7 @@ class PackedLattice(NamedTuple):
     """valid: may be used, holds this lattice's photons alone, and is in no nearer shoebox"""
     recorded: np.ndarray
     """(pixel,) bool: may be used, whosever photons it holds"""
-    reflections: dict[str, np.ndarray]
-    """columns of its rows of `reflections`"""
+    reflections: Reflections
 
 
 class RunModel(NamedTuple):
@@ -76,6 +80,18 @@ class RunModel(NamedTuple):
     """Kahn's K along the lab x axis"""
     recording: RecordingSection
     """how its shots were recorded"""
+
+    def channels(self, spectrum: Spectrum) -> np.ndarray:
+        """Return the rows (n,) of `energies_ev` that the channels of a pulse are. Raises FileError
+        where one is none of them.
+        """
+        own = np.asarray(spectrum.energies_ev)
+        rows = np.minimum(np.searchsorted(self.energies_ev, own), len(self.energies_ev) - 1)
+        is_apart = self.energies_ev[rows] != own
+        if is_apart.any():
+            expected = f"{len(self.energies_ev)} channels that are common to all pulses"
+            raise FileError("spectra", expected, f"another at {own[is_apart][0]} eV", RERUN)
+        return rows
 
 
 class Start(NamedTuple):
@@ -103,38 +119,36 @@ class LatticeFit(NamedTuple):
 
 
 def unpack(
-    columns: dict[str, np.ndarray], row: int, d_min: float = 0.0, d_max: float = np.inf
+    shoeboxes: Annulus, row: int, d_min: float = 0.0, d_max: float = np.inf
 ) -> PackedLattice:
-    """Return the lattice of a row of a part of an annulus, with its reflections of d_min ≤ d <
-    d_max (Å).
+    """Return the lattice of a row of a part of packed shoeboxes, with its reflections of d_min ≤ d
+    < d_max (Å).
     """
-    d = columns["reflections/d"]
-    is_chosen = (columns["reflections/lattice"] == row) & (d >= d_min) & (d < d_max)
-    rows = np.flatnonzero(is_chosen)
-    reflections = {
-        name.split("/")[1]: column[rows]
-        for name, column in columns.items()
-        if name.startswith("reflections/")
-    }
-    fast0, fast1, slow0, slow1 = reflections["bbox"].T.astype(np.int64)
-    n_pixels = (fast1 - fast0) * (slow1 - slow0)
-    first_pixel = np.repeat(reflections["first_pixel"] - np.cumsum(n_pixels) + n_pixels, n_pixels)
+    # reflections are in the order of their lattices
+    lattice_of = shoeboxes.reflections.lattice
+    first, end = np.searchsorted(lattice_of, np.array([row, row + 1], lattice_of.dtype))
+    reflections = shoeboxes.reflections[first:end]
+    reflections = reflections[(reflections.d >= d_min) & (reflections.d < d_max)]
+
+    n_pixels = pixel_counts(reflections.bbox)
+    first_pixel = np.repeat(reflections.first_pixel - np.cumsum(n_pixels) + n_pixels, n_pixels)
     pixels = first_pixel + np.arange(n_pixels.sum())
-    recorded = columns["pixels/valid"][pixels]
+    recorded = shoeboxes.pixels.valid[pixels]
     boxes = Shoeboxes(
-        hkl=reflections["hkl"],
-        panel=reflections["panel"],
-        bbox=reflections["bbox"],
-        photons=columns["pixels/photons"][pixels],
-        valid=recorded & (columns["pixels/overlap"][pixels] & Overlap.LEFT_OUT == 0),
+        hkl=reflections.hkl,
+        panel=reflections.panel,
+        bbox=reflections.bbox,
+        photons=shoeboxes.pixels.photons[pixels],
+        valid=recorded & (shoeboxes.pixels.overlap[pixels] & Overlap.LEFT_OUT == 0),
     )
-    pulse = columns["lattices/spectrum"][row]
-    spectrum = Spectrum(*(columns[f"spectra/{name}"][pulse] for name in Spectrum._fields))
+    lattices = shoeboxes.lattices
+    spectra = shoeboxes.spectra
+    pulse = lattices.spectrum[row]
     return PackedLattice(
-        A=columns["lattices/A"][row],
-        eta_rad=columns["lattices/eta_rad"][row],
-        domain_ang=columns["lattices/domain_ang"][row],
-        spectrum=without_padding(spectrum),
+        A=lattices.A[row],
+        eta_rad=lattices.eta_rad[row],
+        domain_ang=lattices.domain_ang[row],
+        spectrum=without_padding(Spectrum(spectra.energies_ev[pulse], spectra.photons[pulse])),
         boxes=boxes,
         recorded=recorded,
         reflections=reflections,
@@ -162,8 +176,8 @@ def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Paramet
     volume = unit_cell.volume(unit_cell.cell_of(lattice.A))
     n_cells = np.full(3, max(lattice.domain_ang / volume ** (1 / 3), FEWEST_CELLS))
     eta_rad = lattice.eta_rad if mosaic.eta_rad is None else mosaic.eta_rad
-    is_of_pulse = np.isin(model.energies_ev, lattice.spectrum.energies_ev)
-    factors = model.factors._replace(anomalous=model.factors.anomalous[:, is_of_pulse])
+    channels = model.channels(lattice.spectrum)
+    factors = model.factors._replace(anomalous=model.factors.anomalous[:, channels])
     whole = Parameters(
         crystal=Crystal(lattice.A, n_cells, np.float64(eta_rad)),
         mosaic=mosaic,
@@ -173,7 +187,7 @@ def start_of(lattice: PackedLattice, mosaic: Mosaic, model: RunModel) -> Paramet
         polarization=model.polarization,
         detector=model.detector,
         hkl=factors.hkl,
-        f_squared=np.broadcast_to(1.0, (len(factors.hkl), is_of_pulse.sum())),
+        f_squared=np.broadcast_to(1.0, (len(factors.hkl), len(channels))),
     )
     rows = lattice_fit.reachable(whole, lattice.boxes)
     return whole._replace(hkl=factors.hkl[rows], f_squared=factors.squared(rows))

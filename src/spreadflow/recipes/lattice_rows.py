@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
-from spreadflow.analysis.pixels import lattice_fit, shoeboxes, solve, spot_positions
+from spreadflow.analysis.pixels import lattice_fit, shoeboxes, spot_positions
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.still import prediction
 from spreadflow.physics import unit_cell
+from spreadflow.products.stage1 import Reflections, SamplePixels, Samples
 from spreadflow.recipes.lattice import LatticeFit, PackedLattice, misset
 
 STRAIN_STEP = 1e-6
@@ -18,7 +19,7 @@ STRAIN_STEP = 1e-6
 
 
 def lattice_row(fit: LatticeFit, unknowns: list[str], uncertainty: str) -> dict[str, Any]:
-    """Return the row of `lattices` of a lattice that was fitted.
+    """Return what the row of `lattices` of a lattice that was fitted has of its fit.
 
     unknowns: names of the unknowns of all lattices; the values of those that this lattice does not
     have are NaN. uncertainty: which σ are quoted, `sandwich` or `fisher`.
@@ -122,39 +123,41 @@ def _cell_sigma(
     return np.sqrt(np.einsum("ij,jk,ik->i", slope, strain_covariance, slope))
 
 
-def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> dict[str, np.ndarray]:
-    """Return the columns of `reflections` of a lattice that was fitted."""
+def reflection_rows(lattice: PackedLattice, fit: LatticeFit) -> Reflections:
+    """Return the rows of `reflections` of a lattice that was fitted."""
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
     reflections = lattice.reflections
     n_pixels = np.diff(data.start)
-    bbox = reflections["bbox"]
-    middle = 0.5 * (bbox[:, ::2] + bbox[:, 1::2])
-    positions = data.plane[:, 1:] * solve.SCALE_PX + middle.repeat(n_pixels, axis=0)
+    positions = problem.boxes.middles[problem.boxes.valid]
     centroids = spot_positions.centroids(point.bragg, positions, data.start)
     squared = (data.photons - point.model) ** 2
     squares = squared / variance(point.model, problem.noise)
     n_counted = np.where(n_pixels > 0, n_pixels, np.nan)
     mean_square = spot_positions.sums(squares, data.start) / n_counted
-    q = reflections["hkl"] @ refined.parameters.crystal.A.T
+    q = reflections.hkl @ refined.parameters.crystal.A.T
     energy_ev = lattice.spectrum.mean_energy_ev
     floor = _noise_offsets(lattice, problem, refined, centroids)
-    return {
-        **{name: reflections[name] for name in ("hkl", "d", "panel", "fast_obs", "slow_obs")},
-        "lattice": np.zeros(len(n_pixels), dtype=int),
-        "fast": centroids[:, 0],
-        "slow": centroids[:, 1],
-        "fast_before": reflections["fast"],
-        "slow_before": reflections["slow"],
-        "delta_psi_rad": np.asarray(prediction.delta_psi(q, energy_ev)),
-        "delta_psi_before_rad": reflections["delta_psi_rad"],
-        "photons": spot_positions.sums(point.bragg, data.start),
-        "plane": point.planes,
-        "sigma_z": np.sqrt(mean_square),
-        "fast_floor": floor[:, 0],
-        "slow_floor": floor[:, 1],
-    }
+    return Reflections(
+        lattice=np.zeros(len(n_pixels), dtype=int),
+        hkl=reflections.hkl,
+        d=reflections.d,
+        panel=reflections.panel,
+        fast=centroids[:, 0],
+        slow=centroids[:, 1],
+        fast_before=reflections.fast,
+        slow_before=reflections.slow,
+        fast_obs=reflections.fast_obs,
+        slow_obs=reflections.slow_obs,
+        fast_floor=floor[:, 0],
+        slow_floor=floor[:, 1],
+        delta_psi_rad=np.asarray(prediction.delta_psi(q, energy_ev)),
+        delta_psi_before_rad=reflections.delta_psi_rad,
+        photons=spot_positions.sums(point.bragg, data.start),
+        plane=point.planes,
+        sigma_z=np.sqrt(mean_square),
+    )
 
 
 def _noise_offsets(
@@ -171,8 +174,8 @@ def _noise_offsets(
     reflections = lattice.reflections
     point = refined.fit.point
     noise = problem.noise
-    n_boxes = len(reflections["d"])
-    seed = np.abs(np.append(reflections["hkl"].ravel(), n_boxes))
+    n_boxes = len(reflections)
+    seed = np.abs(np.append(reflections.hkl.ravel(), n_boxes))
     rng = np.random.default_rng(seed)
     model = point.model
     background = point.model - point.bragg
@@ -181,24 +184,20 @@ def _noise_offsets(
     signal = drawn + noise.readout_photons * rng.standard_normal(len(model)) - background
     sigma = np.sqrt(variance(background, noise))
     offsets = np.full((n_boxes, 2), np.nan)
-    for box in np.flatnonzero(np.isfinite(reflections["fast_obs"])):
+    for box in np.flatnonzero(np.isfinite(reflections.fast_obs)):
         corner = lattice.boxes.bbox[box, ::2]
         images = [image(problem, int(box), values) for values in (signal, sigma)]
         offsets[box] = corner + spot_positions.observed(*images) - centroids[box]
     return offsets
 
 
-def sample_rows(
-    lattice: PackedLattice, fit: LatticeFit, n: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables `samples` and `sample_pixels`: data and model in the n shoeboxes that stand
-    out most.
-    """
+def sample_rows(lattice: PackedLattice, fit: LatticeFit, n: int) -> tuple[Samples, SamplePixels]:
+    """Return data and model in the n shoeboxes that stand out most."""
     problem, refined = _fitted(fit)
     data = problem.data
     point = refined.fit.point
     reflections = lattice.reflections
-    strength = np.nan_to_num(shoeboxes.strength(reflections["intensity"], reflections["sigma"]))
+    strength = np.nan_to_num(shoeboxes.strength(reflections.intensity, reflections.sigma))
     rows = np.argsort(-strength, kind="stable")[:n]
     values = {
         "data": data.photons,
@@ -213,22 +212,19 @@ def sample_rows(
         for name, column in values.items()
     }
     n_pixels = lattice.boxes.n_pixels[rows]
-    boxes = {
-        "reflection": rows,
-        "bbox": reflections["bbox"][rows],
-        "first_pixel": np.cumsum(n_pixels) - n_pixels,
-    }
-    return {"samples": boxes, "sample_pixels": pixels}
+    samples = Samples(
+        reflection=rows,
+        bbox=reflections.bbox[rows],
+        first_pixel=np.cumsum(n_pixels) - n_pixels,
+    )
+    return samples, SamplePixels(**pixels)
 
 
 def image(problem: lattice_fit.Problem, box: int, values: np.ndarray) -> np.ndarray:
     """Return values (pixel that counts,) of one shoebox as an image (slow, fast); NaN elsewhere."""
     boxes = problem.boxes
     start = problem.data.start
-    fast0, fast1, slow0, slow1 = boxes.bbox[box]
-    shape = (slow1 - slow0, fast1 - fast0)
-    first = int(boxes.n_pixels[:box].sum())
-    valid = boxes.valid[first : first + shape[0] * shape[1]]
-    out = np.full(len(valid), np.nan)
-    out[valid] = values[start[box] : start[box + 1]]
-    return out.reshape(shape)
+    out = np.full(len(boxes.valid), np.nan)
+    own = boxes.of_box(box)
+    out[own][boxes.valid[own]] = values[start[box] : start[box + 1]]
+    return boxes.image(box, out)

@@ -22,7 +22,7 @@ from spreadflow.analysis.curves.objective import Problem
 from spreadflow.analysis.curves.refinement import How, Priors, Start
 from spreadflow.analysis.curves.rest import Rest
 from spreadflow.analysis.curves.scatter import FIRST, scattered
-from spreadflow.physics import symmetry
+from spreadflow.physics import miller, symmetry
 from spreadflow.physics.structure_factors import StructureFactors
 
 SCALE = "scale"
@@ -94,7 +94,7 @@ class LatticeSums:
         """the unique reflections, where X is unknown"""
         if unknown.kind != "none":
             is_there = np.ones(len(self.columns.hkl), dtype=bool)
-            node = of_grams.rows(factors, self.columns.hkl)
+            node = factors.rows(self.columns.hkl)
             e = of_grams.directions(factors, node)
             columns = self.columns.with_sites(unknown.sites, node)
             self.columns, self.rest = self._with_rest(columns, columns.hkl, e, is_there)
@@ -136,7 +136,7 @@ class LatticeSums:
         rest = self.rest
         if trial.change is not None:
             tampered = trial.change(columns, self.numbers)
-            node = of_grams.rows(self.factors, tampered.hkl)
+            node = self.factors.rows(tampered.hkl)
             is_there = node >= 0
             own = of_grams.scattering(self.factors, np.maximum(node, 0), columns.channel)
             own = own.times(np.where(is_there, tampered.factor, 0.0))
@@ -173,7 +173,7 @@ class LatticeSums:
         if before is not None:
             priors = Priors(_in_shells(before.variance, rest.n_shells), before.scatter)
             if not from_model:
-                row = of_grams.same_rows(before.hkl, rest.hkl)
+                row = miller.rows(before.hkl, rest.hkl)
                 x = np.where(row[:, None] < 0, 0.0, before.x[row])
         how = How(
             learns_priors=learns,

@@ -13,6 +13,7 @@ from spreadflow.physics import forward, layout, pair_tables, rotation, unit_cell
 from spreadflow.physics.background import background
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products.annulus import Reflections
 from spreadflow.recipes.lattice import PackedLattice, RunModel
 from spreadflow.recipes.still import NOISE, ORIENTATION, Simulator
 from spreadflow.units import HC_EV_ANGSTROM, wavelength
@@ -119,17 +120,16 @@ def packed_lattice(simulated: Patch, d_max: float = np.inf) -> PackedLattice:
     true = simulated.parameters
     predicted = simulated.predicted
     is_chosen = predicted.d < d_max
-    of_pixels = np.repeat(is_chosen, boxes.n_pixels)
     volume = 1.0 / np.linalg.det(true.crystal.A)
-    chosen = Shoeboxes(
-        hkl=boxes.hkl[is_chosen],
-        panel=boxes.panel[is_chosen],
-        bbox=boxes.bbox[is_chosen],
-        photons=boxes.photons[of_pixels],
-        valid=boxes.valid[of_pixels],
+    chosen = boxes.chosen(is_chosen)
+    reflections = Reflections(
+        hkl=chosen.hkl,
+        d=predicted.d[is_chosen],
+        panel=chosen.panel,
+        fast=predicted.fast[is_chosen],
+        slow=predicted.slow[is_chosen],
+        bbox=chosen.bbox,
     )
-    reflections = {name: getattr(predicted, name)[is_chosen] for name in ("d", "fast", "slow")}
-    reflections |= {name: getattr(chosen, name) for name in ("hkl", "panel", "bbox")}
     return PackedLattice(
         A=true.crystal.A,
         eta_rad=float(true.crystal.eta_rms_rad),

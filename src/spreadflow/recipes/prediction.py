@@ -5,7 +5,7 @@ Nothing here reads or writes files, or knows of ranks.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from spreadflow.errors import ConfigError, PredictedOutcome
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.models import Choice, Detector, Noise, Reflections, Shot, Spots
 from spreadflow.physics import geometry, unit_cell
+from spreadflow.products import predict
 from spreadflow.recipes.factors import factors
 from spreadflow.recipes.shot import joined, numbers
 from spreadflow.recipes.still import PERTURBATION
@@ -160,18 +161,19 @@ def _predicted(
     )
 
 
-def reflection_columns(predicted: PredictedShot, spots: Spots) -> dict[str, Any]:
-    """Return the rows of `reflections` of a shot, by the names of their columns."""
-    has_spot = predicted.spot >= 0
-    places = {}
-    for name in ("fast", "slow"):
-        observed = np.append(np.asarray(getattr(spots, name), dtype=np.float64), np.nan)
-        places[f"{name}_spot"] = np.where(has_spot, observed[predicted.spot], np.nan)
-    return {
-        "lattice": predicted.lattice,
+def reflection_rows(predicted: PredictedShot, spots: Spots) -> predict.Reflections:
+    """Return the rows of `reflections` of a shot."""
+
+    def of_spot(coordinate: np.ndarray) -> np.ndarray:
+        observed = np.append(np.asarray(coordinate, dtype=np.float64), np.nan)
+        return np.where(predicted.spot >= 0, observed[predicted.spot], np.nan)
+
+    return predict.Reflections(
+        lattice=predicted.lattice,
         **predicted.reflections._asdict(),
-        "expected": predicted.expected,
-        "noise": predicted.noise,
-        "choice": predicted.choice,
-        **places,
-    }
+        expected=predicted.expected,
+        noise=predicted.noise,
+        choice=predicted.choice,
+        fast_spot=of_spot(spots.fast),
+        slow_spot=of_spot(spots.slow),
+    )

@@ -7,39 +7,28 @@ import numpy as np
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.rest import Rest
 from spreadflow.physics import symmetry
+from spreadflow.products import Spread, spread
 from spreadflow.recipes.curves import QuotedFit
 from spreadflow.recipes.lattice_sums import LatticeSums
-
-Table = dict[str, np.ndarray]
-"""Table of a table, by name."""
 
 SMALLEST_SUM = 1e-9
 """Σ|F|, electrons, below which no mean is formed."""
 
 
-def rest_rows(fit: QuotedFit, lattices: LatticeSums) -> tuple[Table, Table]:
-    """Return the columns of the tables `reflections` and `shells`, which are empty where X is that
-    of the model. Collective.
+def rest_rows(fit: QuotedFit, lattices: LatticeSums) -> tuple[spread.Reflections, spread.Shells]:
+    """Return the tables `reflections` and `shells`, which are empty where X is that of the model.
+    Collective.
     """
     rest = lattices.rest
     if rest is None:
-        return _nothing()
+        return Spread.reflections.empty(), Spread.shells.empty()
     reflections = _reflections(fit, lattices, rest)
     first = rests.prior(rest, lattices.first_variance(rest)).variance
-    return reflections, shell_rows(reflections, np.sqrt(first))
+    return reflections, _shells(reflections, np.sqrt(first))
 
 
-def _nothing() -> tuple[Table, Table]:
-    """Return both tables without a row."""
-    empty = np.empty(0)
-    names = ("f_model", "f_start", "f", "phase_deg", "a", "a_sigma", "b", "b_sigma", "prior_sigma")
-    reflections = {name: empty for name in ("d", "is_centric", "shell", "n_shoeboxes", *names)}
-    shells = shell_rows(reflections, empty)
-    return reflections | {"hkl": np.empty((0, 3), dtype=np.int32)}, shells
-
-
-def _reflections(fit: QuotedFit, lattices: LatticeSums, rest: Rest) -> Table:
-    """Return the columns of the table `reflections`. Collective."""
+def _reflections(fit: QuotedFit, lattices: LatticeSums, rest: Rest) -> spread.Reflections:
+    """Return the table `reflections`. Collective."""
     refined = fit.refined
     fitted = refined.rest
     assert fitted is not None, "refined with the curves, where X is unknown"
@@ -47,35 +36,35 @@ def _reflections(fit: QuotedFit, lattices: LatticeSums, rest: Rest) -> Table:
     is_centric = operations.centric_flag_array(rest.hkl.astype(np.int32))
     theta = refined.theta
     start = lattices.mean_factors(fit.p, np.zeros_like(theta), np.zeros_like(fitted.x))
-    found = lattices.mean_factors(fit.p, theta, fitted.x)
+    F = lattices.mean_factors(fit.p, theta, fitted.x)
     is_unknown = rest.is_unknown
     a, b = np.where(is_unknown, fitted.x, np.nan).T
     a_sigma, b_sigma = fitted.sigma.T
-    return {
-        "hkl": rest.hkl,
-        "d": rest.d,
-        "is_centric": np.asarray(is_centric, dtype=bool),
-        "shell": rest.shell,
-        "n_shoeboxes": lattices.n_shoeboxes(),
-        "f_model": np.abs(rest.model),
-        "prior_sigma": np.sqrt(rests.prior(rest, fitted.variance).variance),
-        "a": a,
-        "a_sigma": a_sigma,
-        "b": b,
-        "b_sigma": b_sigma,
-        "f_start": np.abs(start),
-        "f": np.abs(found),
-        "phase_deg": np.rad2deg(np.angle(found * np.conj(start))),
-    }
+    return Spread.reflections(
+        hkl=rest.hkl,
+        d=rest.d,
+        is_centric=np.asarray(is_centric, dtype=bool),
+        shell=rest.shell,
+        n_shoeboxes=lattices.n_shoeboxes(),
+        f_model=np.abs(rest.model),
+        prior_sigma=np.sqrt(rests.prior(rest, fitted.variance).variance),
+        a=a,
+        a_sigma=a_sigma,
+        b=b,
+        b_sigma=b_sigma,
+        f_start=np.abs(start),
+        f=np.abs(F),
+        phase_deg=np.rad2deg(np.angle(F * np.conj(start))),
+    )
 
 
-def shell_rows(reflections: Table, first_sigma: np.ndarray) -> Table:
-    """Return the columns of the table `shells`.
+def _shells(reflections: spread.Reflections, first_sigma: np.ndarray) -> spread.Shells:
+    """Return the table `shells`.
 
-    reflections: columns of the table `reflections`; first_sigma: (reflection,) standard deviation
-    of X about the model's with which the search for it began, electrons.
+    first_sigma: (reflection,) standard deviation of X about the model's with which the search for
+    it began, electrons.
     """
-    shell = reflections["shell"].astype(np.int64)
+    shell = reflections.shell.astype(np.int64)
     n_shells = int(shell.max(initial=-1)) + 1
     of_shells = [shell == number for number in range(n_shells)]
 
@@ -83,20 +72,18 @@ def shell_rows(reflections: Table, first_sigma: np.ndarray) -> Table:
         rows = [figure(*(column[chosen] for column in columns)) for chosen in of_shells]
         return np.array(rows, dtype=np.float64)
 
-    d = reflections["d"]
-    f = reflections["f"]
-    return {
-        "d_max": each(np.max, d),
-        "d_min": each(np.min, d),
-        "n": np.array([chosen.sum() for chosen in of_shells], dtype=np.int64),
-        "model_rms": each(_root_mean_square, reflections["f_model"]),
-        "first_rms": each(_root_mean_square, first_sigma),
-        "prior_rms": each(_root_mean_square, reflections["prior_sigma"]),
-        "a_rms": each(_root_mean_square, reflections["a"]),
-        "b_rms": each(_root_mean_square, reflections["b"]),
-        "correlation": each(_correlation, f, reflections["f_start"]),
-        "phase_moved_deg": each(_weighted_mean, f, np.abs(reflections["phase_deg"])),
-    }
+    return Spread.shells(
+        d_max=each(np.max, reflections.d),
+        d_min=each(np.min, reflections.d),
+        n=np.array([chosen.sum() for chosen in of_shells], dtype=np.int64),
+        model_rms=each(_root_mean_square, reflections.f_model),
+        first_rms=each(_root_mean_square, first_sigma),
+        prior_rms=each(_root_mean_square, reflections.prior_sigma),
+        a_rms=each(_root_mean_square, reflections.a),
+        b_rms=each(_root_mean_square, reflections.b),
+        correlation=each(_correlation, reflections.f, reflections.f_start),
+        phase_moved_deg=each(_weighted_mean, reflections.f, np.abs(reflections.phase_deg)),
+    )
 
 
 def _root_mean_square(values: np.ndarray) -> float:

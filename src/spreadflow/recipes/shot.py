@@ -24,12 +24,14 @@ from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.analysis.still.tails import Tails
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome
-from spreadflow.io.rows import columns_of
 from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
-from spreadflow.physics import unit_cell
+from spreadflow.physics import miller, unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.noise import FIBRE_SHAPE
 from spreadflow.physics.symmetry import misorientation
+from spreadflow.products import Index
+from spreadflow.products.index import Lattices
+from spreadflow.products.index import Spots as SpotRows
 from spreadflow.units import DEG, wavelength
 
 LARGEST_WEIGHT_SQUARED = 50.0
@@ -357,7 +359,7 @@ def _integrate(
     evidences = []
     for number, (lattice, predicted) in enumerate(zip(lattices, of_lattices, strict=True)):
         own = lattice_of == number
-        is_spot = _is_among(predicted.hkl, lattice.hkl)
+        is_spot = miller.rows(lattice.hkl, predicted.hkl) >= 0
         control = np.concatenate([of_turn[number] for of_turn in controls])
         evidences.append(evidence.weigh(predicted, z[own], is_spot, control))
     return _Integrated(reflections, lattice_of, tuple(evidences), point_spread)
@@ -403,12 +405,6 @@ def _control(
     return [z[lattice_of == number] for number in range(len(of_lattices))]
 
 
-def _is_among(hkl: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which Miller indices (n, 3) are among others (m, 3), (n,) bool."""
-    known = set(map(tuple, others.tolist()))
-    return np.array([tuple(index) in known for index in hkl.tolist()], dtype=bool)
-
-
 def _within_limits(integrated: _Integrated) -> Reflections:
     """Return the reflections, those beyond the resolution of their lattice flagged."""
     reflections = integrated.reflections
@@ -421,8 +417,8 @@ def _within_limits(integrated: _Integrated) -> Reflections:
 # ---------------------------------------------------------------- rows
 
 
-def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the rows of one shot in every table of the product.
+def tables_of(result: Result, identity: dict[str, Any], product: type[Index]) -> Index:
+    """Return the rows of one shot in every table of a product.
 
     identity: those columns of its row of `shots` that were known before it was read.
     """
@@ -436,16 +432,21 @@ def tables_of(result: Result, identity: dict[str, Any]) -> dict[str, dict[str, n
         "n_refused": result.n_refused,
         "psf_fwhm_mm": result.psf_fwhm_mm,
     }
-    tables = {"shots": columns_of([shot])}
+    tables = product(shots=product.shots.from_rows([shot]))
     if result.spots is not None:
-        tables["spots"] = _spot_columns(result.spots, result.lattices)
+        tables.spots = _spot_rows(result.spots, result.lattices)
     if result.reflections is not None:
-        tables["lattices"] = _lattice_columns(result, identity["shot_id"])
-        tables["reflections"] = {
-            "lattice": result.reflection_lattice,
-            **result.reflections._asdict(),
-        }
+        tables.lattices = _lattice_rows(result, identity["shot_id"])
+        tables.reflections = product.reflections(
+            lattice=result.reflection_lattice, **result.reflections._asdict()
+        )
     return tables
+
+
+def peaks(spots: SpotRows) -> Spots:
+    """Return rows of `spots` as the analysis takes them."""
+    columns = spots.as_dict()
+    return Spots(**{name: columns[name] for name in Spots._fields})
 
 
 def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, str]]:
@@ -462,8 +463,8 @@ def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, 
     )
 
 
-def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np.ndarray]:
-    """Return the columns of `spots`: each with the lattice that it belongs to, or -1."""
+def _spot_rows(all_spots: Spots, lattices: Sequence[Lattice]) -> SpotRows:
+    """Return the rows of `spots`: each with the lattice that it belongs to, or -1."""
     n_spots = len(all_spots.fast)
     lattice_of = np.full(n_spots, -1)
     hkl = np.zeros((n_spots, 3), dtype=np.int32)
@@ -473,27 +474,27 @@ def _spot_columns(all_spots: Spots, lattices: Sequence[Lattice]) -> dict[str, np
         lattice_of[is_own] = k
         hkl[is_own] = lattice.hkl[is_own]
         used[is_own] = lattice.used[is_own]
-    return {
-        "shot": np.zeros(n_spots, int),
-        "lattice": lattice_of,
-        "hkl": hkl,
-        "used": used,
+    return SpotRows(
+        shot=np.zeros(n_spots, int),
+        lattice=lattice_of,
+        hkl=hkl,
+        used=used,
         **all_spots._asdict(),
-    }
+    )
 
 
-def _lattice_columns(result: Result, shot_id: int) -> dict[str, np.ndarray]:
-    """Return the columns of `lattices`."""
+def _lattice_rows(result: Result, shot_id: int) -> Lattices:
+    """Return the rows of `lattices`."""
     lattices = result.lattices
     n = len(lattices)
     names = [name for name in Lattice._fields if name not in ("hkl", "used")]
     n_indexed = [lattice.hkl.any(axis=1).sum() for lattice in lattices]
     evidences = zip(*result.evidences, strict=True)
-    return {
+    return Lattices(
         **{name: np.array([getattr(lattice, name) for lattice in lattices]) for name in names},
         **dict(zip(Evidence._fields, map(np.array, evidences), strict=True)),
-        "shot": np.zeros(n, int),
-        "k": np.arange(n),
-        "shot_id": np.full(n, shot_id),
-        "n_indexed": np.array(n_indexed),
-    }
+        shot=np.zeros(n, int),
+        k=np.arange(n),
+        shot_id=np.full(n, shot_id),
+        n_indexed=np.array(n_indexed),
+    )

@@ -8,6 +8,7 @@ import numpy as np
 
 from spreadflow.analysis.curves.columns import SiteUnknowns
 from spreadflow.errors import StageWarning
+from spreadflow.products import Spread, spread
 from spreadflow.recipes.curves import QuotedFit
 
 BEYOND = 3.0
@@ -35,35 +36,36 @@ UNLIKELY = (
 """What to do about a value that the model has made unlikely."""
 
 
-def site_rows(fit: QuotedFit, unknowns: SiteUnknowns) -> dict[str, np.ndarray]:
-    """Return the columns of the table `sites`: the last of θ of the quoted fit, one after the other
+def site_rows(fit: QuotedFit, unknowns: SiteUnknowns) -> spread.Sites:
+    """Return the table `sites`: the last of θ of the quoted fit, one after the other
     for each site; without rows where nothing is unknown of sites beside their curves.
     """
     n = len(unknowns.names)
     n_sites = len(fit.p.reference)
     first = len(fit.refined.theta) - n
-    return {
-        "site": np.asarray(unknowns.site),
-        "unknown": np.tile(np.arange(n // n_sites), n_sites),
-        "value": fit.refined.theta[first:],
-        "sigma": np.sqrt(np.diag(fit.covariance)[first:]),
-        "prior_sigma": np.asarray(unknowns.sigma),
-    }
+    return Spread.sites(
+        site=unknowns.site,
+        unknown=np.tile(np.arange(n // n_sites), n_sites),
+        value=fit.refined.theta[first:],
+        sigma=np.sqrt(np.diag(fit.covariance)[first:]),
+        prior_sigma=unknowns.sigma,
+    )
 
 
 def site_warnings(
-    rows: dict[str, np.ndarray], sites: Sequence[str], names: Sequence[str]
+    rows: spread.Sites, sites: Sequence[str], names: Sequence[str]
 ) -> list[StageWarning]:
     """Return what to know of values that are far from the model; those of a site that is absurd say
     nothing else.
 
-    rows: of the table `sites`; sites: names of the sites; names: of a site's unknowns.
+    sites: names of the sites; names: of a site's unknowns.
     """
     warnings = []
     for number, site in enumerate(sites):
-        of_site = np.flatnonzero(rows["site"] == number)
-        values = {names[rows["unknown"][row]]: float(rows["value"][row]) for row in of_site}
-        sigma = {names[rows["unknown"][row]]: float(rows["prior_sigma"][row]) for row in of_site}
+        of_site = rows[rows.site == number]
+        unknowns = [names[unknown] for unknown in of_site.unknown]
+        values = dict(zip(unknowns, of_site.value.tolist(), strict=True))
+        sigma = dict(zip(unknowns, of_site.prior_sigma.tolist(), strict=True))
         absurd = _absurd(site, values)
         unlikely = [
             StageWarning(

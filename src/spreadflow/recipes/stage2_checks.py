@@ -7,6 +7,7 @@ import numpy as np
 
 from spreadflow.config import Stage2Section
 from spreadflow.errors import SpreadOutcome, StageWarning
+from spreadflow.products import Stage2
 
 LARGEST_SCATTER = 0.3
 """Relative scatter of what lattices show of a reflection above which the model of lattices must be
@@ -32,7 +33,7 @@ UNLIKE_SIGMAS = 5.0
 def stage2_warnings(
     section: Stage2Section,
     cycles: Sequence[Mapping[str, float]],
-    tables: Mapping[str, Mapping[str, np.ndarray]],
+    product: Stage2,
     attributes: Mapping[str, Any],
 ) -> list[StageWarning]:
     """Return warnings about refined intensities. cycles: rows of the table of that name."""
@@ -87,15 +88,16 @@ def stage2_warnings(
                 "Raise stage2.max_cycles; is the mosaicity of the model that of the crystals?",
             )
         )
-    return warnings + _of_tables(tables, last["spread"])
+    return warnings + _of_tables(product, last["spread"])
 
 
-def _of_tables(tables: Mapping[str, Mapping[str, np.ndarray]], spread: float) -> list[StageWarning]:
+def _of_tables(product: Stage2, spread: float) -> list[StageWarning]:
     """Return warnings about lattices, and about amplitudes unlike those of the merge. spread:
     standard deviation of ln volume.
     """
     warnings = []
-    outcome = tables["lattices"]["outcome"]
+    lattices = product.lattices
+    outcome = lattices.outcome
     n_lost = int((outcome == SpreadOutcome.LOST).sum())
     if n_lost > LARGEST_LOST * len(outcome):
         warnings.append(
@@ -106,26 +108,26 @@ def _of_tables(tables: Mapping[str, Mapping[str, np.ndarray]], spread: float) ->
                 "Look at stage1.png and the log.",
             )
         )
-    volume = tables["lattices"]["log_volume"]
+    volume = lattices.log_volume
     away = np.abs(volume - np.nanmedian(volume)) / max(spread, 1e-300)
     beyond = np.flatnonzero(np.nan_to_num(away) > UNLIKE_SIGMAS)
     if len(beyond):
         worst = beyond[np.argmax(away[beyond])]
-        identity = tables["lattices"]["shot_id"][worst], tables["lattices"]["k"][worst]
         warnings.append(
             StageWarning(
                 f"{len(beyond)} of {len(outcome)} lattices have a volume unlike the others'; the "
-                f"worst (shot {identity[0]}, k {identity[1]}), ln volume against the median by σ",
+                f"worst (shot {lattices.shot_id[worst]}, k {lattices.k[worst]}), ln volume against "
+                "the median by σ",
                 float(away[worst]),
                 UNLIKE_SIGMAS,
                 "Look at its still; leave it out with cells if it is no crystal of this kind.",
             )
         )
-    merge = tables["merged"]["merge"]
+    merge = product.merged.merge
     both = np.isfinite(merge)
     if both.sum() > 2:
         F_merge = np.sqrt(np.maximum(merge[both], 0.0))
-        F = np.sqrt(np.maximum(tables["merged"]["intensity"][both], 0.0))
+        F = np.sqrt(np.maximum(product.merged.intensity[both], 0.0))
         correlation = float(np.corrcoef(F_merge, F)[0, 1])
         if correlation < LEAST_CORRELATION:
             warnings.append(

@@ -7,16 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import rows
 from spreadflow.analysis.factors import french_wilson
 from spreadflow.analysis.factors.anomalous_map import NoMap, site_peaks
 from spreadflow.analysis.merging import merging, statistics
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Stage2, gram, merge, stage2
 from spreadflow.recipes.intensities import Reflections
 from spreadflow.recipes.stage2 import Intensities
-
-Table = dict[str, np.ndarray]
-"""Column → rows."""
 
 
 class MapModel(NamedTuple):
@@ -46,11 +43,12 @@ def _posterior(
     return french_wilson.posterior(intensity[rows], sigma[rows], means[shell], centric)
 
 
-def merged(table: Mapping[str, np.ndarray], unique: merging.Unique) -> merging.Merged:
-    """Return merged intensities in the rows of `unique`. table: `merged` of a product of merge."""
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    row = unique.rows(sign * table["merged/hkl"])
+def merged(of_merge: merge.Merged, unique: merging.Unique) -> merging.Merged:
+    """Return merged intensities in the rows of `unique`."""
+    sign = np.where(of_merge.friedel < 0, -1, 1)[:, None]
+    row = unique.rows(sign * of_merge.hkl)
     is_unique = row >= 0
+    known = of_merge[is_unique].as_dict()
     n = len(unique)
     columns = {
         "intensity": np.full(n, np.nan),
@@ -60,13 +58,13 @@ def merged(table: Mapping[str, np.ndarray], unique: merging.Unique) -> merging.M
         "chi2": np.zeros(n),
     }
     for name, column in columns.items():
-        column[row[is_unique]] = table[f"merged/{name}"][is_unique]
+        column[row[is_unique]] = known[name]
     return merging.Merged(**columns)
 
 
 def intensity_tables(
     reflections: Reflections, refined: Intensities, of_merge: merging.Merged, n_bins: int
-) -> dict[str, Table]:
+) -> tuple[stage2.Merged, merge.Bins, stage2.MergeBins]:
     """Return the tables `merged`, `bins` and `merge_bins`."""
     unique = reflections.unique
     is_known = np.isfinite(refined.sigma)
@@ -79,55 +77,54 @@ def intensity_tables(
         n=np.where(is_known, refined.n, 0),
         chi2=np.zeros(len(unique)),
     )
-    return {
-        "merged": {
-            "hkl": unique.hkl[known],
-            "friedel": unique.friedel[known],
-            "intensity": refined.intensity[known],
-            "sigma": refined.sigma[known],
-            "half": refined.half[known],
-            "n": refined.n[known],
-            "amplitude": F.amplitude,
-            "amplitude_sigma": F.amplitude_sigma,
-            "start": reflections.intensity[known],
-            "merge": of_merge.intensity[known],
-            "merge_sigma": of_merge.sigma[known],
-        },
-        "bins": statistics.in_bins(as_merged, unique, n_bins)._asdict(),
-        "merge_bins": statistics.in_bins(of_merge, unique, n_bins)._asdict(),
-    }
+    rows = Stage2.merged(
+        hkl=unique.hkl[known],
+        friedel=unique.friedel[known],
+        intensity=refined.intensity[known],
+        sigma=refined.sigma[known],
+        half=refined.half[known],
+        n=refined.n[known],
+        amplitude=F.amplitude,
+        amplitude_sigma=F.amplitude_sigma,
+        start=reflections.intensity[known],
+        merge=of_merge.intensity[known],
+        merge_sigma=of_merge.sigma[known],
+    )
+    bins = Stage2.bins(**statistics.in_bins(as_merged, unique, n_bins)._asdict())
+    merge_bins = Stage2.merge_bins(**statistics.in_bins(of_merge, unique, n_bins)._asdict())
+    return rows, bins, merge_bins
 
 
-def shells(boxes: Mapping[str, np.ndarray], d_min: float, n_bins: int) -> Table:
-    """Return how well pixels are explained by resolution. boxes: table `boxes` of kind `gram`."""
-    n_pixels = boxes["boxes/n_pixels"].astype(np.float64)
-    squares = np.nan_to_num(boxes["boxes/sigma_z"].astype(np.float64)) ** 2 * n_pixels
-    shell = merging.shells(boxes["boxes/d"], d_min, n_bins)
+def shells(boxes: gram.Boxes, d_min: float, n_bins: int) -> stage2.Shells:
+    """Return how well pixels are explained by resolution."""
+    n_pixels = boxes.n_pixels.astype(np.float64)
+    squares = np.nan_to_num(boxes.sigma_z.astype(np.float64)) ** 2 * n_pixels
+    shell = merging.shells(boxes.d, d_min, n_bins)
     n = np.bincount(shell, n_pixels, n_bins)
     with np.errstate(invalid="ignore"):
         sigma_z = np.sqrt(np.bincount(shell, squares, n_bins) / n)
-    return {"sigma_z": sigma_z, "n_pixels": n.astype(np.int64)}
+    return Stage2.shells(sigma_z=sigma_z, n_pixels=n.astype(np.int64))
 
 
 def peaks(
     reflections: Reflections, refined: Intensities, of_merge: merging.Merged, model: MapModel
-) -> Table:
+) -> stage2.Sites:
     """Return the table `sites`: heights of the anomalous difference map at the sites, with these
     amplitudes and with those of the merge, on the reflections that both have. NaN = there is no
     map.
     """
     unique = reflections.unique
     sign = np.where(unique.friedel < 0, -1, 1)[:, None]
-    row = rows(model.factors, sign * unique.hkl)
+    row = model.factors.rows(sign * unique.hkl)
     energy = int(np.argmax(np.cumsum(model.photons) >= 0.5 * model.photons.sum()))
     at_energy = model.factors._replace(anomalous=model.factors.anomalous[:, [energy]])
     F = np.where(row >= 0, at_energy.at(np.maximum(row, 0))[:, 0], np.nan)
     is_common = np.isfinite(refined.sigma) & np.isfinite(of_merge.intensity)
-    columns = {}
-    for name, source in (("height", refined), ("height_merge", of_merge)):
+    heights = []
+    for source in (refined, of_merge):
         sigma = np.where(is_common, source.sigma, np.nan)
-        columns[name] = _heights(reflections, source.intensity, sigma, F, model.places)
-    return columns
+        heights.append(_heights(reflections, source.intensity, sigma, F, model.places))
+    return Stage2.sites(height=heights[0], height_merge=heights[1])
 
 
 def _heights(

@@ -3,27 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from spreadflow.errors import AdoptOutcome
 from spreadflow.io import store
+from spreadflow.products import Adopt
+from spreadflow.products.adopt import Lines
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
 from spreadflow.report.style import percent, say
 
 
-def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
+def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs that have a spec file, with a block for each, and the
     picture.
     """
-    tables = {
-        str(store.attributes(path, stage)["run"]): store.read(path, stage) for path in products
-    }
-    figures = _figures(list(tables.values()))
-    figures["runs"] = {run: _figures([table]) for run, table in tables.items()}
-    return figures, _picture(list(tables.values()), figures)
+    runs = {str(store.attributes(path, Adopt)["run"]): store.read(path, Adopt) for path in products}
+    lines = Adopt.joined(list(runs.values())).lines
+    figures = _figures(lines)
+    figures["runs"] = {run: _figures(adopt.lines) for run, adopt in runs.items()}
+    return figures, _picture(lines, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -50,27 +50,21 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _concatenated(tables: list[dict], column: str) -> np.ndarray:
-    """Return a column of the lines of all runs, one after another."""
-    return np.concatenate([table[f"lines/{column}"] for table in tables])
-
-
-def _figures(tables: list[dict]) -> dict[str, Any]:
-    """Return figures over some runs."""
-    outcome = _concatenated(tables, "outcome")
-    is_adopted = outcome == AdoptOutcome.ADOPTED
-    n_reflections = _concatenated(tables, "n_reflections")[is_adopted].sum()
-    n_agree = _concatenated(tables, "n_agree")[is_adopted].sum()
+def _figures(lines: Lines) -> dict[str, Any]:
+    """Return figures over the lines of some runs."""
+    is_adopted = lines.outcome == AdoptOutcome.ADOPTED
+    n_reflections = lines.n_reflections[is_adopted].sum()
+    n_agree = lines.n_agree[is_adopted].sum()
     return {
-        "n_lines": len(outcome),
+        "n_lines": len(lines),
         "n_adopted": int(is_adopted.sum()),
-        "outcomes": outcome_counts(outcome, AdoptOutcome),
+        "outcomes": outcome_counts(lines.outcome, AdoptOutcome),
         "n_reflections": int(n_reflections),
         "indices_agree": float(n_agree / n_reflections) if n_reflections else None,
     }
 
 
-def _picture(tables: list[dict], figures: dict) -> Figure:
+def _picture(lines: Lines, figures: dict) -> Figure:
     """Draw how lines ended, and how well reflections and lattices go together."""
     page = style.page(
         "adopt: lattices that were indexed elsewhere",
@@ -82,9 +76,7 @@ def _picture(tables: list[dict], figures: dict) -> Figure:
     style.bars(outcomes, list(counts), list(counts.values()), colors)
     outcomes.set_title(f"how {say(figures['n_lines'])} lines ended")
 
-    n_reflections = _concatenated(tables, "n_reflections")
-    n_agree = _concatenated(tables, "n_agree")
-    agreement.plot(n_reflections, n_agree, ".", color=style.BLUE, alpha=0.6)
+    agreement.plot(lines.n_reflections, lines.n_agree, ".", color=style.BLUE, alpha=0.6)
     agreement.axline((0, 0), slope=1, color=style.PALE, lw=0.8)
     agreement.set(
         xlabel="indexed reflections of the .refl", ylabel="where A puts their Miller index"

@@ -12,11 +12,12 @@ from matplotlib.patches import Rectangle
 
 from spreadflow.analysis.pixels import shoeboxes
 from spreadflow.io import store
-from spreadflow.models import Overlap, ReflectionFlag
+from spreadflow.models import Overlap, ReflectionFlag, pixel_counts
 from spreadflow.physics import symmetry
+from spreadflow.products import SHOEBOXES, Annulus
+from spreadflow.products.annulus import Pixels, Reflections
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries
-from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 
 ROWS = 6
@@ -25,23 +26,22 @@ ROWS = 6
 COLUMNS = 8
 """Columns of the picture's shoeboxes."""
 
-BOX_COLUMNS = ("photons", "valid", "foreground", "overlap")
-"""Columns of the pixels that the picture shows."""
-
-TABLES = ("lattices/", "spectra/shot_id", "reflections/")
-"""All but the pixels, which do not fit in memory where there are many shots."""
-
-Boxes = dict[int, dict[str, np.ndarray]]
-"""Row of a reflection → its pixel columns."""
+Boxes = dict[int, Pixels]
+"""Row of a reflection → its pixels."""
 
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    table = store.read(products[0], stage, TABLES)
-    attributes = store.attributes(products[0], stage)
-    counts, boxes = _pixels(products[0], stage, table, _strongest(table))
-    figures = _figures(table, attributes) | counts
-    return figures, _picture(stage, table, boxes, figures)
+    product = SHOEBOXES[stage]
+    attributes = store.attributes(products[0], product)
+    # all but the pixels, which do not fit in memory where there are many shots
+    annulus = store.read(
+        products[0], product, [Annulus.lattices, Annulus.spectra.shot_id, Annulus.reflections]
+    )
+    rows = _strongest(annulus.reflections)
+    counts, boxes = _pixels(store.parts_of(products[0], product), annulus.reflections, rows)
+    figures = _figures(annulus, attributes) | counts
+    return figures, _picture(stage, annulus.reflections, boxes, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -74,54 +74,50 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _strength_of(table: dict, rows: np.ndarray) -> np.ndarray:
+def _strength_of(reflections: Reflections, rows: np.ndarray) -> np.ndarray:
     """Return (row,) I/σ of reflections."""
-    return shoeboxes.strength(
-        table["reflections/intensity"][rows], table["reflections/sigma"][rows]
-    )
+    return shoeboxes.strength(reflections.intensity[rows], reflections.sigma[rows])
 
 
-def _strongest(table: dict) -> np.ndarray:
+def _strongest(reflections: Reflections) -> np.ndarray:
     """Return the rows of the strongest reflections that are integrated without reserve, as many as
     the picture shows.
     """
-    clean = _integrated(table)
-    strongest_first = np.argsort(-_strength_of(table, clean))
+    clean = _integrated(reflections)
+    strongest_first = np.argsort(-_strength_of(reflections, clean))
     return clean[strongest_first][: ROWS * COLUMNS]
 
 
-def _integrated(table: dict) -> np.ndarray:
+def _integrated(reflections: Reflections) -> np.ndarray:
     """Return the rows of the reflections whose intensities may be used."""
-    return np.flatnonzero(table["reflections/flags"] & ReflectionFlag.FAILED == 0)
+    return np.flatnonzero(reflections.flags & ReflectionFlag.FAILED == 0)
 
 
 def _pixels(
-    product: Path, stage: str, table: dict, rows: np.ndarray
+    parts: list[store.Part[Annulus]], reflections: Reflections, rows: np.ndarray
 ) -> tuple[dict[str, int], Boxes]:
     """Return counts of pixels, and the pixels of some reflections; never more than one part is in
     memory.
 
     rows: of the reflections, in the order in which they are returned.
     """
-    first = table["reflections/first_pixel"]
-    size = _pixels_per_box(table)
+    first = reflections.first_pixel
+    size = pixel_counts(reflections.bbox)
     names = ("n_pixels_valid", "n_pixels_shared", "n_pixels_foreign", "n_pixels_counted")
     counts = dict.fromkeys(names, 0)
     boxes: Boxes = {}
-    for of_product in store.parts_of(product, stage):
-        part = of_product.read(["pixels/valid", "pixels/overlap"])
-        own = of_product.rows("pixels")
-        for name, n in _pixel_counts(part["pixels/valid"], part["pixels/overlap"]).items():
+    for part in parts:
+        pixels = part.read([Annulus.pixels.valid, Annulus.pixels.overlap]).pixels
+        own = part.rows("pixels")
+        for name, n in _pixel_counts(pixels.valid, pixels.overlap).items():
             counts[name] += n
 
         rows_of_part = [int(row) for row in rows if own.start <= first[row] < own.stop]
         if rows_of_part:
-            part = of_product.read(["pixels/"])
-        pixels = columns(part, "pixels")
+            pixels = part.read([Annulus.pixels]).pixels
         for row in rows_of_part:
             first_of_box = first[row] - own.start
-            box = slice(first_of_box, first_of_box + size[row])
-            boxes[row] = {name: pixels[name][box] for name in BOX_COLUMNS}
+            boxes[row] = pixels[first_of_box + np.arange(size[row])]  # a copy of these alone
     return counts, {int(row): boxes[int(row)] for row in rows}
 
 
@@ -136,17 +132,17 @@ def _pixel_counts(valid: np.ndarray, overlap: np.ndarray) -> dict[str, int]:
     }
 
 
-def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+def _figures(annulus: Annulus, attributes: dict) -> dict[str, Any]:
     """Return figures over all runs, with a block for each run, but for those of single pixels."""
-    run = table["lattices/run"]
-    lattice = table["reflections/lattice"]
+    run = annulus.lattices.run
+    lattice = annulus.reflections.lattice
     n_lattices = len(run)
     n_reflections = len(lattice)
-    n_pixels = _pixels_per_box(table)
-    multiplicity = _multiplicity(table, attributes["space_group"])
+    n_pixels = pixel_counts(annulus.reflections.bbox)
+    multiplicity = _multiplicity(annulus.reflections.hkl, attributes["space_group"])
     per_lattice = np.bincount(lattice, minlength=n_lattices)
     return {
-        "n_shots": len(table["spectra/shot_id"]),
+        "n_shots": len(annulus.spectra),
         "n_lattices": n_lattices,
         "n_lattices_with_reflections": len(np.unique(lattice)),
         "n_reflections": n_reflections,
@@ -155,7 +151,7 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "multiplicity": _histogram(multiplicity),
         "reflections_per_lattice_median": np.median(per_lattice) if n_lattices else None,
         "reflections_per_lattice": _histogram(per_lattice),
-        "n_strong": int((np.isfinite(table["reflections/fast_obs"])).sum()),
+        "n_strong": int(np.isfinite(annulus.reflections.fast_obs).sum()),
         "n_pixels": int(n_pixels.sum()),
         "pixels_per_reflection": float(n_pixels.mean()) if n_reflections else None,
         "pixels_per_lattice": float(n_pixels.sum() / n_lattices) if n_lattices else None,
@@ -172,9 +168,9 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     }
 
 
-def _multiplicity(table: dict, space_group: str) -> np.ndarray:
-    """Return (unique,) shoeboxes of each unique reflection, Friedel mates as one."""
-    unique, _ = symmetry.to_asu(table["reflections/hkl"], space_group)
+def _multiplicity(hkl: np.ndarray, space_group: str) -> np.ndarray:
+    """Return (unique,) shoeboxes of each unique reflection, Friedel mates as one. hkl: (n, 3)."""
+    unique, _ = symmetry.to_asu(hkl, space_group)
     return np.unique(unique, axis=0, return_counts=True)[1]
 
 
@@ -194,16 +190,10 @@ def _histogram(counts: np.ndarray) -> list[dict[str, int]]:
     return bins
 
 
-def _pixels_per_box(table: dict) -> np.ndarray:
-    """Return (reflection,) pixels of each shoebox."""
-    fast0, fast1, slow0, slow1 = table["reflections/bbox"].T.astype(np.int64)
-    return (fast1 - fast0) * (slow1 - slow0)
-
-
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(stage: str, table: dict, boxes: Boxes, figures: dict) -> Figure:
+def _picture(stage: str, reflections: Reflections, boxes: Boxes, figures: dict) -> Figure:
     """Draw the strongest shoeboxes, and how many there are of what."""
     page = style.page(
         f"{stage}: the shoeboxes from {figures['d_max']:g} to {figures['d_min']:g} Å",
@@ -212,18 +202,18 @@ def _picture(stage: str, table: dict, boxes: Boxes, figures: dict) -> Figure:
         f"{say(figures['n_pixels_counted'])} counted",
     )
     left, right = page.subfigures(1, 2, width_ratios=[1.5, 1])  # type: ignore[misc]
-    _shoeboxes(left, table, boxes)
+    _shoeboxes(left, reflections, boxes)
     axes: Any = right.subplots(4, 1)
     _bars(axes[0], figures["reflections_per_lattice"], style.BLUE)
     axes[0].set(title="shoeboxes of each lattice", ylabel="lattices")
     _bars(axes[1], figures["multiplicity"], style.ORANGE)
     axes[1].set(title="shoeboxes of each unique reflection", ylabel="reflections", yscale="log")
-    _resolution(axes[2], table)
-    _strength(axes[3], table)
+    _resolution(axes[2], reflections)
+    _strength(axes[3], reflections)
     return page
 
 
-def _shoeboxes(figure: Any, table: dict, boxes: Boxes) -> None:
+def _shoeboxes(figure: Any, reflections: Reflections, boxes: Boxes) -> None:
     """Draw shoeboxes, each on its own log scale."""
     axes = figure.subplots(ROWS, COLUMNS)
     figure.suptitle(
@@ -234,26 +224,26 @@ def _shoeboxes(figure: Any, table: dict, boxes: Boxes) -> None:
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (row, box) in zip(axes.flat, boxes.items(), strict=False):
-        fast0, fast1, slow0, slow1 = table["reflections/bbox"][row]
+        fast0, fast1, slow0, slow1 = reflections.bbox[row]
         _shoebox(ax, box, (slow1 - slow0, fast1 - fast0))
-        h, k, l = table["reflections/hkl"][row]
+        h, k, l = reflections.hkl[row]
         ax.set_title(f"{h} {k} {l}", fontsize=6.5, fontweight="normal", loc="center", pad=2)
 
 
-def _shoebox(axes: Any, box: dict[str, np.ndarray], shape: tuple[int, int]) -> None:
+def _shoebox(axes: Any, box: Pixels, shape: tuple[int, int]) -> None:
     """Draw the photons of one shoebox, what is not counted, and a frame about its foreground.
 
     shape: (slow, fast).
     """
-    photons = np.where(box["valid"], np.maximum(box["photons"], 1.0), np.nan)
+    photons = np.where(box.valid, np.maximum(box.photons, 1.0), np.nan)
     colors = style.PHOTONS.with_extremes(bad=style.ORANGE)
     axes.imshow(photons.reshape(shape), norm=style.photon_scale(photons), cmap=colors)
 
-    is_left_out = (box["overlap"] & Overlap.LEFT_OUT > 0).reshape(shape)
+    is_left_out = (box.overlap & Overlap.LEFT_OUT > 0).reshape(shape)
     shade = np.ma.masked_where(~is_left_out, is_left_out)
     axes.imshow(shade, cmap=ListedColormap([style.BLUE]), alpha=0.45)
 
-    slow, fast = np.nonzero(box["foreground"].reshape(shape))
+    slow, fast = np.nonzero(box.foreground.reshape(shape))
     if len(slow):
         corner = (fast.min() - 0.5, slow.min() - 0.5)
         width = float(np.ptp(fast)) + 1
@@ -271,16 +261,16 @@ def _bars(axes: Any, bins: list[dict[str, int]], color: str) -> None:
     style.few_ticks(axes)
 
 
-def _resolution(axes: Any, table: dict) -> None:
+def _resolution(axes: Any, reflections: Reflections) -> None:
     """Draw how many reflections lie at each resolution."""
-    axes.hist(table["reflections/d"], bins=30, color=style.GREEN, alpha=0.75)
+    axes.hist(reflections.d, bins=30, color=style.GREEN, alpha=0.75)
     axes.invert_xaxis()
     axes.set(title="resolution, Å", ylabel="reflections")
 
 
-def _strength(axes: Any, table: dict) -> None:
+def _strength(axes: Any, reflections: Reflections) -> None:
     """Draw the distribution of I/σ."""
-    strength = _strength_of(table, _integrated(table))
+    strength = _strength_of(reflections, _integrated(reflections))
     if not len(strength):
         style.empty(axes, "no reflection is integrated")
         return

@@ -12,6 +12,8 @@ from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.physics import unit_cell
+from spreadflow.products import Cells
+from spreadflow.products.cells import Clusters, Lattices
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
@@ -35,12 +37,12 @@ LARGE_SHARE = 0.02
 """Share of the lattices from which a cluster is in view."""
 
 
-def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
+def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all lattices of all runs, and the picture."""
-    table = store.read(products[0], stage)
-    attributes = store.attributes(products[0], stage)
-    figures = _figures(table, attributes, manifests)
-    return figures, _picture(table, attributes, figures)
+    product = store.read(products[0], Cells)
+    attributes = store.attributes(products[0], Cells)
+    figures = _figures(product, attributes, manifests)
+    return figures, _picture(product, attributes, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -97,22 +99,23 @@ def checks(summaries: Summaries) -> list[Check]:
     ]
 
 
-def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, Any]:
+def _figures(product: Cells, attributes: dict, manifests: list[Path]) -> dict[str, Any]:
     """Return figures over all lattices, with a block for each run."""
-    outcome = table["lattices/outcome"]
-    run = table["lattices/run"]
+    clusters = product.clusters
+    outcome = product.lattices.outcome
+    run = product.lattices.run
     is_accepted = outcome == LatticeOutcome.ACCEPTED
-    cell = table["lattices/cell"][is_accepted]
+    cell = product.lattices.cell[is_accepted]
     return {
         "n_in": len(outcome),
         "n_kept": int(is_accepted.sum()),
         "outcomes": outcome_counts(outcome, LatticeOutcome),
-        "n_other_setting": int((table["lattices/setting"] != np.eye(3)).any(axis=(1, 2)).sum()),
-        "n_clusters": len(table["clusters/n"]),
+        "n_other_setting": int((product.lattices.setting != np.eye(3)).any(axis=(1, 2)).sum()),
+        "n_clusters": len(clusters),
         "clusters": [
             {"n": int(n), "mean": mean, "covariance": covariance}
             for n, mean, covariance in zip(
-                *(table[f"clusters/{name}"] for name in ("n", "mean", "covariance")), strict=True
+                clusters.n, clusters.mean, clusters.covariance, strict=True
             )
         ],
         "chosen": attributes["chosen"],
@@ -127,8 +130,8 @@ def _figures(table: dict, attributes: dict, manifests: list[Path]) -> dict[str, 
         "true_mean": _true_mean(manifests),
         "space_group": attributes["space_group"],
         "features": attributes["features"],
-        "location": table["clusters/location"][attributes["chosen"]],
-        "covariance": table["clusters/covariance"][attributes["chosen"]],
+        "location": clusters.location[attributes["chosen"]],
+        "covariance": clusters.covariance[attributes["chosen"]],
         "runs": {
             name: {
                 "n_in": int((run == number).sum()),
@@ -144,7 +147,7 @@ def _true_mean(manifests: list[Path]) -> np.ndarray | None:
     true_cells: list[np.ndarray] = []
     for truth in map(read_truth, manifests):
         if truth is not None:
-            true_cells += map(unit_cell.cell_of, truth["lattices/A"])
+            true_cells += map(unit_cell.cell_of, truth.lattices.A)
     if not true_cells:
         return None
     return unit_cell.degrees(np.array(true_cells)).mean(axis=0)
@@ -153,7 +156,7 @@ def _true_mean(manifests: list[Path]) -> np.ndarray | None:
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
+def _picture(product: Cells, attributes: dict, figures: dict) -> Figure:
     """Draw lattices in the planes of two cell lengths, their outcomes, and each free parameter."""
     independent = cells.independent(cells.NAMES, attributes["space_group"])
     free = [cells.NAMES.index(name) for name in independent]
@@ -170,11 +173,11 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
     top, bottom = page.subfigures(2, 1, height_ratios=[1.25, 1])  # type: ignore[misc]
     axes = top.subplots(1, len(pairs) + 2, squeeze=False)[0]
     for ax, pair in zip(axes, pairs, strict=False):
-        _scatter(ax, table, attributes, pair)
+        _scatter(ax, product, attributes, pair)
     if pairs:
         axes[0].legend(loc="best", markerscale=1.5)
 
-    _neighbours(axes[-2], table, attributes)
+    _neighbours(axes[-2], product.lattices, attributes)
     counts = figures["outcomes"]
     names = [name.replace("_", " ") for name in counts]
     colors = [COLORS[outcome] for outcome in LatticeOutcome]
@@ -183,7 +186,7 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
 
     histograms = bottom.subplots(1, len(free), squeeze=False)[0]
     for ax, column in zip(histograms, free, strict=True):
-        _histogram(ax, table, figures, column)
+        _histogram(ax, product.lattices, figures, column)
     return page
 
 
@@ -196,7 +199,7 @@ def _pairs(free: list[int]) -> list[tuple[int, int]]:
     return list(zip(free[::2], free[1::2], strict=False))
 
 
-def _neighbours(axes: Any, table: dict, attributes: dict) -> None:
+def _neighbours(axes: Any, lattices: Lattices, attributes: dict) -> None:
     """Draw how far enough neighbours of a lattice are to make a cluster, in order, and the radius
     within which they have to be.
     """
@@ -205,8 +208,8 @@ def _neighbours(axes: Any, table: dict, attributes: dict) -> None:
         return
     searched = attributes["config"]["runs"] or attributes["runs"]
     numbers = [number for number, name in enumerate(attributes["runs"]) if name in searched]
-    is_searched = np.isin(table["lattices/run"], numbers)
-    x = cells.in_angstrom(table["lattices/cell"][is_searched], attributes["features"])
+    is_searched = np.isin(lattices.run, numbers)
+    x = cells.in_angstrom(lattices.cell[is_searched], attributes["features"])
     distances = cells.neighbour_distances(x, attributes["min_samples"])
     share = np.linspace(0, 100, len(distances))
     axes.semilogy(share, np.maximum(distances, cells.SMALLEST_DIFFERENCE), color=style.BLUE)
@@ -227,14 +230,14 @@ def _view(values: np.ndarray, accepted: np.ndarray) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) -> None:
+def _scatter(axes: Any, product: Cells, attributes: dict, pair: tuple[int, int]) -> None:
     """Draw lattices in the plane of two cell parameters, with the clusters; the chosen one and
     large ones are in view.
 
     pair: columns of the cell.
     """
-    x, y = (table["lattices/cell"][:, column] for column in pair)
-    outcome = table["lattices/outcome"]
+    x, y = (product.lattices.cell[:, column] for column in pair)
+    outcome = product.lattices.outcome
     _points(axes, x, y, outcome)
 
     accepted = outcome == LatticeOutcome.ACCEPTED
@@ -243,9 +246,9 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
     names = [cells.NAMES[column] for column in pair]
     if set(names) <= set(features):
         rows = [features.index(name) for name in names]
-        for number in range(len(table["clusters/n"])):
-            rim = _cluster(axes, table, attributes, rows, number)
-            is_large = table["clusters/n"][number] > LARGE_SHARE * len(outcome)
+        for number in range(len(product.clusters)):
+            rim = _cluster(axes, product.clusters, attributes, rows, number)
+            is_large = product.clusters.n[number] > LARGE_SHARE * len(outcome)
             if is_large or number == attributes["chosen"]:
                 limits[:, 0] = np.minimum(limits[:, 0], rim[0])
                 limits[:, 1] = np.maximum(limits[:, 1], rim[1])
@@ -255,18 +258,18 @@ def _scatter(axes: Any, table: dict, attributes: dict, pair: tuple[int, int]) ->
 
 
 def _cluster(
-    axes: Any, table: dict, attributes: dict, rows: list[int], number: int
+    axes: Any, clusters: Clusters, attributes: dict, rows: list[int], number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the 2 σ and 4 σ ellipses of a cluster, with its number where there are several, and
     return the corners (2,) of a view that shows them. rows: of the two features.
     """
     is_chosen = number == attributes["chosen"]
     color = style.INK if is_chosen else COLORS[LatticeOutcome.OTHER_CLUSTER]
-    centre = table["clusters/location"][number][rows]
-    covariance = table["clusters/covariance"][number][np.ix_(rows, rows)]
+    centre = clusters.location[number][rows]
+    covariance = clusters.covariance[number][np.ix_(rows, rows)]
     _ellipses(axes, centre, covariance, color)
     reach = REACH_SIGMAS * np.sqrt(np.diag(covariance))
-    if len(table["clusters/n"]) > 1:
+    if len(clusters) > 1:
         top = (centre[0], centre[1] + reach[1])
         axes.annotate(str(number), top, color=color, ha="center")
     return centre - reach, centre + 1.2 * reach
@@ -299,10 +302,10 @@ def _ellipses(axes: Any, centre: np.ndarray, covariance: np.ndarray, color: str)
         axes.add_patch(ellipse)
 
 
-def _histogram(axes: Any, table: dict, figures: dict, column: int) -> None:
+def _histogram(axes: Any, lattices: Lattices, figures: dict, column: int) -> None:
     """Draw the distribution of one cell parameter; accepted lattices below, the others above."""
-    values = table["lattices/cell"][:, column]
-    accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
+    values = lattices.cell[:, column]
+    accepted = lattices.outcome == LatticeOutcome.ACCEPTED
     low, high = _view(values, accepted)
     edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
     stacks = [values[accepted], values[~accepted]]

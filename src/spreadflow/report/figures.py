@@ -1,24 +1,9 @@
 """What the figures of several stages are made with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
-
-
-def columns(
-    product: Mapping[str, np.ndarray], table: str, rows: np.ndarray | slice = slice(None)
-) -> dict[str, np.ndarray]:
-    """Return the columns of one table of a product by their own names, without the table's.
-
-    rows: the rows wanted; by default all.
-    """
-    prefix = f"{table}/"
-    return {
-        path.removeprefix(prefix): column[rows]
-        for path, column in product.items()
-        if path.startswith(prefix)
-    }
 
 
 def outcome_counts(outcome: np.ndarray, outcomes: type[IntEnum]) -> dict[str, int]:

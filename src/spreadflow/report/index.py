@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.models import ReflectionFlag
+from spreadflow.products import Index
 from spreadflow.recipes.advice import HITS
 from spreadflow.recipes.shot import MOST_REASONS, reasons_of
 from spreadflow.report import index_course, index_picture, style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
-from spreadflow.report.indexed_run import IndexedRun, concatenated
+from spreadflow.report.indexed_run import IndexedRun, concatenated, pixels_mm
 from spreadflow.report.style import percent, say
 
 MOST_SHOWN = 5
@@ -77,16 +78,16 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return figures over some runs; those that need the truth are None without it."""
-    outcome = concatenated(runs, "shots/outcome")
-    seconds = concatenated(runs, "shots/seconds")
-    k = concatenated(runs, "lattices/k")
-    shift_mm = concatenated(runs, "lattices/shift_mm")
-    domain_ang = concatenated(runs, "lattices/domain_estimated_ang")
-    share_signal = concatenated(runs, "lattices/share_signal")
-    significance = concatenated(runs, "lattices/significance")
-    resolution = concatenated(runs, "lattices/d_min")
-    flags = concatenated(runs, "reflections/flags")
-    psf_fwhm_mm = concatenated(runs, "shots/psf_fwhm_mm")[outcome == Outcome.INDEXED]
+    outcome = concatenated(runs, Index.shots.outcome)
+    seconds = concatenated(runs, Index.shots.seconds)
+    k = concatenated(runs, Index.lattices.k)
+    shift_mm = concatenated(runs, Index.lattices.shift_mm)
+    domain_ang = concatenated(runs, Index.lattices.domain_estimated_ang)
+    share_signal = concatenated(runs, Index.lattices.share_signal)
+    significance = concatenated(runs, Index.lattices.significance)
+    resolution = concatenated(runs, Index.lattices.d_min)
+    flags = concatenated(runs, Index.reflections.flags)
+    psf_fwhm_mm = concatenated(runs, Index.shots.psf_fwhm_mm)[outcome == Outcome.INDEXED]
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
     n_indexed = int((outcome == Outcome.INDEXED).sum())
@@ -99,11 +100,11 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "reasons": _reasons(runs),
         "n_lattices": len(k),
         "n_lattices_second": int((k > 0).sum()),
-        "n_lattices_refused": int(concatenated(runs, "shots/n_refused").sum()),
+        "n_lattices_refused": int(concatenated(runs, Index.shots.n_refused).sum()),
         "significance_p5": float(np.percentile(significance, 5)) if len(k) else None,
         "share_signal_p5": float(np.percentile(share_signal, 5)) if len(k) else None,
         "resolution_median_ang": float(np.median(resolution)) if len(k) else None,
-        "n_spots": int(sum(run.table["shots/n_spots"].sum() for run in runs)),
+        "n_spots": int(concatenated(runs, Index.shots.n_spots).sum()),
         "n_reflections": len(flags),
         "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
@@ -118,7 +119,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
 def _reasons(runs: list[IndexedRun]) -> list[dict[str, Any]]:
     """Return why shots were not indexed, the most frequent reasons first."""
     reasons = reasons_of(
-        concatenated(runs, "shots/outcome"), concatenated(runs, "shots/reason")
+        concatenated(runs, Index.shots.outcome), concatenated(runs, Index.shots.reason)
     ).most_common(MOST_REASONS)
     return [
         {"outcome": Outcome(outcome).name.lower(), "reason": reason, "n_shots": n_shots}
@@ -128,13 +129,14 @@ def _reasons(runs: list[IndexedRun]) -> list[dict[str, Any]]:
 
 def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return root mean squares over the reflections of all lattices."""
-    n = concatenated(runs, "lattices/n_rmsd")
-    pixel_mm = np.concatenate(
-        [np.full(len(run.table["lattices/k"]), run.detector.pixel_mm) for run in runs]
-    )
+    n = concatenated(runs, Index.lattices.n_rmsd)
+    pixel_mm = pixels_mm(runs)
     figures: dict[str, Any] = {}
-    for axis in ("radial", "transverse"):
-        square = concatenated(runs, f"lattices/rmsd_{axis}_mm") ** 2
+    for axis, column in (
+        ("radial", Index.lattices.rmsd_radial_mm),
+        ("transverse", Index.lattices.rmsd_transverse_mm),
+    ):
+        square = concatenated(runs, column) ** 2
         counts = (n > 0) & np.isfinite(square)
         for unit, scale in (("mm", 1.0), ("px", pixel_mm[counts])):
             rmsd = None

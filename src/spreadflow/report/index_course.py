@@ -9,9 +9,10 @@ import numpy as np
 from spreadflow.errors import Outcome
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
+from spreadflow.products import Index
 from spreadflow.recipes import advice
 from spreadflow.recipes.advice import HITS, SpotCounts
-from spreadflow.report.figures import columns, outcome_counts, root_mean_square
+from spreadflow.report.figures import outcome_counts, root_mean_square
 from spreadflow.report.indexed_run import IndexedRun, concatenated, resolution
 
 MOST_BINS = 40
@@ -26,9 +27,9 @@ EVERY_PX = 8
 
 def figures_over_shots(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return rates, spots and energy over bins of consecutive shots, run after run."""
-    outcome = concatenated(runs, "shots/outcome")
-    n_spots = concatenated(runs, "shots/n_spots")
-    energy = concatenated(runs, "shots/mean_energy_ev")
+    outcome = concatenated(runs, Index.shots.outcome)
+    n_spots = concatenated(runs, Index.shots.n_spots)
+    energy = concatenated(runs, Index.shots.mean_energy_ev)
     is_read = np.isfinite(energy)
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
@@ -60,7 +61,7 @@ def figures_by_panel(runs: list[IndexedRun]) -> list[dict[str, Any]]:
     difference = np.concatenate([of_run for of_run, _ in pairs])
     panel = np.concatenate([of_run for _, of_run in pairs])
     n_panels = max(run.detector.n_panels for run in runs)
-    n_spots = np.bincount(concatenated(runs, "spots/panel"), minlength=n_panels)
+    n_spots = np.bincount(concatenated(runs, Index.spots.panel), minlength=n_panels)
     panels = []
     for number in range(n_panels):
         radial, transverse = difference[panel == number].T
@@ -80,7 +81,7 @@ def figures_by_resolution(runs: list[IndexedRun]) -> list[dict[str, Any]]:
     """Return how many spots there are in shells of resolution, and how many there would be if they
     were spread as pixels are; empty where no energy is known.
     """
-    if not np.isfinite(concatenated(runs, "shots/mean_energy_ev")).any():
+    if not np.isfinite(concatenated(runs, Index.shots.mean_energy_ev)).any():
         return []
     of_pixels = np.concatenate([_pixel_resolutions(run) for run in runs]) ** -2.0
     of_spots = np.concatenate([run.spot_resolutions() for run in runs]) ** -2.0
@@ -97,7 +98,7 @@ def figures_by_resolution(runs: list[IndexedRun]) -> list[dict[str, Any]]:
 def advice_in_words(stage: str, runs: list[IndexedRun]) -> list[str]:
     """Return what would help, a sentence each, where shots fail rather than are indexed."""
     section = runs[0].section
-    counts = outcome_counts(concatenated(runs, "shots/outcome"), Outcome)
+    counts = outcome_counts(concatenated(runs, Index.shots.outcome), Outcome)
     sentences = []
     for outcome in advice.prevailing(counts):
         name = outcome.name.lower().replace("_", " ")
@@ -112,15 +113,14 @@ def _without_lattice(runs: list[IndexedRun]) -> SpotCounts:
     middle = float(np.median(np.concatenate([_pixel_resolutions(run) for run in runs])))
     totals = np.zeros(4, dtype=int)
     for run in runs:
-        rows = run.table["shots/outcome"][run.table["spots/shot"]] == Outcome.NO_LATTICE
-        spots = columns(run.table, "spots", rows)
+        product = run.product
+        rows = product.shots.outcome[product.spots.shot] == Outcome.NO_LATTICE
+        spots = product.spots[rows]
         n_slow, n_fast = run.detector.shape
-        rim = np.minimum.reduce(
-            [spots["fast"], n_fast - spots["fast"], spots["slow"], n_slow - spots["slow"]]
-        )
+        rim = np.minimum.reduce([spots.fast, n_fast - spots.fast, spots.slow, n_slow - spots.slow])
         totals += [
             len(rim),
-            np.count_nonzero(spots["n_pixels"] <= run.section.spots.min_pixels),
+            np.count_nonzero(spots.n_pixels <= run.section.spots.min_pixels),
             np.count_nonzero(run.spot_resolutions()[rows] < middle),
             np.count_nonzero(rim < advice.EDGE_PX),
         ]
@@ -132,7 +132,7 @@ def _pixel_resolutions(run: IndexedRun) -> np.ndarray:
     """Return d, Å, of a sample of the pixels at the mean energy of a run, within the limits of its
     spots; empty where no energy is known.
     """
-    energy = run.table["shots/mean_energy_ev"]
+    energy = run.product.shots.mean_energy_ev
     is_read = np.isfinite(energy)
     if not is_read.any():
         return np.empty(0)

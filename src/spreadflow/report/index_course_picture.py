@@ -11,6 +11,7 @@ from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from spreadflow.errors import Outcome
+from spreadflow.products import Index
 from spreadflow.report import style
 from spreadflow.report.indexed_run import IndexedRun, concatenated
 from spreadflow.report.style import say
@@ -65,8 +66,8 @@ def _rates(axes: Any, figures: dict) -> None:
 def _spots(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw the number of spots of each shot, in the colours of the outcomes."""
     axes.set_title("spots of each shot")
-    outcome = concatenated(runs, "shots/outcome")
-    n_spots = concatenated(runs, "shots/n_spots")
+    outcome = concatenated(runs, Index.shots.outcome)
+    n_spots = concatenated(runs, Index.shots.n_spots)
     number = np.arange(len(outcome))
     for end, color in COLORS.items():
         rows = (outcome == end) & (n_spots > 0)
@@ -94,7 +95,7 @@ def _energy(axes: Any, runs: list[IndexedRun], figures: dict) -> None:
     if mean is None:
         style.empty(axes, "no energy was read")
         return
-    energy = concatenated(runs, "shots/mean_energy_ev")
+    energy = concatenated(runs, Index.shots.mean_energy_ev)
     size = style.point_size(len(energy))
     axes.plot(np.arange(len(energy)), energy, ".", color=style.PURPLE, ms=size)
     axes.axhline(mean, color=style.INK, lw=0.8, ls="--")
@@ -164,7 +165,7 @@ def _by_resolution(axes: Any, figures: dict) -> None:
 def resolution_of_lattices(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw the resolution to which each lattice carries signal."""
     axes.set_title("resolution of each lattice")
-    d = concatenated(runs, "lattices/d_min")
+    d = concatenated(runs, Index.lattices.d_min)
     d = d[np.isfinite(d)]
     if not len(d):
         style.empty(axes, "nothing was predicted")

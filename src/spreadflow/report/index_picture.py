@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.io.images.source import open_source
 from spreadflow.models import Shot
+from spreadflow.products import Index
 from spreadflow.report import index_course_picture, style
-from spreadflow.report.indexed_run import IndexedRun, concatenated, rings
+from spreadflow.report.indexed_run import IndexedRun, concatenated, pixels_mm, rings
 from spreadflow.report.style import say
 
 MOST_SPOTS = 3000
@@ -98,15 +99,13 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
     """Return run and number of the shot that shows how shots failed: the one with most spots among
     those that ended as most of those with spots did; the first one where none has spots.
     """
-    outcomes = concatenated(runs, "shots/outcome")
-    with_spots = outcomes[concatenated(runs, "shots/n_spots") > 0]
+    outcomes = concatenated(runs, Index.shots.outcome)
+    with_spots = outcomes[concatenated(runs, Index.shots.n_spots) > 0]
     if not len(with_spots):
         return runs[0], 0
     usual = np.bincount(with_spots).argmax()
-    most = [
-        np.where(run.table["shots/outcome"] == usual, run.table["shots/n_spots"], -1)
-        for run in runs
-    ]
+    shots = [run.product.shots for run in runs]
+    most = [np.where(of_run.outcome == usual, of_run.n_spots, -1) for of_run in shots]
     best = int(np.argmax([of_run.max(initial=-1) for of_run in most]))
     return runs[best], int(most[best].argmax())
 
@@ -114,16 +113,16 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
 def _failed_still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw a shot that failed, with a ring around each of its brightest spots."""
     run, row = failed_shot(runs)
-    if not len(run.table["shots/outcome"]):
+    if not len(run.product.shots):
         style.empty(axes, "no shots")
         return
-    outcome = Outcome(run.table["shots/outcome"][row])
+    outcome = Outcome(run.product.shots.outcome[row])
     shot = _read(run, row)
     style.panels(axes, run.detector)
     if isinstance(shot, Shot):
         style.still(axes, shot, run.detector)
-    spots = np.flatnonzero(run.table["spots/shot"] == row)
-    brightest = np.argsort(-run.table["spots/intensity"][spots], kind="stable")[:MOST_SPOTS]
+    spots = np.flatnonzero(run.product.spots.shot == row)
+    brightest = np.argsort(-run.product.spots.intensity[spots], kind="stable")[:MOST_SPOTS]
     x, y, _ = run.spot_positions_mm(spots[brightest]).T
     size = float(np.clip(20000 / max(len(x), 1), 6, 40))
     axes.scatter(x, y, s=size, facecolors="none", edgecolors=style.RED, linewidths=0.6)
@@ -198,9 +197,9 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw the shot whose first lattice explains most spots, with the predictions of all its
     lattices as rings.
     """
-    best = max(runs, key=lambda run: run.table["lattices/n_indexed"].max(initial=0))
-    table = best.table
-    row = int(table["lattices/shot"][table["lattices/n_indexed"].argmax()])
+    best = max(runs, key=lambda run: run.product.lattices.n_indexed.max(initial=0))
+    lattices = best.product.lattices
+    row = int(lattices.shot[lattices.n_indexed.argmax()])
     shot = _read(best, row)
     if not isinstance(shot, Shot):
         style.empty(axes, f"shot {row}: {shot}")
@@ -243,9 +242,11 @@ def _scatter(axes: Any, runs: list[IndexedRun]) -> None:
 
 def _rmsd(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw histograms of the lattices' r.m.s.d."""
-    for axis, color in (("radial", style.ORANGE), ("transverse", style.BLUE)):
-        values = [run.table[f"lattices/rmsd_{axis}_mm"] / run.detector.pixel_mm for run in runs]
-        style.histogram(axes, np.concatenate(values), axis, color)
+    pixel_mm = pixels_mm(runs)
+    radial = concatenated(runs, Index.lattices.rmsd_radial_mm) / pixel_mm
+    transverse = concatenated(runs, Index.lattices.rmsd_transverse_mm) / pixel_mm
+    style.histogram(axes, radial, "radial", style.ORANGE)
+    style.histogram(axes, transverse, "transverse", style.BLUE)
     axes.set(title="r.m.s.d. of each lattice", xlabel="px", ylabel="lattices")
     axes.legend(loc="upper right")
 
@@ -258,6 +259,6 @@ def _truth(axes: Any, runs: list[IndexedRun]) -> None:
         style.histogram(axes, angle, "misorientation", style.GREEN)
         axes.set(title="misorientation from truth", xlabel="degrees", ylabel="lattices")
         return
-    eta = np.rad2deg(concatenated(runs, "lattices/eta_rad"))
+    eta = np.rad2deg(concatenated(runs, Index.lattices.eta_rad))
     style.histogram(axes, eta, "mosaic spread", style.GREEN)
     axes.set(title="mosaic spread η of each lattice", xlabel="degrees", ylabel="lattices")

@@ -10,8 +10,8 @@ from spreadflow.io import store
 from spreadflow.io.truth import read_truth
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
+from spreadflow.products import Column, Index, Reindex
 from spreadflow.report import style, truth
-from spreadflow.report.figures import columns
 from spreadflow.report.runs import manifest_of
 from spreadflow.units import wavelength
 
@@ -19,9 +19,10 @@ from spreadflow.units import wavelength
 class IndexedRun:
     """The product of one run and, where it was simulated, its truth."""
 
-    def __init__(self, stage: str, product: Path, manifests: list[Path]):
-        self.table = store.read(product, stage)
-        attributes = store.attributes(product, stage)
+    def __init__(self, stage: str, path: Path, manifests: list[Path]):
+        product = Reindex if stage == "reindex" else Index
+        self.product = store.read(path, product)
+        attributes = store.attributes(path, product)
         self.name = str(attributes["run"])
         self.section = IndexSection.model_validate(attributes["config"])
         self.bandwidth = attributes.get("bandwidth")
@@ -30,38 +31,42 @@ class IndexedRun:
         simulated = read_truth(self.manifest) if self.manifest else None
         self.matched: truth.MatchedRun | None = None
         if simulated is not None:
-            match = truth.match(self.table, simulated, self.section.space_group)
-            self.matched = truth.MatchedRun(self.table, simulated, match)
+            match = truth.match(self.product, simulated, self.section.space_group)
+            self.matched = truth.MatchedRun(self.product, simulated, match)
 
     def spot_positions_mm(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return (spot, 3) where spots are in the lab, mm. rows: the spots; by default all."""
-        spots = columns(self.table, "spots", rows)
-        return geometry.position(self.detector, spots["panel"], spots["fast"], spots["slow"])
+        spots = self.product.spots[rows]
+        return geometry.position(self.detector, spots.panel, spots.fast, spots.slow)
 
     def spot_resolutions(self) -> np.ndarray:
         """Return d (spot,), Å, at the mean energy of the shot of each spot."""
-        energy = self.table["shots/mean_energy_ev"][self.table["spots/shot"]]
+        energy = self.product.shots.mean_energy_ev[self.product.spots.shot]
         return resolution(self.spot_positions_mm(), energy)
 
     def differences_px(self) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, 2) observed − predicted of strong reflections, radial and transverse, px, and
         the panel (n,) of each.
         """
-        table = self.table
-        is_observed = np.isfinite(table["reflections/fast_obs"]) & (table["reflections/flags"] == 0)
-        reflections = columns(table, "reflections", is_observed)
-        fast = reflections["fast"]
-        slow = reflections["slow"]
-        fast_difference = reflections["fast_obs"] - fast
-        slow_difference = reflections["slow_obs"] - slow
+        reflections = self.product.reflections
+        strong = reflections[np.isfinite(reflections.fast_obs) & (reflections.flags == 0)]
+        fast_difference = strong.fast_obs - strong.fast
+        slow_difference = strong.slow_obs - strong.slow
         difference = np.stack([fast_difference, slow_difference], axis=1)
-        axes = geometry.radial_axes(self.detector, reflections["panel"], fast, slow)
-        return np.einsum("nij,nj->ni", axes, difference), reflections["panel"]
+        axes = geometry.radial_axes(self.detector, strong.panel, strong.fast, strong.slow)
+        return np.einsum("nij,nj->ni", axes, difference), strong.panel
 
 
-def concatenated(runs: list[IndexedRun], column: str) -> np.ndarray:
+def concatenated(runs: list[IndexedRun], column: Column) -> np.ndarray:
     """Return a column of all runs, one after another."""
-    return np.concatenate([run.table[column] for run in runs])
+    tables = [run.product.tables[column.table.table_name] for run in runs]
+    return np.concatenate([table.as_dict()[column.name] for table in tables])
+
+
+def pixels_mm(runs: list[IndexedRun]) -> np.ndarray:
+    """Return (lattice,) the edge of a pixel for each lattice of all runs, mm."""
+    edges = [run.detector.pixel_mm for run in runs]
+    return np.repeat(edges, [len(run.product.lattices) for run in runs])
 
 
 def resolution(position_mm: np.ndarray, energy_ev: np.ndarray | float) -> np.ndarray:
@@ -78,16 +83,15 @@ def rings(axes: Any, run: IndexedRun, row: int, size: float = 22.0) -> None:
 
     axes: in mm. row: of the shot. size: of a ring, square points.
     """
-    table = run.table
     colors = (style.RED, style.PURPLE, style.ORANGE)
-    for number, lattice in enumerate(np.flatnonzero(table["lattices/shot"] == row)):
-        in_lattice = table["reflections/lattice"] == lattice
-        intensity = table["reflections/intensity"][in_lattice]
-        strong = intensity > 3 * table["reflections/sigma"][in_lattice]
-        panel = table["reflections/panel"][in_lattice]
-        fast = table["reflections/fast"][in_lattice]
-        slow = table["reflections/slow"][in_lattice]
-        x, y, _ = geometry.position(run.detector, panel, fast, slow).T
+    for number, lattice in enumerate(np.flatnonzero(run.product.lattices.shot == row)):
+        in_lattice = run.product.reflections.lattice == lattice
+        reflections = run.product.reflections[in_lattice]
+        strong = reflections.intensity > 3 * reflections.sigma
+        position = geometry.position(
+            run.detector, reflections.panel, reflections.fast, reflections.slow
+        )
+        x, y, _ = position.T
         color = colors[number % len(colors)]
         look: dict[str, Any] = {"facecolors": "none", "edgecolors": color}
         axes.scatter(x[strong], y[strong], s=size, linewidths=0.8, label="I > 3 σ", **look)

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from spreadflow.analysis.pixels.ladder import RUNGS
 from spreadflow.io import store
+from spreadflow.products import Ladder
+from spreadflow.products.ladder import Rungs
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries
-from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 
 N_SAMPLES = 8
@@ -35,12 +36,12 @@ HALF_PX = 9
 """How much of a shoebox is shown to either side of its middle, px."""
 
 
-def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
+def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures of all rungs, and the picture."""
-    table = store.read(products[0], stage)
-    attributes = store.attributes(products[0], stage)
-    figures = _figures(table, attributes)
-    return figures, _picture(table, attributes, figures)
+    ladder = store.read(products[0], Ladder)
+    attributes = store.attributes(products[0], Ladder)
+    figures = _figures(ladder, attributes)
+    return figures, _picture(ladder, attributes, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -67,30 +68,30 @@ def checks(summaries: Summaries) -> list[Check]:
     return [Check(statement, n_lattices, summaries["ladder"]["n_lattices"])]
 
 
-def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+def _figures(ladder: Ladder, attributes: dict) -> dict[str, Any]:
     """Return figures of all rungs."""
     pixel_mm = np.array([detector["pixel_mm"] for detector in attributes["detectors"]])
-    run = table["lattices/run"]
+    run = ladder.lattices.run
     pixel_of_lattice = pixel_mm[run] if len(run) else np.empty(0)
     rungs = {
-        name: _rung(table, number, pixel_of_lattice)
+        name: _rung(ladder.rungs[ladder.rungs.rung == number], pixel_of_lattice)
         for number, name in enumerate(attributes["rungs"])
     }
 
-    compared = columns(table, "compared")
-    n_spots = int(compared["n_spots"].sum())
+    compared = ladder.compared
+    n_spots = int(compared.n_spots.sum())
     rungs["00"] |= attributes["reading"]
-    for name in ("n_flagged", "n_counted"):
-        rungs["1"][name] = int(table[f"lattices/{name}"].sum())
+    rungs["1"]["n_flagged"] = int(ladder.lattices.n_flagged.sum())
+    rungs["1"]["n_counted"] = int(ladder.lattices.n_counted.sum())
     rungs["2"]["n_spots"] = n_spots
-    rungs["2"]["share_fell"] = compared["n_fell"].sum() / n_spots if n_spots else None
-    rungs["3"]["planes_apart"] = compared["planes"].max(initial=0.0)
-    rungs["3B"]["pixels_apart"] = compared["pixels"].max(initial=0.0)
+    rungs["2"]["share_fell"] = compared.n_fell.sum() / n_spots if n_spots else None
+    rungs["3"]["planes_apart"] = compared.planes.max(initial=0.0)
+    rungs["3B"]["pixels_apart"] = compared.pixels.max(initial=0.0)
 
     n_modelled = attributes["n_modelled"]
     judged = [_judged(name, rungs, n_modelled) for name in rungs]
     return {
-        "n_lattices": len(table["lattices/k"]),
+        "n_lattices": len(ladder.lattices),
         "n_modelled": n_modelled,
         "misset_deg": attributes["config"]["misset_deg"],
         "n_domains": attributes["config"]["n_domains"],
@@ -99,35 +100,34 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     }
 
 
-def _rung(table: dict, number: int, pixel_mm: np.ndarray) -> dict[str, Any]:
-    """Return the figures of one rung; None is what it does not have.
+def _rung(sums: Rungs, pixel_mm: np.ndarray) -> dict[str, Any]:
+    """Return the figures of one rung from its sums; None is what it does not have.
 
     pixel_mm: (lattice,).
     """
-    sums = columns(table, "rungs", table["rungs/rung"] == number)
-    pixel = pixel_mm[sums["lattice"]]
-    n = sums["n"].sum()
-    n_pixels = sums["n_pixels"].sum()
-    figures: dict[str, Any] = {"n_lattices": len(sums["n"]), "n": int(n)}
+    pixel = pixel_mm[sums.lattice]
+    n = sums.n.sum()
+    n_pixels = sums.n_pixels.sum()
+    figures: dict[str, Any] = {"n_lattices": len(sums), "n": int(n)}
 
     squares = {
-        "radial_": sums["radial"],
-        "transverse_": sums["transverse"],
-        "": sums["radial"] + sums["transverse"],
+        "radial_": sums.radial,
+        "transverse_": sums.transverse,
+        "": sums.radial + sums.transverse,
     }
     for name, square in squares.items():
         figures[f"{name}rmsd_mm"] = np.sqrt(square.sum() / n) if n else None
         figures[f"{name}rmsd_px"] = np.sqrt((square / pixel**2).sum() / n) if n else None
 
-    for name, mean_name, sd_name in (
-        ("z", "z_mean", "sigma_z"),
-        ("z_published", "z_published_mean", "z_published"),
+    for z, mean_name, sd_name in (
+        (sums.z, "z_mean", "sigma_z"),
+        (sums.z_published, "z_published_mean", "z_published"),
     ):
-        mean, square = sums[name].sum(axis=0) / n_pixels if n_pixels else (np.nan, np.nan)
+        mean, square = z.sum(axis=0) / n_pixels if n_pixels else (np.nan, np.nan)
         figures[mean_name] = mean
         figures[sd_name] = np.sqrt(square - mean**2)
 
-    seconds = sums["seconds"][sums["n_pixels"] > 0]
+    seconds = sums.seconds[sums.n_pixels > 0]
     figures["seconds_per_lattice"] = np.median(seconds) if len(seconds) else None
     return figures
 
@@ -154,7 +154,7 @@ def _judged(name: str, rungs: dict[str, dict], n_modelled: int) -> dict[str, Any
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
+def _picture(ladder: Ladder, attributes: dict, figures: dict) -> Figure:
     """Draw r.m.s.d. and σ_Z of the rungs, what each does and reaches, and some shoeboxes."""
     page = style.page(
         f"ladder: {figures['n_passed']} of {len(figures['rungs'])} rungs pass",
@@ -168,7 +168,7 @@ def _picture(table: dict, attributes: dict, figures: dict) -> Figure:
     _rmsd(axes[0], figures["rungs"])
     _sigma_z(axes[1], figures["rungs"])
     _list(axes[2], figures["rungs"])
-    _samples(right, table, attributes["pictured"])
+    _samples(right, ladder, attributes["pictured"])
     return page
 
 
@@ -240,7 +240,7 @@ def _list(axes: Any, rungs: list[dict]) -> None:
         above += height + GAP_LINES
 
 
-def _samples(figure: Any, table: dict, pictured: list[str]) -> None:
+def _samples(figure: Any, ladder: Ladder, pictured: list[str]) -> None:
     """Draw data and models of the strongest shoebox of some lattices, each row on one log scale.
 
     pictured: names of the rungs whose models are drawn.
@@ -257,13 +257,12 @@ def _samples(figure: Any, table: dict, pictured: list[str]) -> None:
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(name, fontsize=8, loc="center")
 
-    samples = columns(table, "samples")
-    boxes = zip(samples["bbox"], samples["first_pixel"], samples["hkl"], strict=True)
+    samples = ladder.samples
+    boxes = zip(samples.bbox, samples.first_pixel, samples.hkl, strict=True)
     for row, ((fast0, fast1, slow0, slow1), first, hkl) in zip(axes, boxes, strict=False):
         shape = (slow1 - slow0, fast1 - fast0)
-        pixels = slice(first, first + shape[0] * shape[1])
-        models = table["pixels/model"][pixels].T
-        _sample(row, table["pixels/photons"][pixels], models, shape)
+        pixels = ladder.pixels[first : first + shape[0] * shape[1]]
+        _sample(row, pixels.photons, pixels.model.T, shape)
         row[0].text(
             -0.03,
             0.5,

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from spreadflow.analysis.merging.statistics import correlation, r_split
 from spreadflow.io import store
+from spreadflow.products import Merge
+from spreadflow.products.merge import Bins, Lattices, Merged
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries
-from spreadflow.report.figures import columns
 from spreadflow.report.style import percent, say
 
 STANDARD_ATTRIBUTES = ("kind", "key", "schema", "software", "time", "config", "inputs", "runs")
@@ -56,11 +57,11 @@ WIDEST_DEVIATION = 5
 """Normalised deviations beyond this are drawn in the end bins."""
 
 
-def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
+def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures of the merged table, and the picture."""
-    table = store.read(products[0], stage)
-    figures = _figures(table, store.attributes(products[0], stage))
-    return figures, _picture(table, figures)
+    merge = store.read(products[0], Merge)
+    figures = _figures(merge, store.attributes(products[0], Merge))
+    return figures, _picture(merge, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -85,11 +86,11 @@ def checks(summaries: Summaries) -> list[Check]:
     return [Check("each lattice kept reaches merge", n_kept, figures["n_lattices_in"])]
 
 
-def _anomalous_differences(table: dict) -> np.ndarray:
+def _anomalous_differences(merged: Merged) -> np.ndarray:
     """Return (n, 2) I(+) − I(−) in each half set, of the reflections whose mates are in both."""
-    sign = table["merged/friedel"]
-    half = table["merged/half"]
-    hkl = [tuple(index) for index in table["merged/hkl"].tolist()]
+    sign = merged.friedel
+    half = merged.half
+    hkl = [tuple(index) for index in merged.hkl.tolist()]
     is_complete = np.isfinite(half).all(axis=1)
     minus_rows = np.flatnonzero((sign < 0) & is_complete)
     plus_rows = np.flatnonzero((sign > 0) & is_complete)
@@ -99,22 +100,22 @@ def _anomalous_differences(table: dict) -> np.ndarray:
     return half[plus] - half[minus]
 
 
-def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+def _figures(merge: Merge, attributes: dict) -> dict[str, Any]:
     """Return figures of the merged table, by resolution too, and those that the stage left."""
-    n = table["merged/n"]
-    half = table["merged/half"]
+    n = merge.merged.n
+    half = merge.merged.half
     first, second = half[np.isfinite(half).all(axis=1)].T
-    difference = _anomalous_differences(table)
-    n_possible = int(table["bins/n_possible"].sum())
-    n_measured = int(table["bins/n_measured"].sum())
+    difference = _anomalous_differences(merge.merged)
+    n_possible = int(merge.bins.n_possible.sum())
+    n_measured = int(merge.bins.n_measured.sum())
     figures: dict[str, Any] = {
-        "n_lattices": int(table["lattices/used"].sum()),
+        "n_lattices": int(merge.lattices.used.sum()),
         "n_observations": int(n.sum()),
         "n_possible": n_possible,
         "n_measured": n_measured,
         "completeness": n_measured / n_possible if n_possible else None,
         "multiplicity": float(n.sum() / n_measured) if n_measured else None,
-        "i_over_sigma": float(np.mean(table["merged/intensity"] / table["merged/sigma"]))
+        "i_over_sigma": float(np.mean(merge.merged.intensity / merge.merged.sigma))
         if len(n)
         else None,
         "cc_half": correlation(first, second),
@@ -125,17 +126,27 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
     }
     no_figures = {*STANDARD_ATTRIBUTES, *figures}
     figures |= {name: value for name, value in attributes.items() if name not in no_figures}
-    figures["bins"] = _shells(columns(table, "bins"))
+    figures["bins"] = _shells(merge.bins)
     return figures
 
 
-def _shells(bins: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def _completeness(bins: Bins) -> np.ndarray:
+    """Return (bin,) the share of possible reflections that was measured."""
+    return bins.n_measured / np.maximum(bins.n_possible, 1)
+
+
+def _multiplicity(bins: Bins) -> np.ndarray:
+    """Return (bin,) observations of each reflection measured."""
+    return bins.n_observations / np.maximum(bins.n_measured, 1)
+
+
+def _shells(bins: Bins) -> list[dict[str, Any]]:
     """Return the figures of each shell of resolution, coarse to fine."""
-    bins = bins | {
-        "completeness": bins["n_measured"] / np.maximum(bins["n_possible"], 1),
-        "multiplicity": bins["n_observations"] / np.maximum(bins["n_measured"], 1),
+    figures = bins.as_dict() | {
+        "completeness": _completeness(bins),
+        "multiplicity": _multiplicity(bins),
     }
-    return [{key: bins[key][row] for key in SHELL_KEYS} for row in range(len(bins["d_min"]))]
+    return [{key: figures[key][row] for key in SHELL_KEYS} for row in range(len(bins))]
 
 
 def shell_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -164,7 +175,7 @@ def shell_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(table: dict, figures: dict) -> Figure:
+def _picture(merge: Merge, figures: dict) -> Figure:
     """Draw agreement, strength and completeness by resolution; half sets, deviations and scales."""
     page = style.page(
         "merge: one intensity for each unique reflection",
@@ -175,30 +186,29 @@ def _picture(table: dict, figures: dict) -> Figure:
         f"Rsplit {say(figures['r_split'])} · CC ano {say(figures['cc_ano'])}",
     )
     by_resolution, others = page.subplots(2, 3)
-    for ax, draw in zip(by_resolution, (_correlations, _strength, _completeness), strict=True):
-        draw(ax, table)
-        _resolution_axis(ax, table)
-    for ax, draw in zip(others, (_halves, _deviations, _scales), strict=True):
-        draw(ax, table)
+    for ax, draw in zip(by_resolution, (_correlations, _strength, _counts), strict=True):
+        draw(ax, merge.bins)
+        _resolution_axis(ax, merge.bins)
+    _halves(others[0], merge.merged)
+    _deviations(others[1], merge.merged)
+    _scales(others[2], merge.lattices)
     return page
 
 
-def _inverse_square_d(table: dict) -> np.ndarray:
+def _inverse_square_d(bins: Bins) -> np.ndarray:
     """Return (bin,) the middle of each resolution bin in 1/d², Å⁻²."""
-    return 0.5 * (table["bins/d_max"] ** -2.0 + table["bins/d_min"] ** -2.0)
+    return 0.5 * (bins.d_max**-2.0 + bins.d_min**-2.0)
 
 
-def _correlations(axes: Any, table: dict) -> None:
+def _correlations(axes: Any, bins: Bins) -> None:
     """Draw CC½ and CC ano by resolution with their standard errors; those of few pairs are hollow,
     and no line leads to them.
     """
-    s2 = _inverse_square_d(table)
-    for name, n_pairs, color, label in (
-        ("cc_half", "n_pairs", style.BLUE, "CC½"),
-        ("cc_ano", "n_pairs_ano", style.ORANGE, "CC ano"),
+    s2 = _inverse_square_d(bins)
+    for value, n, color, label in (
+        (bins.cc_half, bins.n_pairs, style.BLUE, "CC½"),
+        (bins.cc_ano, bins.n_pairs_ano, style.ORANGE, "CC ano"),
     ):
-        value = table[f"bins/{name}"]
-        n = table[f"bins/{n_pairs}"]
         error = (1 - value**2) / np.sqrt(np.maximum(n - 1, 1))
         is_sure = n >= FEWEST_PAIRS
         line = np.where(is_sure, value, np.nan)
@@ -213,20 +223,18 @@ def _correlations(axes: Any, table: dict) -> None:
     axes.legend()
 
 
-def _strength(axes: Any, table: dict) -> None:
+def _strength(axes: Any, bins: Bins) -> None:
     """Draw I/σ by resolution."""
-    s2 = _inverse_square_d(table)
-    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN)
+    s2 = _inverse_square_d(bins)
+    axes.plot(s2, bins.i_over_sigma, "o-", ms=4, color=style.GREEN)
     axes.set(title="⟨I/σ⟩ of merged intensities", ylim=(0, 1.1 * max(axes.dataLim.y1, 1.0)))
 
 
-def _completeness(axes: Any, table: dict) -> None:
+def _counts(axes: Any, bins: Bins) -> None:
     """Draw completeness and multiplicity by resolution."""
-    s2 = _inverse_square_d(table)
-    n_measured = table["bins/n_measured"]
-    completeness = n_measured / np.maximum(table["bins/n_possible"], 1)
-    multiplicity = table["bins/n_observations"] / np.maximum(n_measured, 1)
-    axes.plot(s2, completeness, "o-", ms=4, color=style.BLUE)
+    s2 = _inverse_square_d(bins)
+    multiplicity = _multiplicity(bins)
+    axes.plot(s2, _completeness(bins), "o-", ms=4, color=style.BLUE)
     axes.set(title="completeness and multiplicity", ylim=(0, 1.05))
     axes.set_ylabel("completeness", color=style.BLUE)
     twin = axes.twinx()
@@ -235,17 +243,17 @@ def _completeness(axes: Any, table: dict) -> None:
     twin.set_ylim(0, 1.15 * max(multiplicity.max(initial=0.0), 1.0))
 
 
-def _resolution_axis(axes: Any, table: dict) -> None:
+def _resolution_axis(axes: Any, bins: Bins) -> None:
     """Label an axis of 1/d² with d."""
-    edges = table["bins/d_min"]
+    edges = bins.d_min
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
     axes.set_xlabel("d, Å")
 
 
-def _halves(axes: Any, table: dict) -> None:
+def _halves(axes: Any, merged: Merged) -> None:
     """Draw the intensities of one half set against those of the other."""
-    half = table["merged/half"]
+    half = merged.half
     x, y = half[(half > 0).all(axis=1)].T
     axes.set_title("intensity in the two half sets")
     if not len(x):
@@ -259,13 +267,13 @@ def _halves(axes: Any, table: dict) -> None:
     axes.set(xlabel="I of half set 0, on the merge's scale", ylabel="I of half set 1, the same")
 
 
-def _deviations(axes: Any, table: dict) -> None:
+def _deviations(axes: Any, merged: Merged) -> None:
     """Draw (I₁ − I₂)/2σ: a unit Gaussian where the error model is right and both half sets have
     the same weight.
     """
-    half = table["merged/half"]
+    half = merged.half
     difference = half[:, 0] - half[:, 1]
-    deviation = difference / (2 * table["merged/sigma"])
+    deviation = difference / (2 * merged.sigma)
     deviation = deviation[np.isfinite(deviation)]
     axes.set_title("normalised deviation of half sets")
     if not len(deviation):
@@ -288,15 +296,15 @@ def _deviations(axes: Any, table: dict) -> None:
     axes.legend(loc="upper right")
 
 
-def _scales(axes: Any, table: dict) -> None:
+def _scales(axes: Any, lattices: Lattices) -> None:
     """Draw scale against B of the lattices."""
-    is_used = table["lattices/used"]
-    scale = table["lattices/scale"][is_used]
+    used = lattices[lattices.used]
+    scale = used.scale
     axes.set_title("scale and B of each lattice")
     if not len(scale):
         style.empty(axes, "no lattice took part")
         return
     look = {"ms": style.point_size(len(scale)), "alpha": style.opacity(len(scale)), "mew": 0}
-    axes.semilogy(table["lattices/b"][is_used], scale, ".", **look)
+    axes.semilogy(used.b, scale, ".", **look)
     style.log_ticks(axes.yaxis)
     axes.set(xlabel="B, Å²", ylabel="G, relative to the mean lattice")

@@ -2,7 +2,6 @@
 true.
 """
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +10,13 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from spreadflow import models
 from spreadflow.errors import LearnedOutcome
 from spreadflow.io import store
-from spreadflow.models import Mosaic
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
+from spreadflow.products import Children, Mosaic
+from spreadflow.products.mosaic import Components, Rounds
 from spreadflow.report import style, truth_of_fits
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import median, outcome_counts
@@ -76,17 +77,17 @@ class ComparedSet(NamedTuple):
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    table = store.read(products[0], stage)
-    attributes = store.attributes(products[0], stage)
+    product = store.read(products[0], Mosaic)
+    attributes = store.attributes(products[0], Mosaic)
     truths = [truth_of(run, manifests) for run in attributes["runs"]]
-    true = truth_of_fits.mosaics(table, attributes, truths)
-    components = _rows_of_sets(table, "components")
+    true = truth_of_fits.mosaics(product, attributes, truths)
+    components_of = Children(product.components.set)
     sets = [
-        _compared(table, number, components[number], true.get(number))
-        for number in np.flatnonzero(table["sets/is_better"]).tolist()
+        _compared(product, number, product.components[components_of[number]], true.get(number))
+        for number in np.flatnonzero(product.sets.is_better).tolist()
     ]
-    figures = _figures(table, attributes) | _distances(sets)
-    return figures, _picture(stage, table, sets, figures)
+    figures = _figures(product, attributes) | _distances(sets)
+    return figures, _picture(stage, product, sets, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -120,31 +121,19 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _rows_of_sets(table: dict, name: str) -> list[slice]:
-    """Return the rows of each set in the table `components` or `rounds`, which are in the order of
-    sets.
-    """
-    n_sets = len(table["sets/eta_rad"])
-    edges = np.searchsorted(table[f"{name}/set"], np.arange(n_sets + 1))
-    return [slice(start, end) for start, end in pairwise(edges)]
-
-
 def _compared(
-    table: dict, number: int, rows: slice, true: truth_of_fits.TrueMosaic | None
+    product: Mosaic, number: int, components: Components, true: truth_of_fits.TrueMosaic | None
 ) -> ComparedSet:
-    """Return one set beside continuous and true distributions.
-
-    rows: its components.
-    """
-    eta = float(table["sets/eta_rad"][number])
+    """Return the set of this number and components beside continuous and true distributions."""
+    sets = product.sets
+    eta = float(sets.eta_rad[number])
     from_pixels = Distribution(
-        centre=table["components/rotation_rad"][rows],
-        sigma=eta * table["components/width"][rows],
-        share=table["components/share"][rows],
+        centre=components.rotation_rad,
+        sigma=eta * components.width,
+        share=components.share,
     )
-    held_out_continuous = table["sets/held_out_continuous"][number]
     return ComparedSet(
-        gain=float(held_out_continuous - table["sets/held_out"][number]),
+        gain=float(sets.held_out_continuous[number] - sets.held_out[number]),
         eta_rad=eta,
         from_pixels=from_pixels,
         smooth=_distribution(continuous()._replace(eta_rad=eta)),
@@ -153,7 +142,7 @@ def _compared(
     )
 
 
-def _distribution(mosaic: Mosaic) -> Distribution:
+def _distribution(mosaic: models.Mosaic) -> Distribution:
     """Return the distribution of a mosaicity with its own η."""
     return Distribution(
         centre=rotation.vector(np.asarray(mosaic.rotations)),
@@ -162,17 +151,17 @@ def _distribution(mosaic: Mosaic) -> Distribution:
     )
 
 
-def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+def _figures(product: Mosaic, attributes: dict) -> dict[str, Any]:
     """Return figures over all lattices and sets."""
-    outcome = table["lattices/outcome"]
+    sets = product.sets
+    outcome = product.lattices.outcome
     is_taught = np.isin(outcome, (LearnedOutcome.LEARNED, LearnedOutcome.CONTINUOUS))
-    is_better = table["sets/is_better"]
-    n_sets = len(is_better)
-    before = table["sets/held_out_continuous"]
-    after = table["sets/held_out"]
-    set_of_round = table["rounds/set"]
+    n_sets = len(sets)
+    before = sets.held_out_continuous
+    after = sets.held_out
+    set_of_round = product.rounds.set
     is_last_round = np.diff(set_of_round, append=n_sets) > 0
-    n_components = np.bincount(table["components/set"], minlength=n_sets)
+    n_components = np.bincount(product.components.set, minlength=n_sets)
     return {
         "n_lattices": len(outcome),
         "outcomes": outcome_counts(outcome, LearnedOutcome),
@@ -180,16 +169,16 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "shoeboxes": attributes["shoeboxes"],
         "n_taught": int(is_taught.sum()),
         "n_sets": n_sets,
-        "n_sets_better": int(is_better.sum()),
-        "n_components": median(n_components[is_better]),
-        "eta_deg": median(table["sets/eta_rad"] / DEG),
+        "n_sets_better": int(sets.is_better.sum()),
+        "n_components": median(n_components[sets.is_better]),
+        "eta_deg": median(sets.eta_rad / DEG),
         "n_rounds": median(np.bincount(set_of_round, minlength=n_sets)),
-        "step_deg": median(table["rounds/step_rad"][is_last_round] / DEG),
+        "step_deg": median(product.rounds.step_rad[is_last_round] / DEG),
         "held_out_continuous": float(before.sum()),
         "held_out_learned": float(after.sum()),
         "held_out_gain": float((before - after).sum()),
         "held_out_gain_least": float((before - after).min()) if n_sets else None,
-        "seconds_per_lattice_per_core": median(table["lattices/seconds"][is_taught]),
+        "seconds_per_lattice_per_core": median(product.lattices.seconds[is_taught]),
     }
 
 
@@ -243,7 +232,7 @@ def _projected(
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) -> Figure:
+def _picture(stage: str, product: Mosaic, sets: list[ComparedSet], figures: dict) -> Figure:
     """Draw the distribution of the set that gained most, and how all sets were learned."""
     scope = figures["scope"]
     against_truth = ""
@@ -262,8 +251,8 @@ def _picture(stage: str, table: dict, sets: list[ComparedSet], figures: dict) ->
     best = max(sets, key=lambda compared: compared.gain, default=None)
     _distributions(left, best, scope)
     axes: Any = right.subplots(3, 1, height_ratios=[1.2, 1, 0.8])
-    _course(axes[0], table)
-    _nodes(axes[1], table)
+    _course(axes[0], product)
+    _nodes(axes[1], product.rounds)
     names = [name.replace("_", " ") for name in figures["outcomes"]]
     style.bars(axes[2], names, list(figures["outcomes"].values()), COLORS)
     axes[2].set_title("lattices")
@@ -327,34 +316,32 @@ def _crosses(axes: Any, true: Distribution | None, plane: tuple[int, int]) -> No
     axes.plot(x, y, "+", color=style.RED, ms=5, mew=0.8, alpha=0.8)
 
 
-def _course(axes: Any, table: dict) -> None:
+def _course(axes: Any, product: Mosaic) -> None:
     """Draw −ln L of the held-out shoeboxes after every round, less that of the continuous
     distribution.
     """
     axes.set_title("−ln L held out, by round")
-    continuous_loss = table["sets/held_out_continuous"]
-    if not len(continuous_loss):
+    sets = product.sets
+    if not len(sets):
         style.empty(axes, "no lattice was fitted")
         return
-    rounds = _rows_of_sets(table, "rounds")
-    colors = [style.GREEN if better else style.GREY for better in table["sets/is_better"]]
-    for start, rows, color in zip(continuous_loss, rounds, colors, strict=True):
-        loss = np.append(0.0, table["rounds/held_out"][rows] - start)
+    rounds_of = Children(product.rounds.set)
+    for number, start in enumerate(sets.held_out_continuous):
+        loss = np.append(0.0, product.rounds.held_out[rounds_of[number]] - start)
+        color = style.GREEN if sets.is_better[number] else style.GREY
         axes.plot(np.arange(len(loss)), loss, "o-", ms=3, lw=1, color=color, alpha=0.7)
     axes.axhline(0, color=style.GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round (0: continuous)", ylabel="less is better")
 
 
-def _nodes(axes: Any, table: dict) -> None:
+def _nodes(axes: Any, rounds: Rounds) -> None:
     """Draw how many nodes the grid had, and how many were kept, against its step."""
     axes.set_title("nodes, by step of the grid")
-    step = table["rounds/step_rad"] / DEG
-    for name, color, label in (
-        ("n_grid", style.GREY, "of the grid"),
-        ("n_nodes", style.BLUE, "kept"),
-    ):
-        axes.semilogy(step, table[f"rounds/{name}"], "o", ms=4, color=color, alpha=0.6, label=label)
+    step = rounds.step_rad / DEG
+    look = {"ms": 4, "alpha": 0.6}
+    axes.semilogy(step, rounds.n_grid, "o", color=style.GREY, label="of the grid", **look)
+    axes.semilogy(step, rounds.n_nodes, "o", color=style.BLUE, label="kept", **look)
     axes.set_xlim(1.1 * step.max(initial=1e-3), 0)
     axes.set_xlabel("degrees")
     axes.legend()

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from spreadflow.errors import PredictedOutcome
 from spreadflow.io import store
 from spreadflow.models import CHOSEN, Choice, ReflectionFlag
+from spreadflow.products import Predict
+from spreadflow.products.predict import Reflections
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
-from spreadflow.report.figures import columns, median, outcome_counts
+from spreadflow.report.figures import median, outcome_counts
 from spreadflow.report.style import say
 
 N_SHELLS = 8
@@ -46,13 +48,11 @@ class Bright(NamedTuple):
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    table = store.read(products[0], stage)
-    attributes = store.attributes(products[0], stage)
-    lattices = columns(table, "lattices")
-    reflections = columns(table, "reflections")
-    shells = _shells(reflections)
-    figures = _figures(lattices, reflections, attributes) | {"shells": shells}
-    return figures, _picture(stage, lattices, reflections, figures)
+    predict = store.read(products[0], Predict)
+    attributes = store.attributes(products[0], Predict)
+    shells = _shells(predict.reflections)
+    figures = _figures(predict, attributes) | {"shells": shells}
+    return figures, _picture(stage, predict, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -90,39 +90,41 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _in_range(reflections: dict[str, np.ndarray]) -> np.ndarray:
+def _in_range(reflections: Reflections) -> np.ndarray:
     """Return which reflections could be chosen, (n,) bool."""
-    return np.isin(reflections["choice"], list(COLORS))
+    return np.isin(reflections.choice, list(COLORS))
 
 
-def _chosen(reflections: dict[str, np.ndarray]) -> np.ndarray:
+def _chosen(reflections: Reflections) -> np.ndarray:
     """Return which reflections were chosen, (n,) bool."""
-    return np.isin(reflections["choice"], CHOSEN)
+    return np.isin(reflections.choice, CHOSEN)
 
 
-def _is_integrated(reflections: dict[str, np.ndarray]) -> np.ndarray:
+def _is_integrated(reflections: Reflections) -> np.ndarray:
     """Return which reflections have intensities that may be used, (n,) bool."""
-    return reflections["flags"] & ReflectionFlag.FAILED == 0
+    return reflections.flags & ReflectionFlag.FAILED == 0
 
 
-def _has_signal(reflections: dict[str, np.ndarray]) -> np.ndarray:
+def _has_signal(reflections: Reflections) -> np.ndarray:
     """Return which reflections in the range certainly have signal, (n,) bool."""
-    is_bright = reflections["intensity"] > SIGNAL * reflections["sigma"]
+    is_bright = reflections.intensity > SIGNAL * reflections.sigma
     return _in_range(reflections) & _is_integrated(reflections) & is_bright
 
 
-def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, Any]:
+def _figures(predict: Predict, attributes: dict) -> dict[str, Any]:
     """Return figures over all runs, with a block for each run."""
+    lattices = predict.lattices
+    reflections = predict.reflections
     config = attributes["config"]
-    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
+    is_predicted = lattices.outcome == PredictedOutcome.PREDICTED
     is_chosen = _chosen(reflections)
     has_signal = _has_signal(reflections)
-    counts = np.bincount(reflections["choice"], minlength=len(Choice))
-    per_lattice = np.bincount(reflections["lattice"][is_chosen], minlength=len(is_predicted))
-    run = lattices["run"][reflections["lattice"]]
+    counts = np.bincount(reflections.choice, minlength=len(Choice))
+    per_lattice = np.bincount(reflections.lattice[is_chosen], minlength=len(is_predicted))
+    run = lattices.run[reflections.lattice]
     return {
         "n_lattices": len(is_predicted),
-        "outcomes": outcome_counts(lattices["outcome"], PredictedOutcome),
+        "outcomes": outcome_counts(lattices.outcome, PredictedOutcome),
         "d_min": config["d_min"],
         "d_max": config["d_max"],
         "n_reflections": len(is_chosen),
@@ -132,13 +134,13 @@ def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, A
         "chosen_per_lattice_median": median(per_lattice[is_predicted]),
         "n_signal": int(has_signal.sum()),
         "signal_chosen": float(is_chosen[has_signal].mean()) if has_signal.any() else None,
-        **_spot_figures(lattices, reflections, attributes),
-        "scale_median": median(lattices["scale"][is_predicted]),
-        "seconds_per_lattice_per_core": median(lattices["seconds"][is_predicted]),
+        **_spot_figures(predict, attributes),
+        "scale_median": median(lattices.scale[is_predicted]),
+        "seconds_per_lattice_per_core": median(lattices.seconds[is_predicted]),
         "runs": {
             name: {
-                "n_lattices": int((lattices["run"] == number).sum()),
-                "n_predicted": int((is_predicted & (lattices["run"] == number)).sum()),
+                "n_lattices": int((lattices.run == number).sum()),
+                "n_predicted": int((is_predicted & (lattices.run == number)).sum()),
                 "n_chosen": int((is_chosen & (run == number)).sum()),
             }
             for number, name in enumerate(attributes["runs"])
@@ -146,26 +148,27 @@ def _figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, A
     }
 
 
-def _offsets(lattices: dict, reflections: dict) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(predict: Predict) -> tuple[np.ndarray, np.ndarray]:
     """Return which reflections of predicted lattices have an observed spot (row,), and how far they
     are from it (row,), px.
     """
-    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
-    has_spot = np.isfinite(reflections["fast_spot"]) & is_predicted[reflections["lattice"]]
+    reflections = predict.reflections
+    is_predicted = predict.lattices.outcome == PredictedOutcome.PREDICTED
+    has_spot = np.isfinite(reflections.fast_spot) & is_predicted[reflections.lattice]
     rows = np.flatnonzero(has_spot)
-    fast, slow = (
-        (reflections[f"{axis}_spot"] - reflections[axis])[rows] for axis in ("fast", "slow")
-    )
+    fast = (reflections.fast_spot - reflections.fast)[rows]
+    slow = (reflections.slow_spot - reflections.slow)[rows]
     return rows, np.hypot(fast, slow)
 
 
-def _spot_figures(lattices: dict, reflections: dict, attributes: dict) -> dict[str, Any]:
+def _spot_figures(predict: Predict, attributes: dict) -> dict[str, Any]:
     """Return figures of the observed spots of predicted lattices."""
-    rows, distance_px = _offsets(lattices, reflections)
+    lattices = predict.lattices
+    rows, distance_px = _offsets(predict)
     pixel_mm = np.array([float(detector["pixel_mm"]) for detector in attributes["detectors"]])
-    run = lattices["run"][reflections["lattice"][rows]]
-    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
-    n_spots = int(lattices["n_spots"][is_predicted].sum())
+    run = lattices.run[predict.reflections.lattice[rows]]
+    is_predicted = lattices.outcome == PredictedOutcome.PREDICTED
+    n_spots = int(lattices.n_spots[is_predicted].sum())
     return {
         "n_spots": n_spots,
         "n_matched": len(rows),
@@ -175,33 +178,33 @@ def _spot_figures(lattices: dict, reflections: dict, attributes: dict) -> dict[s
     }
 
 
-def _shells(reflections: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def _shells(reflections: Reflections) -> list[dict[str, Any]]:
     """Return figures of shells of equal numbers of reflections in the range, low resolution
     first.
     """
     rows = np.flatnonzero(_in_range(reflections))
-    rows = rows[np.argsort(-reflections["d"][rows], kind="stable")]
+    rows = rows[np.argsort(-reflections.d[rows], kind="stable")]
     return [
-        _shell({name: column[of_shell] for name, column in reflections.items()})
+        _shell(reflections[of_shell])
         for of_shell in np.array_split(rows, N_SHELLS)
         if len(of_shell)
     ]
 
 
-def _shell(reflections: dict[str, np.ndarray]) -> dict[str, Any]:
+def _shell(reflections: Reflections) -> dict[str, Any]:
     """Return the figures of a shell."""
     is_chosen = _chosen(reflections)
-    is_strong = reflections["choice"] == Choice.STRONG
+    is_strong = reflections.choice == Choice.STRONG
     has_signal = _has_signal(reflections)
     of_all = _brightness(reflections, np.ones(len(is_chosen), bool))
     of_chosen = _brightness(reflections, is_chosen)
     of_weak = _brightness(reflections, ~is_strong)
     return {
-        "d_max": float(reflections["d"].max()),
-        "d_min": float(reflections["d"].min()),
+        "d_max": float(reflections.d.max()),
+        "d_min": float(reflections.d.min()),
         "n": len(is_chosen),
         "n_strong": int(is_strong.sum()),
-        "n_weak": int((reflections["choice"] == Choice.WEAK).sum()),
+        "n_weak": int((reflections.choice == Choice.WEAK).sum()),
         "n_signal": int(has_signal.sum()),
         "signal_chosen": float(is_chosen[has_signal].mean()) if has_signal.any() else None,
         "brightness": of_all.value,
@@ -212,24 +215,24 @@ def _shell(reflections: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _brightness(reflections: dict[str, np.ndarray], which: np.ndarray) -> Bright:
+def _brightness(reflections: Reflections, which: np.ndarray) -> Bright:
     """Return how bright reflections are against what is expected of their resolution. σ has
     Wilson's distribution of |F|² in it.
     """
     rows = which & _is_integrated(reflections)
-    expected = reflections["expected"][rows].astype(np.float64)
+    expected = reflections.expected[rows].astype(np.float64)
     total = expected.sum()
     if not total > 0:
         return Bright(np.nan, np.nan)
-    variance = (reflections["sigma"][rows].astype(np.float64) ** 2 + expected**2).sum()
-    intensity = reflections["intensity"][rows].astype(np.float64).sum()
+    variance = (reflections.sigma[rows].astype(np.float64) ** 2 + expected**2).sum()
+    intensity = reflections.intensity[rows].astype(np.float64).sum()
     return Bright(float(intensity / total), float(np.sqrt(variance) / total))
 
 
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(stage: str, lattices: dict, reflections: dict, figures: dict) -> Figure:
+def _picture(stage: str, predict: Predict, figures: dict) -> Figure:
     """Draw what was chosen, whether it is as bright as all are, and how well spots lie."""
     page = style.page(
         f"{stage}: the reflections worth their pixels, from {figures['d_max']:g} to "
@@ -241,14 +244,13 @@ def _picture(stage: str, lattices: dict, reflections: dict, figures: dict) -> Fi
     )
     axes: Any = page.subplots(2, 3)
     _counts(axes[0, 0], figures["shells"])
-    _strengths(axes[0, 1], reflections)
+    _strengths(axes[0, 1], predict.reflections)
     _brightnesses(axes[0, 2], figures["shells"])
     _signals(axes[1, 0], figures["shells"])
-    _spots(axes[1, 1], lattices, reflections, figures)
-    is_predicted = lattices["outcome"] == PredictedOutcome.PREDICTED
-    n_chosen = np.bincount(
-        reflections["lattice"][_chosen(reflections)], minlength=len(is_predicted)
-    )
+    _spots(axes[1, 1], predict, figures)
+    is_predicted = predict.lattices.outcome == PredictedOutcome.PREDICTED
+    lattice_of_chosen = predict.reflections.lattice[_chosen(predict.reflections)]
+    n_chosen = np.bincount(lattice_of_chosen, minlength=len(is_predicted))
     style.histogram(axes[1, 2], n_chosen[is_predicted], "chosen", style.BLUE)
     axes[1, 2].set(title="chosen of each lattice", xlabel="reflections", ylabel="lattices")
     return page
@@ -276,7 +278,7 @@ def _counts(axes: Any, shells: list[dict[str, Any]]) -> None:
     axes.legend(loc="upper left", ncols=2, fontsize=7.5)
 
 
-def _strengths(axes: Any, reflections: dict[str, np.ndarray]) -> None:
+def _strengths(axes: Any, reflections: Reflections) -> None:
     """Draw the distribution of expected photons over noise."""
     axes.set(title="an average reflection in their place", ylabel="reflections")
     axes.set_xlabel("expected photons / noise")
@@ -284,9 +286,9 @@ def _strengths(axes: Any, reflections: dict[str, np.ndarray]) -> None:
     if not rows.any():
         style.empty(axes, "no reflection is in the range")
         return
-    ratio = reflections["expected"] / reflections["noise"]
+    ratio = reflections.expected / reflections.noise
     limited = np.clip(ratio[rows], 1e-2, 1e3)
-    choice = reflections["choice"][rows]
+    choice = reflections.choice[rows]
     values = [limited[choice == kind] for kind in COLORS]
     edges = np.geomspace(1e-2, 1e3, 51)
     axes.hist(values, bins=edges, stacked=True, color=list(COLORS.values()))
@@ -333,9 +335,9 @@ def _signals(axes: Any, shells: list[dict[str, Any]]) -> None:
     axes.legend(loc="upper left", ncols=2)
 
 
-def _spots(axes: Any, lattices: dict, reflections: dict, figures: dict) -> None:
+def _spots(axes: Any, predict: Predict, figures: dict) -> None:
     """Draw how far predictions are from their observed spots."""
-    _, distance_px = _offsets(lattices, reflections)
+    _, distance_px = _offsets(predict)
     style.histogram(axes, distance_px, "matched", style.GREEN)
     axes.set(
         title=f"{say(figures['n_matched'])} observed spots matched, of "

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from spreadflow.io import images
 from spreadflow.io.truth import read_truth
+from spreadflow.products import Truth
 
 
 def manifest_of(run: str, manifests: Sequence[Path]) -> Path | None:
@@ -14,9 +13,9 @@ def manifest_of(run: str, manifests: Sequence[Path]) -> Path | None:
     return next((path for path in manifests if images.read_manifest(path).run == run), None)
 
 
-def truth_of(run: str, manifests: Sequence[Path]) -> dict[str, np.ndarray] | None:
-    """Return the truth (columns of schema 'truth') of a run, or None where it was not simulated or
-    has no manifest among these.
+def truth_of(run: str, manifests: Sequence[Path]) -> Truth | None:
+    """Return the truth of a run, or None where it was not simulated or has no manifest among
+    these.
     """
     manifest = manifest_of(run, manifests)
     return read_truth(manifest) if manifest else None

@@ -8,12 +8,11 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.io import images
-from spreadflow.io.schema import KINDS
 from spreadflow.io.truth import read_truth, true_detector
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
+from spreadflow.products import KINDS, Truth
 from spreadflow.report import style
-from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
 
@@ -26,8 +25,7 @@ class SimulatedRun(NamedTuple):
 
     name: str
     manifest: Path
-    truth: dict[str, np.ndarray]
-    """columns of schema 'truth'"""
+    truth: Truth
     spectra: list[Spectrum]
     """of the single, blank and double shots"""
 
@@ -64,11 +62,11 @@ def _read(manifest: Path) -> SimulatedRun | None:
     )
 
 
-def _spectra(manifest: Path, truth: dict) -> list[Spectrum]:
+def _spectra(manifest: Path, truth: Truth) -> list[Spectrum]:
     """Return the spectra of the shots that are meant to be analysed: single, blank and double."""
     source = images.Source(manifest)
-    is_meant = np.isin(truth["shots/kind"], (SINGLE, BLANK, DOUBLE))
-    shot_ids = truth["shots/shot_id"][is_meant]
+    is_meant = np.isin(truth.shots.kind, (SINGLE, BLANK, DOUBLE))
+    shot_ids = truth.shots.shot_id[is_meant]
     rows = np.flatnonzero(np.isin(source.shots["shot_id"], shot_ids))
     spectra = map(source.spectrum, rows.tolist())
     return [spectrum for spectrum in spectra if spectrum is not None]
@@ -76,12 +74,12 @@ def _spectra(manifest: Path, truth: dict) -> list[Spectrum]:
 
 def _figures(runs: list[SimulatedRun]) -> dict[str, Any]:
     """Return figures over some runs."""
-    kind = np.concatenate([run.truth["shots/kind"] for run in runs]) if runs else np.empty(0, int)
+    kind = np.concatenate([run.truth.shots.kind for run in runs]) if runs else np.empty(0, int)
     photons, energy = _pulses(runs)
     return {
         "n_shots": len(kind),
         "kinds": {name: int((kind == number).sum()) for number, name in enumerate(KINDS)},
-        "n_lattices": sum(len(run.truth["lattices/shot"]) for run in runs),
+        "n_lattices": sum(len(run.truth.lattices) for run in runs),
         "photons_mean": photons.mean() if len(photons) else None,
         "photons_sd": photons.std() if len(photons) else None,
         "energy_mean_ev": energy.mean() if len(energy) else None,
@@ -135,13 +133,13 @@ def _picture(runs: list[SimulatedRun], figures: dict) -> Figure:
 
 def _still(axes: Any, runs: list[SimulatedRun]) -> None:
     """Draw the first shot with one crystal, and where its strongest reflections are expected."""
-    run = next((run for run in runs if (run.truth["shots/kind"] == SINGLE).any()), None)
+    run = next((run for run in runs if (run.truth.shots.kind == SINGLE).any()), None)
     if run is None:
         style.empty(axes, "no shot with one crystal")
         return
     truth = run.truth
-    row = int(np.flatnonzero(truth["shots/kind"] == SINGLE)[0])
-    shot_id = truth["shots/shot_id"][row]
+    row = int(np.flatnonzero(truth.shots.kind == SINGLE)[0])
+    shot_id = truth.shots.shot_id[row]
     source = images.Source(run.manifest)
     number = int(np.flatnonzero(source.shots["shot_id"] == shot_id)[0])
     shot = source.read(number)
@@ -150,10 +148,10 @@ def _still(axes: Any, runs: list[SimulatedRun]) -> None:
         return
     detector = true_detector(run.manifest) or source.detector
     style.still(axes, shot, detector)
-    shot_of_reflection = truth["lattices/shot"][truth["reflections/lattice"]]
-    is_bright = truth["reflections/photons"] > RING_PHOTONS
-    ringed = columns(truth, "reflections", (shot_of_reflection == row) & is_bright)
-    position = geometry.position(detector, ringed["panel"], ringed["fast"], ringed["slow"])
+    shot_of_reflection = truth.lattices.shot[truth.reflections.lattice]
+    is_bright = truth.reflections.photons > RING_PHOTONS
+    ringed = truth.reflections[(shot_of_reflection == row) & is_bright]
+    position = geometry.position(detector, ringed.panel, ringed.fast, ringed.slow)
     x, y, _ = position.T
     axes.scatter(x, y, s=22, facecolors="none", edgecolors=style.RED, linewidths=0.7)
     axes.set_title(

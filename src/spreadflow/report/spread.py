@@ -14,14 +14,14 @@ from spreadflow.errors import SpreadOutcome
 from spreadflow.recipes.site_rows import UNITS
 from spreadflow.report import spread_picture, spread_product
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
-from spreadflow.report.figures import columns, median, outcome_counts, root_mean_square
+from spreadflow.report.figures import median, outcome_counts, root_mean_square
 from spreadflow.report.spread_product import KEYS, FittedCurves, SpreadProduct
 from spreadflow.report.style import about, measured, say
 
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    product = spread_product.read(stage, products[0], manifests)
+    product = spread_product.read(products[0], manifests)
     figures = _counts(product) | _precision(product) | _edges(product) | _controls(product)
     figures |= _x(product) | {"site_unknowns": _site_unknowns(product)}
     sentences = _sentences(figures)
@@ -173,10 +173,11 @@ def checks(summaries: Summaries) -> list[Check]:
 def _counts(product: SpreadProduct) -> dict[str, Any]:
     """Return what went in, and how it went."""
     attributes = product.attributes
-    outcome = product.table["lattices/outcome"]
-    used = columns(product.table, "lattices", outcome == SpreadOutcome.USED)
-    n_used = len(used["loss"])
-    fall = used["loss_start"] - used["loss"]
+    lattices = product.tables.lattices
+    outcome = lattices.outcome
+    used = lattices[outcome == SpreadOutcome.USED]
+    n_used = len(used)
+    fall = used.loss_start - used.loss
     return {
         "n_lattices": n_used,
         "shoeboxes": attributes["config"]["shoeboxes"],
@@ -193,10 +194,10 @@ def _counts(product: SpreadProduct) -> dict[str, Any]:
         "n_undetermined": attributes["n_undetermined"],
         "sigma_kind": attributes["sigma_kinds"][0],
         "sigma_over": attributes["sigma_over"],
-        "sigma_z_median": median(used["sigma_z"]),
-        "model_error_median": median(used["model_error"]),
+        "sigma_z_median": median(used.sigma_z),
+        "model_error_median": median(used.model_error),
         "loss_fall_per_lattice": float(np.mean(fall)) if n_used else None,
-        "seconds_per_lattice_per_core": median(used["seconds"]),
+        "seconds_per_lattice_per_core": median(used.seconds),
     }
 
 
@@ -247,7 +248,8 @@ def _errors(product: SpreadProduct, fit: FittedCurves) -> dict[str, float | None
 def _apart(product: SpreadProduct, name: str) -> dict[str, Any]:
     """Return constants and shapes of a fit, e: σ, and errors where the truth is known."""
     number = list(product.fits).index(name)
-    constants = columns(product.table, "constants", product.table["constants/fit"] == number)
+    constants = product.tables.constants
+    columns = constants[constants.fit == number].as_dict()
     values = product.fits[name].values[:, :, product.compared]
     error = np.full_like(values, np.nan)
     if product.true_values is not None:
@@ -256,11 +258,11 @@ def _apart(product: SpreadProduct, name: str) -> dict[str, Any]:
     for kind, key in enumerate(KEYS):
         means = [_mean(of_site) for of_site in error[:, kind]]
         shapes = error[:, kind] - np.array(means)[:, None]
-        moved = constants[key] - constants[f"{key}_start"]
-        sigma = constants[f"{key}_sigma"]
+        moved = columns[key] - columns[f"{key}_start"]
+        sigma = columns[f"{key}_sigma"]
         figures |= {
             f"shape_rms_{key}": _finite(root_mean_square(shapes)),
-            f"shape_sigma_{key}": _finite(root_mean_square(constants[f"{key}_shape_sigma"])),
+            f"shape_sigma_{key}": _finite(root_mean_square(columns[f"{key}_shape_sigma"])),
             f"constant_{key}": {
                 site: {"value": _finite(moved[row]), "error": _finite(means[row])}
                 for row, site in enumerate(product.sites)
@@ -300,8 +302,8 @@ def _edge_difference(product: SpreadProduct, fit: str) -> tuple[float | None, fl
     edges_of_fit = product.edges.get(fit)
     if edges_of_fit is None or len(product.sites) < 2:
         return None, None
-    difference = edges_of_fit["difference_ev"][0, 1]
-    sigma = edges_of_fit["difference_sigma_ev"][0, 1]
+    difference = edges_of_fit.difference_ev[0, 1]
+    sigma = edges_of_fit.difference_sigma_ev[0, 1]
     return _finite(difference), _finite(sigma)
 
 
@@ -315,8 +317,8 @@ def _edges(product: SpreadProduct) -> dict[str, Any]:
     sites = {}
     for row, site in enumerate(product.sites):
         sites[site] = {
-            "e0_ev": _finite(edges_of_fit["energy_ev"][row]),
-            "e0_sigma_ev": _finite(edges_of_fit["sigma_ev"][row]),
+            "e0_ev": _finite(edges_of_fit.energy_ev[row]),
+            "e0_sigma_ev": _finite(edges_of_fit.sigma_ev[row]),
             "true_e0_ev": _finite(true[row]),
         }
     difference, sigma = _edge_difference(product, fit)
@@ -335,12 +337,12 @@ def _true_edges(product: SpreadProduct) -> list[float]:
     """
     if not product.true:
         return [np.nan] * len(product.sites)
-    table = product.table
-    energies = table["channels/energy_ev"]
+    energies = product.tables.channels.energy_ev
     curves = np.array([product.true[site].at(energies) for site in product.sites])
     parametrisation = dispersion.free(curves, energies, product.nodes_ev)
     free = list(product.fits).index("free")
-    fisher = table["values/fisher"][table["values/fit"] == free]
+    values = product.tables.values
+    fisher = values.fisher[values.fit == free]
     pixels = np.linalg.inv(fisher) - parametrisation.restraints
     no_change = np.zeros(len(parametrisation.names))
     shapes = metals(product.attributes["elements"], energies)
@@ -350,14 +352,13 @@ def _true_edges(product: SpreadProduct) -> list[float]:
 def _x(product: SpreadProduct) -> dict[str, Any]:
     """Return what was assumed of X and what the data made of it."""
     attributes = product.attributes
-    reflections = columns(product.table, "reflections")
-    shells = columns(product.table, "shells")
-    weight = reflections["f"]
-    moved = weight @ np.abs(reflections["phase_deg"])
+    reflections = product.tables.reflections
+    weight = reflections.f
+    moved = weight @ np.abs(reflections.phase_deg)
     return {
         "unknown_f": attributes["unknown_f"],
         "n_reflections": len(weight) if product.has_unknown_x else None,
-        "prior_rms_by_shell": shells["prior_rms"].tolist(),
+        "prior_rms_by_shell": product.tables.shells.prior_rms.tolist(),
         "log_scale": attributes["log_scale"],
         "cost_of_x": attributes["cost_of_x"],
         "scatter": attributes["scatter"],
@@ -369,10 +370,10 @@ def _x(product: SpreadProduct) -> dict[str, Any]:
 def _site_unknowns(product: SpreadProduct) -> dict[str, dict[str, list[float]]]:
     """Return what was refined of each site beside its curves, and its σ, by name."""
     names = product.attributes["site_unknowns"]
-    rows = columns(product.table, "sites")
+    sites = product.tables.sites
     out: dict[str, dict[str, list[float]]] = {}
     for site, unknown, value, sigma in zip(
-        rows["site"], rows["unknown"], rows["value"], rows["sigma"], strict=True
+        sites.site, sites.unknown, sites.value, sites.sigma, strict=True
     ):
         of_site = out.setdefault(product.sites[site], {})
         of_site[names[unknown]] = [float(value), float(sigma)]

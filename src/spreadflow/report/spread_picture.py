@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spreadflow.physics import anomalous
+from spreadflow.products.spread import Shells
 from spreadflow.report import style
-from spreadflow.report.figures import columns
 from spreadflow.report.spread_product import FittedCurves, SpreadProduct
 from spreadflow.report.style import say
 
@@ -178,31 +178,29 @@ def _edge(axes: Any, edge: dict[str, float | None]) -> str:
 
 def _spectrum(axes: Any, product: SpreadProduct) -> None:
     """Draw the mean spectrum."""
-    channels = columns(product.table, "channels")
-    energies = channels["energy_ev"]
+    channels = product.tables.channels
     axes.fill_between(
-        energies, channels["photons"], step="mid", color=style.PURPLE, alpha=0.4, lw=0
+        channels.energy_ev, channels.photons, step="mid", color=style.PURPLE, alpha=0.4, lw=0
     )
     axes.set(title="mean pulse, photons per channel", xlabel="eV", ylim=(0, None))
 
 
 def _residual(axes: Any, product: SpreadProduct) -> None:
     """Draw the residual of channels whose photons say something about it."""
-    channels = columns(product.table, "channels")
-    percent = 100 * channels["residual"]
-    sigma = 100 * channels["residual_sigma"]
-    is_known = np.isfinite(sigma)
+    channels = product.tables.channels
+    known = channels[np.isfinite(channels.residual_sigma)]
+    sigma = 100 * known.residual_sigma
     axes.errorbar(
-        channels["energy_ev"][is_known],
-        percent[is_known],
-        sigma[is_known],
+        known.energy_ev,
+        100 * known.residual,
+        sigma,
         fmt=".",
         ms=4,
         lw=0.8,
         color=style.GREEN,
     )
     axes.axhline(0, color=style.GREY, lw=0.8)
-    top = 4 * float(np.median(sigma[is_known])) if is_known.any() else 1.0
+    top = 4 * float(np.median(sigma)) if len(sigma) else 1.0
     axes.set(
         title="(data − model)/model of Bragg photons by channel, %", xlabel="eV", ylim=(-top, top)
     )
@@ -212,17 +210,17 @@ def _sizes_of_x(axes: Any, product: SpreadProduct) -> None:
     """Draw by resolution how far from the model X was assumed to be, and what the data made of
     that.
     """
-    shells = columns(product.table, "shells")
+    shells = product.tables.shells
     s2 = _middles(shells)
     lines = (
-        ("model_rms", "s-", style.INK, "|X| of the model"),
-        ("first_rms", "x--", style.GREEN, "√S at first"),
-        ("prior_rms", "o-", style.BLUE, "√S as found"),
-        ("a_rms", ".-", style.ORANGE, "a found, along the model"),
-        ("b_rms", ".:", style.PURPLE, "b found, across"),
+        (shells.model_rms, "s-", style.INK, "|X| of the model"),
+        (shells.first_rms, "x--", style.GREEN, "√S at first"),
+        (shells.prior_rms, "o-", style.BLUE, "√S as found"),
+        (shells.a_rms, ".-", style.ORANGE, "a found, along the model"),
+        (shells.b_rms, ".:", style.PURPLE, "b found, across"),
     )
-    for name, line, color, label in lines:
-        axes.semilogy(s2, shells[name], line, ms=4, lw=1, color=color, label=label)
+    for rms, line, color, label in lines:
+        axes.semilogy(s2, rms, line, ms=4, lw=1, color=color, label=label)
     axes.set(title="X in shells, r.m.s., e: assumed, and found")
     style.log_ticks(axes.yaxis)
     _label_resolution(axes, shells)
@@ -233,29 +231,29 @@ def _movement(axes: Any, product: SpreadProduct) -> None:
     """Draw by resolution how far phases have moved from the start, and the correlation of |F| with
     that of the start.
     """
-    shells = columns(product.table, "shells")
+    shells = product.tables.shells
     s2 = _middles(shells)
-    axes.plot(s2, shells["phase_moved_deg"], "o-", ms=4, color=style.BLUE)
+    axes.plot(s2, shells.phase_moved_deg, "o-", ms=4, color=style.BLUE)
     axes.set(title="F against that of the start", ylim=(0, None))
     axes.set_ylabel("phase moved, °", color=style.BLUE)
     _label_resolution(axes, shells)
     other = axes.twinx()
-    other.plot(s2, shells["correlation"], "s--", ms=4, color=style.ORANGE)
+    other.plot(s2, shells.correlation, "s--", ms=4, color=style.ORANGE)
     other.set_ylabel("correlation of |F|", color=style.ORANGE)
-    known = shells["correlation"][np.isfinite(shells["correlation"])]
+    known = shells.correlation[np.isfinite(shells.correlation)]
     lowest = known.min(initial=1.0)
     other.set_ylim(1.0 - 1.3 * max(1.0 - lowest, 0.01), 1.0)
     other.spines["right"].set_visible(True)
 
 
-def _middles(shells: dict[str, np.ndarray]) -> np.ndarray:
+def _middles(shells: Shells) -> np.ndarray:
     """Return (shell,) the middle of each shell in 1/d², Å⁻²."""
-    return 0.5 * (shells["d_max"] ** -2.0 + shells["d_min"] ** -2.0)
+    return 0.5 * (shells.d_max**-2.0 + shells.d_min**-2.0)
 
 
-def _label_resolution(axes: Any, shells: dict[str, np.ndarray]) -> None:
+def _label_resolution(axes: Any, shells: Shells) -> None:
     """Label an axis of 1/d² with d."""
-    d = np.append(shells["d_max"][:1], shells["d_min"])
+    d = np.append(shells.d_max[:1], shells.d_min)
     shown = d[:: max(1, len(d) // 5)]
     axes.set_xlim(d[0] ** -2.0, d[-1] ** -2.0)
     axes.set_xticks(shown**-2.0, [f"{of_edge:.2f}" for of_edge in shown])
@@ -303,11 +301,9 @@ def _wrapped(sentence: str) -> list[str]:
 
 def _correlation(figure: Any, product: SpreadProduct) -> None:
     """Draw the correlations of all values of the quoted curves."""
-    table = product.table
-    covariance_kind = "fisher"
-    if product.attributes["sigma_kinds"][0] == "sandwich":
-        covariance_kind = "sandwich"
-    covariance = table[f"values/{covariance_kind}"][table["values/fit"] == 0]
+    quoted = product.tables.values[product.tables.values.fit == 0]
+    is_sandwich = product.attributes["sigma_kinds"][0] == "sandwich"
+    covariance = quoted.sandwich if is_sandwich else quoted.fisher
     sigma = np.sqrt(np.diag(covariance))
     correlation = covariance / np.outer(sigma, sigma)
 

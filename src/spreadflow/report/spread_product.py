@@ -8,7 +8,8 @@ import numpy as np
 from spreadflow.analysis.curves import planning
 from spreadflow.io import store
 from spreadflow.io.truth import TrueCurve, true_curves
-from spreadflow.report.figures import columns
+from spreadflow.products import Spread
+from spreadflow.products.spread import Curves, Edges
 from spreadflow.report.runs import manifest_of
 
 KEYS = ("fp", "fdp")
@@ -29,20 +30,20 @@ class FittedCurves(NamedTuple):
 
 
 class SpreadProduct(NamedTuple):
-    """What the product holds, by name."""
+    """The product with its truth."""
 
     attributes: dict
     """attributes of the file"""
-    table: dict
-    """columns of schema 'spread'"""
+    tables: Spread
+    """what the file holds"""
     sites: list[str]
     """names of the sites"""
     nodes_ev: np.ndarray
     """(node,) energies, eV"""
     fits: dict[str, FittedCurves]
     """the quoted one first"""
-    edges: dict[str, dict[str, np.ndarray]]
-    """fit that has edges → column → (site, ...)"""
+    edges: dict[str, Edges]
+    """fit that has edges → those of its sites"""
     true: dict[str, TrueCurve]
     """site → curve that was simulated; empty where one of them is not known"""
 
@@ -60,7 +61,7 @@ class SpreadProduct(NamedTuple):
     def compared_ev(self) -> np.ndarray:
         """(2,) the band over which curves are compared, about the edge of the table, eV."""
         element = self.attributes["elements"][0]
-        return planning.compared_ev(element, self.table["channels/energy_ev"])
+        return planning.compared_ev(element, self.tables.channels.energy_ev)
 
     @property
     def compared(self) -> np.ndarray:
@@ -76,41 +77,43 @@ class SpreadProduct(NamedTuple):
         return np.array([self.true[site].at(self.nodes_ev) for site in self.sites])
 
 
-def read(stage: str, path: Path, manifests: list[Path]) -> SpreadProduct:
+def read(path: Path, manifests: list[Path]) -> SpreadProduct:
     """Return the product with the truth of the first run that has one."""
-    table = store.read(path, stage)
-    attributes = store.attributes(path, stage)
+    tables = store.read(path, Spread)
+    attributes = store.attributes(path, Spread)
     sites = attributes["sites"]
     names = attributes["fits"]
     fits = {}
     edges = {}
     for number, name in enumerate(names):
-        fits[name] = _fit(table, number, len(sites))
-        has_fit = table["edges/fit"] == number
-        if has_fit.any():
-            edges[name] = columns(table, "edges", has_fit)
-    n_nodes = len(table["curves/fit"]) // (len(fits) * len(sites))
+        fits[name] = _fit(tables.curves[tables.curves.fit == number], len(sites))
+        of_fit = tables.edges[tables.edges.fit == number]
+        if len(of_fit):
+            edges[name] = of_fit
+    n_nodes = len(tables.curves) // (len(fits) * len(sites))
     true = _true_curves(attributes["runs"], manifests)
     return SpreadProduct(
         attributes=attributes,
-        table=table,
+        tables=tables,
         sites=sites,
-        nodes_ev=table["curves/energy_ev"][:n_nodes],
+        nodes_ev=tables.curves.energy_ev[:n_nodes],
         fits=fits,
         edges=edges,
         true=true if set(sites) <= true.keys() else {},
     )
 
 
-def _fit(table: dict, number: int, n_sites: int) -> FittedCurves:
-    """Return the curves of the fit of this number."""
-    curves = columns(table, "curves", table["curves/fit"] == number)
+def _fit(curves: Curves, n_sites: int) -> FittedCurves:
+    """Return the curves of a fit, site by site."""
 
-    def both(suffix: str) -> np.ndarray:
-        return np.stack([curves[f"{key}{suffix}"].reshape(n_sites, -1) for key in KEYS], axis=1)
+    def both(fp: np.ndarray, fdp: np.ndarray) -> np.ndarray:
+        return np.stack([fp.reshape(n_sites, -1), fdp.reshape(n_sites, -1)], axis=1)
 
     return FittedCurves(
-        values=both(""), sigma=both("_sigma"), fisher=both("_fisher"), start=both("_start")
+        values=both(curves.fp, curves.fdp),
+        sigma=both(curves.fp_sigma, curves.fdp_sigma),
+        fisher=both(curves.fp_fisher, curves.fdp_fisher),
+        start=both(curves.fp_start, curves.fdp_start),
     )
 
 

@@ -10,30 +10,28 @@ from spreadflow.analysis.pixels.centroid_distances import CentroidDistances, cen
 from spreadflow.errors import RefinedOutcome
 from spreadflow.io import store
 from spreadflow.models import Detector
+from spreadflow.products import Stage1
 from spreadflow.report import stage1_picture, style, truth_of_fits
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
-from spreadflow.report.figures import columns, median, outcome_counts
+from spreadflow.report.figures import median, outcome_counts
 from spreadflow.report.runs import truth_of
 from spreadflow.report.style import say
 from spreadflow.units import DEG
 
-TABLES = ("lattices/", "reflections/")
-"""What is read of the product at once; shoeboxes of the picture are read part by part."""
-
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    product = products[0]
-    table = store.read(product, stage, TABLES)
-    attributes = store.attributes(product, stage)
+    path = products[0]
+    stage1 = store.read(path, Stage1, [Stage1.lattices, Stage1.reflections])
+    attributes = store.attributes(path, Stage1)
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
-    distances = centroid_distances(table, detectors)
+    distances = centroid_distances(stage1, detectors)
     truths = [truth_of(run, manifests) for run in attributes["runs"]]
-    against = truth_of_fits.refinement(table, attributes, truths)
-    figures = _figures(table, attributes) | _residuals(distances)
+    against = truth_of_fits.refinement(stage1, attributes, truths)
+    figures = _figures(stage1, attributes) | _residuals(distances)
     figures |= _against_truth(against, attributes)
-    samples = stage1_picture.read_samples(stage, product)
-    return figures, stage1_picture.draw(stage, table, distances, samples, against, figures)
+    samples = stage1_picture.read_samples(path)
+    return figures, stage1_picture.draw(stage, stage1, distances, samples, against, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -78,17 +76,19 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _figures(table: dict, attributes: dict) -> dict[str, Any]:
+def _figures(stage1: Stage1, attributes: dict) -> dict[str, Any]:
     """Return figures over all lattices; medians are over the refined ones."""
-    outcome = table["lattices/outcome"]
+    lattices = stage1.lattices
+    outcome = lattices.outcome
     is_refined = outcome == RefinedOutcome.REFINED
     is_fitted = is_refined | (outcome == RefinedOutcome.NOT_CONVERGED)
-    is_better = table["lattices/loss_after"] <= table["lattices/loss_before"]
-    seconds = table["lattices/seconds"]
-    refined = columns(table, "lattices", is_refined)
+    is_better = lattices.loss_after <= lattices.loss_before
+    seconds = lattices.seconds
+    refined = lattices[is_refined]
+    is_compared = np.isfinite(refined.held_out_gain)
     has_refined = is_refined.any()
-    eta = float(np.median(refined["eta_rad"]) / DEG) if has_refined else None
-    turn = np.linalg.norm(refined["misset_rad"], axis=1)
+    eta = float(np.median(refined.eta_rad) / DEG) if has_refined else None
+    turn = np.linalg.norm(refined.misset_rad, axis=1)
     misset = float(np.median(turn) / DEG) if has_refined else None
     return {
         "n_lattices": len(outcome),
@@ -97,19 +97,17 @@ def _figures(table: dict, attributes: dict) -> dict[str, Any]:
         "n_worse": int((is_fitted & ~is_better).sum()),
         "mosaicity": attributes["config"]["mosaicity"],
         "uncertainty": attributes["config"]["uncertainty"],
-        "n_reflections": len(table["reflections/d"]),
-        "n_pixels": int(table["lattices/n_pixels"].sum()),
-        "sigma_z_median": median(refined["sigma_z"]),
-        "n_evaluations_median": median(refined["n_evaluations"]),
-        "n_compared": int(np.isfinite(refined["held_out_gain"]).sum()),
-        "n_of_pixels": int((refined["held_out_gain"] > 0).sum()),
-        "held_out_gain_median": median(
-            refined["held_out_gain"][np.isfinite(refined["held_out_gain"])]
-        ),
-        "loss_fall_median": median(refined["loss_before"] - refined["loss_after"]),
-        "n_cells_median": _median_by_axis(refined["n_cells"]),
+        "n_reflections": len(stage1.reflections),
+        "n_pixels": int(lattices.n_pixels.sum()),
+        "sigma_z_median": median(refined.sigma_z),
+        "n_evaluations_median": median(refined.n_evaluations),
+        "n_compared": int(is_compared.sum()),
+        "n_of_pixels": int((refined.held_out_gain > 0).sum()),
+        "held_out_gain_median": median(refined.held_out_gain[is_compared]),
+        "loss_fall_median": median(refined.loss_before - refined.loss_after),
+        "n_cells_median": _median_by_axis(refined.n_cells),
         "eta_deg_median": eta,
-        "eta_axes_deg_median": _median_by_axis(refined["eta_axes_rad"] / DEG),
+        "eta_axes_deg_median": _median_by_axis(refined.eta_axes_rad / DEG),
         "misset_deg_median": misset,
         "seconds_per_lattice_per_core": median(seconds),
         "seconds_mean": float(seconds.mean()) if len(seconds) else None,

@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from spreadflow.analysis.pixels.centroid_distances import CentroidDistances
 from spreadflow.errors import RefinedOutcome
 from spreadflow.io import store
+from spreadflow.products import Stage1
+from spreadflow.products.stage1 import Lattices, Reflections
 from spreadflow.report import style
-from spreadflow.report.figures import columns
 from spreadflow.report.style import say
 from spreadflow.report.truth_of_fits import Refinement
 from spreadflow.units import DEG
@@ -36,23 +37,21 @@ class Sample(NamedTuple):
     """data, model, background, z → (slow, fast); NaN = masked"""
 
 
-def read_samples(stage: str, product: Path) -> list[Sample]:
+def read_samples(path: Path) -> list[Sample]:
     """Return the first shoeboxes that the stage kept; parts are read until there are enough."""
     samples: list[Sample] = []
-    names = ("data", "model", "background", "z")
-    for of_product in store.parts_of(product, stage):
-        part = of_product.read(["samples/", "sample_pixels/", "reflections/hkl"])
-        pixels = columns(part, "sample_pixels")
+    for part in store.parts_of(path, Stage1):
+        stage1 = part.read([Stage1.samples, Stage1.sample_pixels, Stage1.reflections.hkl])
         boxes = zip(
-            part["reflections/hkl"][part["samples/reflection"]].tolist(),
-            part["samples/bbox"],
-            part["samples/first_pixel"],
+            stage1.reflections.hkl[stage1.samples.reflection].tolist(),
+            stage1.samples.bbox,
+            stage1.samples.first_pixel,
             strict=True,
         )
         for (h, k, l), (fast0, fast1, slow0, slow1), first in boxes:
             shape = (slow1 - slow0, fast1 - fast0)
-            rows = slice(first, first + shape[0] * shape[1])
-            images = {name: pixels[name][rows].reshape(shape) for name in names}
+            pixels = stage1.sample_pixels[first : first + shape[0] * shape[1]]
+            images = {name: column.reshape(shape) for name, column in pixels.as_dict().items()}
             samples.append(Sample((h, k, l), images))
         if len(samples) >= N_SAMPLES:
             break
@@ -61,7 +60,7 @@ def read_samples(stage: str, product: Path) -> list[Sample]:
 
 def draw(
     stage: str,
-    table: dict,
+    stage1: Stage1,
     distances: CentroidDistances,
     samples: list[Sample],
     against: Refinement | None,
@@ -87,10 +86,10 @@ def draw(
     top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
     _samples(top, samples)
     axes: Any = bottom.subplots(2, 3)
-    refined = columns(table, "lattices", table["lattices/outcome"] == RefinedOutcome.REFINED)
-    _by_resolution(axes[0, 0], table, distances)
-    _sigma_z(axes[0, 1], refined["sigma_z"])
-    _delta_psi(axes[0, 2], table)
+    refined = stage1.lattices[stage1.lattices.outcome == RefinedOutcome.REFINED]
+    _by_resolution(axes[0, 0], stage1.reflections.d[distances.rows], distances)
+    _sigma_z(axes[0, 1], refined.sigma_z)
+    _delta_psi(axes[0, 2], stage1.reflections)
     _mosaicity(axes[1, 0], refined, against)
     _misset(axes[1, 1], refined, against)
     _pulls(axes[1, 2], against, figures["uncertainty"])
@@ -159,13 +158,12 @@ def _sample(axes: Any, sample: Sample) -> None:
     data.set_title(title, fontsize=7, fontweight="normal", loc="center", pad=2)
 
 
-def _by_resolution(axes: Any, table: dict, distances: CentroidDistances) -> None:
-    """Draw the r.m.s.d. of centroids in six bins of equal number."""
+def _by_resolution(axes: Any, d: np.ndarray, distances: CentroidDistances) -> None:
+    """Draw the r.m.s.d. of centroids in six bins of equal number. d: (distance,) Å."""
     axes.set_title("r.m.s.d. by resolution, mm")
     if len(distances.rows) < FEWEST_DISTANCES:
         style.empty(axes, "too few reflections with I ≥ 5 σ")
         return
-    d = table["reflections/d"][distances.rows]
     edges = np.quantile(d, np.linspace(0, 1, 7))
     bins = [np.flatnonzero((d >= low) & (d <= high)) for low, high in pairwise(edges)]
     middle = [float(np.median(d[rows])) for rows in bins]
@@ -196,22 +194,22 @@ def _sigma_z(axes: Any, values: np.ndarray) -> None:
     style.few_ticks(axes)
 
 
-def _delta_psi(axes: Any, table: dict) -> None:
+def _delta_psi(axes: Any, reflections: Reflections) -> None:
     """Draw mean and standard deviation of Δψ of the strong reflections on each panel, before and
     after.
     """
     axes.set_title("Δψ of strong reflections by panel, degrees")
-    strong = np.isfinite(table["reflections/fast_obs"])
-    panel = table["reflections/panel"][strong]
+    is_strong = np.isfinite(reflections.fast_obs)
+    panel = reflections.panel[is_strong]
     if not len(panel):
         style.empty(axes, "no reflection with I ≥ 5 σ")
         return
     panels = np.unique(panel)
-    for column, shift, color, label in (
-        ("delta_psi_before_rad", -0.15, style.GREY, "before"),
-        ("delta_psi_rad", 0.15, style.GREEN, "after"),
+    for psi_rad, shift, color, label in (
+        (reflections.delta_psi_before_rad, -0.15, style.GREY, "before"),
+        (reflections.delta_psi_rad, 0.15, style.GREEN, "after"),
     ):
-        psi = np.rad2deg(table[f"reflections/{column}"][strong])
+        psi = np.rad2deg(psi_rad[is_strong])
         mean = [psi[panel == p].mean() for p in panels]
         sd = [psi[panel == p].std() for p in panels]
         axes.errorbar(panels + shift, mean, sd, fmt="o", ms=4, color=color, label=label)
@@ -223,16 +221,16 @@ def _delta_psi(axes: Any, table: dict) -> None:
     axes.legend()
 
 
-def _mosaicity(axes: Any, refined: dict[str, np.ndarray], against: Refinement | None) -> None:
+def _mosaicity(axes: Any, refined: Lattices, against: Refinement | None) -> None:
     """Draw η against N of the refined lattices, and the truth."""
-    n_cells = refined["n_cells"].mean(axis=1)
-    by_axis = refined["eta_axes_rad"] / DEG
+    n_cells = refined.n_cells.mean(axis=1)
+    by_axis = refined.eta_axes_rad / DEG
     if np.ptp(by_axis, axis=1).any():
         colors = (style.BLUE, style.GREEN, style.ORANGE)
         for eta, color, name in zip(by_axis.T, colors, CRYSTAL_AXES, strict=True):
             axes.plot(n_cells, eta, ".", color=color, alpha=0.6, label=f"about {name}")
     else:
-        eta = refined["eta_rad"] / DEG
+        eta = refined.eta_rad / DEG
         axes.plot(n_cells, eta, ".", color=style.BLUE, alpha=0.6, label="refined")
     if against is not None:
         axes.plot(*against.true_mosaicity.T, "+", ms=12, mew=2, color=style.RED, label="truth")
@@ -242,10 +240,10 @@ def _mosaicity(axes: Any, refined: dict[str, np.ndarray], against: Refinement | 
     axes.legend()
 
 
-def _misset(axes: Any, refined: dict[str, np.ndarray], against: Refinement | None) -> None:
+def _misset(axes: Any, refined: Lattices, against: Refinement | None) -> None:
     """Draw the misorientation where the truth is known, else how far lattices turned."""
     if against is None:
-        turned = np.linalg.norm(refined["misset_rad"], axis=1)
+        turned = np.linalg.norm(refined.misset_rad, axis=1)
         style.histogram(axes, turned / DEG, "turned", style.GREEN)
         axes.set(title="turned by stage 1", xlabel="degrees", ylabel="lattices")
         return

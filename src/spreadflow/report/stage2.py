@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spreadflow.analysis.factors.agreement import Agreement, agreement
+from spreadflow.analysis.factors.agreement import agreement
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.analysis.merging.statistics import correlation
 from spreadflow.errors import SpreadOutcome
 from spreadflow.io import store
 from spreadflow.io.truth import true_intensities
+from spreadflow.products import Stage2
+from spreadflow.products.stage2 import Cycles, Merged, Sites
 from spreadflow.report import stage2_picture
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import median, outcome_counts
@@ -29,15 +31,15 @@ ATTRIBUTES = (
 """Attributes of the product that are figures."""
 
 
-def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
+def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    table = store.read(products[0], stage)
-    attributes = store.attributes(products[0], stage)
-    figures = _counts(table) | _statistics(table) | _cycles(table)
+    stage2 = store.read(products[0], Stage2)
+    attributes = store.attributes(products[0], Stage2)
+    figures = _counts(stage2) | _statistics(stage2) | _cycles(stage2.cycles)
     figures |= {name: attributes[name] for name in ATTRIBUTES if name in attributes}
-    figures["sites"] = _sites(table, attributes)
-    figures |= _against_truth(table, attributes, manifests)
-    return figures, stage2_picture.draw(table, figures)
+    figures["sites"] = _sites(stage2.sites, attributes["sites"])
+    figures |= _against_truth(stage2.merged, attributes, manifests)
+    return figures, stage2_picture.draw(stage2, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -86,46 +88,46 @@ def _rounded(share: float) -> float:
     return round(share, 4)
 
 
-def _counts(table: dict[str, np.ndarray]) -> dict[str, Any]:
+def _counts(stage2: Stage2) -> dict[str, Any]:
     """Return the numbers of lattices and reflections."""
-    outcome = table["lattices/outcome"]
-    used = outcome == SpreadOutcome.USED
-    n = table["merged/n"]
+    outcome = stage2.lattices.outcome
+    used = stage2.lattices[outcome == SpreadOutcome.USED]
+    n = stage2.merged.n
     return {
         "n_lattices_in": len(outcome),
-        "n_lattices": int(used.sum()),
+        "n_lattices": len(used),
         "outcomes": outcome_counts(outcome, SpreadOutcome),
         "n_reflections": len(n),
-        "n_undetermined": int(table["cycles/n_undetermined"][-1]),
+        "n_undetermined": int(stage2.cycles.n_undetermined[-1]),
         "multiplicity": float(n.mean()) if len(n) else None,
-        "seconds_per_lattice": median(table["lattices/seconds"][used]),
-        "model_error": median(table["lattices/model_error"][used]),
-        "sigma_z": median(table["lattices/sigma_z"][used]),
+        "seconds_per_lattice": median(used.seconds),
+        "model_error": median(used.model_error),
+        "sigma_z": median(used.sigma_z),
     }
 
 
-def _statistics(table: dict[str, np.ndarray]) -> dict[str, Any]:
+def _statistics(stage2: Stage2) -> dict[str, Any]:
     """Return how well half sets agree, and how strong intensities are, beside the merge."""
-    half = table["merged/half"]
+    half = stage2.merged.half
     both = np.isfinite(half).all(axis=1)
     figures: dict[str, Any] = {
         "cc_half": _finite(correlation(*half[both].T)),
         "n_pairs": int(both.sum()),
     }
-    for suffix, bins in (("", "bins"), ("_merge", "merge_bins")):
-        n = table[f"{bins}/n_measured"]
-        strength = np.nan_to_num(table[f"{bins}/i_over_sigma"])
+    of_merge = stage2.merge_bins
+    for suffix, bins in (("", stage2.bins), ("_merge", of_merge)):
+        n = bins.n_measured
+        strength = np.nan_to_num(bins.i_over_sigma)
         figures[f"i_over_sigma{suffix}"] = float(n @ strength / n.sum()) if n.sum() else None
-        figures[f"cc_half_ano{suffix}"] = _mean(table, bins, "cc_ano", "n_pairs_ano")
+        figures[f"cc_half_ano{suffix}"] = _mean(bins.cc_ano, bins.n_pairs_ano)
         figures[f"n_measured{suffix}"] = int(n.sum())
-    figures["cc_half_merge"] = _mean(table, "merge_bins", "cc_half", "n_pairs")
+    figures["cc_half_merge"] = _mean(of_merge.cc_half, of_merge.n_pairs)
     return figures
 
 
-def _mean(table: dict[str, np.ndarray], bins: str, name: str, weight: str) -> float | None:
+def _mean(values: np.ndarray, n_pairs: np.ndarray) -> float | None:
     """Return the mean of a column of bins by its number of pairs; None where there are none."""
-    values = table[f"{bins}/{name}"]
-    n = np.where(np.isfinite(values), table[f"{bins}/{weight}"], 0)
+    n = np.where(np.isfinite(values), n_pairs, 0)
     return float(n @ np.nan_to_num(values) / n.sum()) if n.sum() else None
 
 
@@ -134,7 +136,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
+def _cycles(cycles: Cycles) -> dict[str, Any]:
     """Return the figures of the last cycle, and those of all."""
     names = (
         "change",
@@ -147,13 +149,13 @@ def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
         "log_factor",
         "seconds",
     )
+    columns = cycles.as_dict()
     rows = [
-        {name: _finite(float(table[f"cycles/{name}"][row])) for name in names}
-        for row in range(len(table["cycles/change"]))
+        {name: _finite(float(columns[name][row])) for name in names} for row in range(len(cycles))
     ]
     kept = ("change", "spread", "scatter", "n_cells", "eta_deg", "log_factor")
     last = {name: rows[-1][name] for name in kept}
-    n_lattices = table["cycles/n_lattices"][-1]
+    n_lattices = cycles.n_lattices[-1]
     seconds = rows[-1]["seconds"]
     return {
         "cycles": len(rows),
@@ -163,13 +165,11 @@ def _cycles(table: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _sites(table: dict[str, np.ndarray], attributes: dict[str, Any]) -> dict[str, dict]:
-    """Return the heights of the anomalous map at each site."""
-    names = ("height", "height_merge")
+def _sites(sites: Sites, names: list[str]) -> dict[str, dict]:
+    """Return the heights of the anomalous map at each site, by name."""
     return {
-        site: {name: _finite(float(table[f"sites/{name}"][row])) for name in names}
-        for row, site in enumerate(attributes["sites"])
-        if row < len(table["sites/height"])
+        name: {column: _finite(float(rows[row])) for column, rows in sites.as_dict().items()}
+        for row, name in enumerate(names[: len(sites)])
     }
 
 
@@ -178,7 +178,7 @@ NO_TRUTH = dict.fromkeys(("r_f", "r_f_merge", "cc_ano", "cc_ano_merge", "n_true"
 
 
 def _against_truth(
-    table: dict[str, np.ndarray], attributes: dict[str, Any], manifests: list[Path]
+    merged: Merged, attributes: dict[str, Any], manifests: list[Path]
 ) -> dict[str, Any]:
     """Return how near the intensities, and those of the merge, are to the true ones, on the
     reflections that both have; None where runs were not simulated.
@@ -188,23 +188,20 @@ def _against_truth(
     if true is None or not len(true.hkl):
         return dict(NO_TRUTH)
     unique = Unique(np.array(attributes["cell"]), attributes["space_group"], attributes["d_min"])
-    reference = np.full(len(unique), np.nan)
-    _put(reference, unique, true.hkl, true.f_squared)
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    hkl = sign * table["merged/hkl"]
-    columns = {}
-    for name in ("intensity", "sigma", "merge", "merge_sigma"):
-        columns[name] = np.full(len(unique), np.nan)
-        _put(columns[name], unique, hkl, table[f"merged/{name}"])
-    is_common = np.isfinite(list(columns.values())).all(axis=0) & np.isfinite(reference)
+    reference = _placed(unique, true.hkl, true.f_squared)
+    sign = np.where(merged.friedel < 0, -1, 1)[:, None]
+    hkl = sign * merged.hkl
+    intensity, sigma, merge, merge_sigma = (
+        _placed(unique, hkl, column)
+        for column in (merged.intensity, merged.sigma, merged.merge, merged.merge_sigma)
+    )
+    is_common = np.isfinite([intensity, sigma, merge, merge_sigma]).all(axis=0)
+    is_common &= np.isfinite(reference)
     if is_common.sum() < 3:
         return dict(NO_TRUTH)
 
-    def compared(intensity: str, sigma: str) -> Agreement:
-        return agreement(unique, columns[intensity], columns[sigma], reference, is_common)
-
-    ours = compared("intensity", "sigma")
-    of_merge = compared("merge", "merge_sigma")
+    ours = agreement(unique, intensity, sigma, reference, is_common)
+    of_merge = agreement(unique, merge, merge_sigma, reference, is_common)
     return {
         "r_f": ours.r_f,
         "r_f_merge": of_merge.r_f,
@@ -215,8 +212,10 @@ def _against_truth(
     }
 
 
-def _put(values: np.ndarray, unique: Unique, hkl: np.ndarray, column: np.ndarray) -> None:
-    """Put a column (n,) of indices (n, 3) into the rows of `unique`."""
+def _placed(unique: Unique, hkl: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return a column (n,) of indices (n, 3) in the rows of `unique`, NaN in the others."""
+    values = np.full(len(unique), np.nan)
     row = unique.rows(hkl.astype(np.int32))
     is_unique = row >= 0
     values[row[is_unique]] = column[is_unique]
+    return values

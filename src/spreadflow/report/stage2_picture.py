@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from spreadflow.products import Stage2
+from spreadflow.products.merge import Bins
+from spreadflow.products.stage2 import Cycles, Merged
 from spreadflow.report import style
 from spreadflow.report.style import say
 
@@ -12,7 +15,7 @@ WIDEST_DEVIATION = 5
 """Normalised deviations beyond this are drawn in the end bins."""
 
 
-def draw(table: dict[str, np.ndarray], figures: dict[str, Any]) -> Figure:
+def draw(stage2: Stage2, figures: dict[str, Any]) -> Figure:
     """Draw agreement and strength beside the merge, how well pixels are explained, the cycles, and
     peaks.
     """
@@ -26,62 +29,67 @@ def draw(table: dict[str, np.ndarray], figures: dict[str, Any]) -> Figure:
     by_resolution, others = page.subplots(2, 3)
     panels = zip(by_resolution, (_correlations, _strength, _pixels), strict=True)
     for axes, draw_panel in panels:
-        draw_panel(axes, table)
-        _resolution_axis(axes, table)
-    _against_merge(others[0], table)
-    _cycles(others[1], table)
+        draw_panel(axes, stage2)
+        _resolution_axis(axes, stage2.bins)
+    _against_merge(others[0], stage2.merged)
+    _cycles(others[1], stage2.cycles)
     _peaks(others[2], figures)
     return page
 
 
-def _inverse_square_d(table: dict[str, np.ndarray], bins: str = "bins") -> np.ndarray:
+def _inverse_square_d(bins: Bins) -> np.ndarray:
     """Return (bin,) the middle of each resolution bin in 1/d², Å⁻²."""
-    return 0.5 * (table[f"{bins}/d_max"] ** -2.0 + table[f"{bins}/d_min"] ** -2.0)
+    return 0.5 * (bins.d_max**-2.0 + bins.d_min**-2.0)
 
 
-def _resolution_axis(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _resolution_axis(axes: Any, bins: Bins) -> None:
     """Label an axis of 1/d² with d."""
-    edges = table["bins/d_min"]
+    edges = bins.d_min
     shown = edges[:: max(1, len(edges) // 5)]
     axes.set_xticks(shown**-2.0, [f"{d:.2f}" for d in shown])
     axes.set_xlabel("d, Å")
 
 
-def _correlations(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _correlations(axes: Any, stage2: Stage2) -> None:
     """Draw CC½ and CC ano by resolution, solid, beside the merge's, dashed."""
-    s2 = _inverse_square_d(table)
-    for name, color, label in (("cc_half", style.BLUE, "CC½"), ("cc_ano", style.ORANGE, "CC ano")):
-        axes.plot(s2, table[f"bins/{name}"], "o-", ms=4, color=color, label=label)
-        axes.plot(s2, table[f"merge_bins/{name}"], "--", color=color, label=f"{label}, merge")
+    s2 = _inverse_square_d(stage2.bins)
+    ours = stage2.bins
+    of_merge = stage2.merge_bins
+    for values, values_of_merge, color, label in (
+        (ours.cc_half, of_merge.cc_half, style.BLUE, "CC½"),
+        (ours.cc_ano, of_merge.cc_ano, style.ORANGE, "CC ano"),
+    ):
+        axes.plot(s2, values, "o-", ms=4, color=color, label=label)
+        axes.plot(s2, values_of_merge, "--", color=color, label=f"{label}, merge")
     axes.axhline(0, color=style.PALE, lw=0.8)
     lowest = min(-0.3, axes.get_ylim()[0])
     axes.set(title="half sets against each other", ylim=(lowest, 1.03))
     axes.legend(ncols=2)
 
 
-def _strength(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _strength(axes: Any, stage2: Stage2) -> None:
     """Draw I/σ by resolution beside the merge's."""
-    s2 = _inverse_square_d(table)
-    axes.plot(s2, table["bins/i_over_sigma"], "o-", ms=4, color=style.GREEN, label="stage 2")
-    axes.plot(s2, table["merge_bins/i_over_sigma"], "--", color=style.GREEN, label="merge")
+    s2 = _inverse_square_d(stage2.bins)
+    axes.plot(s2, stage2.bins.i_over_sigma, "o-", ms=4, color=style.GREEN, label="stage 2")
+    axes.plot(s2, stage2.merge_bins.i_over_sigma, "--", color=style.GREEN, label="merge")
     axes.set(title="⟨I/σ⟩", ylim=(0, 1.1 * max(axes.dataLim.y1, 1e-9)))
     axes.legend()
 
 
-def _pixels(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _pixels(axes: Any, stage2: Stage2) -> None:
     """Draw r.m.s. deviations of pixels by resolution: 1 where the model is right."""
-    s2 = _inverse_square_d(table)
-    axes.plot(s2, table["shells/sigma_z"], "o-", ms=4, color=style.PURPLE)
+    s2 = _inverse_square_d(stage2.bins)
+    axes.plot(s2, stage2.shells.sigma_z, "o-", ms=4, color=style.PURPLE)
     axes.axhline(1, color=style.INK, lw=0.8)
     axes.set(title="Z of the pixels: r.m.s. (data − model)/σ", ylim=(0, None))
 
 
-def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _against_merge(axes: Any, merged: Merged) -> None:
     """Draw intensities against those of the merge, whose scale is another where the refinement did
     not start from these.
     """
-    x = table["merged/merge"]
-    y = table["merged/intensity"]
+    x = merged.merge
+    y = merged.intensity
     is_shown = (np.nan_to_num(x) > 0) & (y > 0)
     axes.set_title("intensity, against that of the merge")
     if not is_shown.any():
@@ -95,19 +103,17 @@ def _against_merge(axes: Any, table: dict[str, np.ndarray]) -> None:
     style.log_ticks(axes.xaxis, axes.yaxis)
 
 
-def _cycles(axes: Any, table: dict[str, np.ndarray]) -> None:
+def _cycles(axes: Any, cycles: Cycles) -> None:
     """Draw what the cycles changed."""
-    number = np.arange(1, len(table["cycles/change"]) + 1)
+    number = np.arange(1, len(cycles) + 1)
     series = (
-        ("change", "change of I, σ", style.BLUE),
-        ("scatter", "scatter among lattices", style.ORANGE),
-        ("spread", "spread of ln volume", style.GREEN),
-        ("model_error", "error of a pixel's model", style.PURPLE),
+        (cycles.change, "change of I, σ", style.BLUE),
+        (cycles.scatter, "scatter among lattices", style.ORANGE),
+        (cycles.spread, "spread of ln volume", style.GREEN),
+        (cycles.model_error, "error of a pixel's model", style.PURPLE),
     )
-    for name, label, color in series:
-        axes.semilogy(
-            number, np.maximum(table[f"cycles/{name}"], 1e-4), "o-", color=color, label=label
-        )
+    for values, label, color in series:
+        axes.semilogy(number, np.maximum(values, 1e-4), "o-", color=color, label=label)
     axes.set(title="cycles", xlabel="cycle", xticks=number)
     axes.legend()
 

@@ -1,18 +1,16 @@
-"""Lattices and reflections of `index` and `reindex` beside those that were simulated.
-
-Tables are the columns of schemas 'reindex' and 'truth'.
-"""
+"""Lattices and reflections of `index` and `reindex` beside those that were simulated."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from spreadflow.io.schema import KINDS
 from spreadflow.models import ReflectionFlag
-from spreadflow.physics import symmetry, unit_cell
+from spreadflow.physics import miller, symmetry, unit_cell
+from spreadflow.products import KINDS, Children, Index, Truth
+from spreadflow.products.index import Reflections, Spots
+from spreadflow.products.truth import Reflections as TrueReflections
 from spreadflow.units import DEG
 
 SINGLE, BLANK, DOUBLE = (KINDS.index(kind) for kind in ("single", "blank", "double"))
@@ -49,14 +47,14 @@ class Match(NamedTuple):
 class MatchedRun(NamedTuple):
     """Product and truth of a run, and which of their lattices belong together."""
 
-    table: dict
-    truth: dict
+    product: Index
+    truth: Truth
     match: Match
 
     @property
     def kind_of_lattice(self) -> np.ndarray:
         """(lattice,) kind of the lattice's shot; −1 = the shot has no truth."""
-        return self.match.kind[self.table["lattices/shot"]]
+        return self.match.kind[self.product.lattices.shot]
 
     @property
     def right_on_singles(self) -> np.ndarray:
@@ -64,65 +62,65 @@ class MatchedRun(NamedTuple):
         return np.flatnonzero(self.match.right & (self.kind_of_lattice == SINGLE))
 
     @property
-    def true_reflections(self) -> list[np.ndarray]:
+    def true_reflections(self) -> Children:
         """Rows of the simulated reflections of each simulated lattice."""
-        n_lattices = len(self.truth["lattices/shot"])
-        return _rows_by_owner(self.truth["reflections/lattice"], n_lattices)
+        return Children(self.truth.reflections.lattice)
 
     @property
-    def predicted_reflections(self) -> list[np.ndarray]:
+    def predicted_reflections(self) -> Children:
         """Rows of the product's reflections of each of its lattices."""
-        return _rows_by_owner(self.table["reflections/lattice"], len(self.match.row))
+        return Children(self.product.reflections.lattice)
 
 
-def match(table: dict, truth: dict, space_group: str) -> Match:
+def match(product: Index, truth: Truth, space_group: str) -> Match:
     """Return the lattices of a product, each with the closest simulated one of its shot; the
     closest pairs are made first.
     """
-    row_of_shot = {int(shot_id): row for row, shot_id in enumerate(truth["shots/shot_id"])}
+    row_of_shot = {int(shot_id): row for row, shot_id in enumerate(truth.shots.shot_id)}
     true_shot = np.array(
-        [row_of_shot.get(int(shot_id), -1) for shot_id in table["shots/shot_id"]], dtype=int
+        [row_of_shot.get(int(shot_id), -1) for shot_id in product.shots.shot_id], dtype=int
     )
     kind = np.full(len(true_shot), -1)
     if row_of_shot:
-        kind = np.where(true_shot >= 0, truth["shots/kind"][true_shot].astype(int), -1)
+        kind = np.where(true_shot >= 0, truth.shots.kind[true_shot].astype(int), -1)
 
-    n_lattices = len(table["lattices/shot"])
+    n_lattices = len(product.lattices)
     matched = Match(
         kind=kind,
         row=np.full(n_lattices, -1),
         angle=np.full(n_lattices, np.nan),
         to_truth=np.tile(np.eye(3, dtype=int), (n_lattices, 1, 1)),
     )
-    shot_of_lattice = true_shot[table["lattices/shot"]] if n_lattices else np.empty(0, int)
+    shot_of_lattice = true_shot[product.lattices.shot] if n_lattices else np.empty(0, int)
     for shot in np.unique(shot_of_lattice[shot_of_lattice >= 0]):
         rows = np.flatnonzero(shot_of_lattice == shot)
-        true_rows = np.flatnonzero(truth["lattices/shot"] == shot)
-        _match_shot(matched, rows, true_rows, table, truth, space_group)
+        true_rows = np.flatnonzero(truth.lattices.shot == shot)
+        _match_shot(matched, rows, true_rows, product.lattices.A, truth.lattices.A, space_group)
     return matched
 
 
-def match_lattices(shot_ids: np.ndarray, A: np.ndarray, truth: dict, space_group: str) -> Match:
+def match_lattices(shot_ids: np.ndarray, A: np.ndarray, truth: Truth, space_group: str) -> Match:
     """Return lattices with the closest simulated ones of their shots, as `match`.
 
     shot_ids: (lattice,). A: (lattice, 3, 3) Å⁻¹.
     """
     shots, shot = np.unique(shot_ids, return_inverse=True)
-    table = {"shots/shot_id": shots, "lattices/shot": shot, "lattices/A": A}
-    return match(table, truth, space_group)
+    product = Index(shots=Index.shots(shot_id=shots), lattices=Index.lattices(shot=shot, A=A))
+    return match(product, truth, space_group)
 
 
 def _match_shot(
     matched: Match,
     rows: np.ndarray,
     true_rows: np.ndarray,
-    table: dict,
-    truth: dict,
+    A: np.ndarray,
+    true_A: np.ndarray,
     space_group: str,
 ) -> None:
-    """Enter the pairs of one shot into `matched`, the closest first."""
-    A = table["lattices/A"]
-    true_A = truth["lattices/A"]
+    """Enter the pairs of one shot into `matched`, the closest first.
+
+    rows, true_rows: of the shot's lattices in A (lattice, 3, 3) and true_A, both Å⁻¹.
+    """
     angle = np.array(
         [
             [
@@ -148,7 +146,7 @@ def _match_shot(
 
 def counts(run: MatchedRun) -> dict:
     """Return how many lattices were found on shots of each kind."""
-    shot = run.table["lattices/shot"]
+    shot = run.product.lattices.shot
     kind = run.match.kind
     right = run.match.right
     n_lattices = np.bincount(shot, minlength=len(kind))
@@ -179,38 +177,42 @@ def indices(run: MatchedRun) -> dict:
     """Return the share of spots with the right Miller index: that of the nearest simulated
     reflection that is bright enough for the spot.
     """
-    table, truth, matched = run
+    product, truth, matched = run
     n_right = 0
     n_spots = 0
     true_reflections = run.true_reflections
-    spots_of_lattice = _rows_by_owner(table["spots/lattice"], len(matched.row))
-    for lattice in np.flatnonzero(matched.row >= 0):
+    spots_of_lattice = Children(product.spots.lattice)
+    for lattice in np.flatnonzero(matched.row >= 0).tolist():
         spots = spots_of_lattice[lattice]
-        reflections = true_reflections[matched.row[lattice]]
+        reflections = true_reflections[int(matched.row[lattice])]
         n_spots += len(spots)
-        panel_of_spot = table["spots/panel"][spots]
-        panel_of_reflection = truth["reflections/panel"][reflections]
+        panel_of_spot = product.spots.panel[spots]
+        panel_of_reflection = truth.reflections.panel[reflections]
         for panel in np.unique(panel_of_spot):
             on_panel = spots[panel_of_spot == panel]
             candidates = reflections[panel_of_reflection == panel]
-            hkl = table["spots/hkl"][on_panel] @ matched.to_truth[lattice].T
-            n_right += _n_right(table, truth, on_panel, candidates, hkl)
+            hkl = product.spots.hkl[on_panel] @ matched.to_truth[lattice].T
+            n_right += _n_right(product.spots, truth.reflections, on_panel, candidates, hkl)
     return {"n_spots_indexed": n_spots, "miller_right": n_right / n_spots if n_spots else None}
 
 
 def _n_right(
-    table: dict, truth: dict, spots: np.ndarray, reflections: np.ndarray, hkl: np.ndarray
+    spots: Spots,
+    reflections: TrueReflections,
+    rows: np.ndarray,
+    true_rows: np.ndarray,
+    hkl: np.ndarray,
 ) -> int:
     """Return how many spots of one panel have the Miller index of the nearest simulated reflection
     that is bright enough.
 
-    spots, reflections: rows in their tables. hkl: (spot, 3), in the truth's setting.
+    rows, true_rows: the spots and reflections. hkl: (spot, 3), in the truth's setting.
     """
-    true_positions = _positions(truth, "reflections", reflections)
-    photons = truth["reflections/photons"][reflections]
-    true_hkl = truth["reflections/hkl"][reflections]
-    positions = _positions(table, "spots", spots)
-    intensities = table["spots/intensity"][spots]
+    true_positions = _positions(reflections, true_rows)
+    photons = reflections.photons[true_rows]
+    true_hkl = reflections.hkl[true_rows]
+    positions = _positions(spots, rows)
+    intensities = spots.intensity[rows]
     n_right = 0
     for position, intensity, index in zip(positions, intensities, hkl, strict=True):
         distance = np.linalg.norm(true_positions - position, axis=1)
@@ -224,13 +226,13 @@ def pulls(run: MatchedRun) -> np.ndarray:
     """Return (n,) (I − I_true)/σ of the unflagged reflections of the right lattices on shots with
     one crystal.
     """
-    table, truth, _ = run
+    reflections = run.product.reflections
     parts = [np.empty(0)]
     for rows, true_rows in _common_reflections(run):
-        is_clean = table["reflections/flags"][rows] == 0
-        true_intensity = truth["reflections/photons"][true_rows]
-        difference = table["reflections/intensity"][rows] - true_intensity
-        pull = difference / table["reflections/sigma"][rows]
+        is_clean = reflections.flags[rows] == 0
+        true_intensity = run.truth.reflections.photons[true_rows]
+        difference = reflections.intensity[rows] - true_intensity
+        pull = difference / reflections.sigma[rows]
         parts.append(pull[is_clean])
     return np.concatenate(parts)
 
@@ -241,7 +243,7 @@ def recall(run: MatchedRun, d_min: float, shape: tuple[int, int]) -> dict:
 
     σ² = I_true + the background variance of the nearest predicted reflection of the lattice.
     """
-    table, _, matched = run
+    product, _, matched = run
     n_strong = 0
     n_predicted = 0
     true_reflections = run.true_reflections
@@ -249,7 +251,7 @@ def recall(run: MatchedRun, d_min: float, shape: tuple[int, int]) -> dict:
     for lattice, (_, common) in zip(run.right_on_singles, _common_reflections(run), strict=True):
         true_rows = true_reflections[matched.row[lattice]]
         predicted = predicted_reflections[lattice]
-        is_integrated = table["reflections/flags"][predicted] & ReflectionFlag.FAILED == 0
+        is_integrated = product.reflections.flags[predicted] & ReflectionFlag.FAILED == 0
         predicted = predicted[is_integrated]
         if not len(predicted):
             continue
@@ -265,27 +267,26 @@ def recall(run: MatchedRun, d_min: float, shape: tuple[int, int]) -> dict:
 
 def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return (reflection,) whether simulated reflections of a lattice exceed `STRONG_SIGMAS` σ."""
-    table, truth, _ = run
-    tree = cKDTree(_positions(table, "reflections", predicted))
-    _, nearest = tree.query(_positions(truth, "reflections", true_rows))
+    reflections = run.product.reflections
+    true_reflections = run.truth.reflections
+    tree = cKDTree(_positions(reflections, predicted))
+    _, nearest = tree.query(_positions(true_reflections, true_rows))
     neighbours = predicted[nearest]
-    own_variance = np.maximum(table["reflections/intensity"][neighbours], 0)
-    background = table["reflections/sigma"][neighbours] ** 2 - own_variance
-    photons = truth["reflections/photons"][true_rows]
-    sigma = np.sqrt(photons + np.maximum(background, 0))
+    photons = true_reflections.photons[true_rows]
+    sigma = np.sqrt(photons + reflections.sigma_background[neighbours] ** 2)
     return photons > STRONG_SIGMAS * sigma
 
 
 def _is_in_view(
-    truth: dict, lattice: int, rows: np.ndarray, d_min: float, shape: tuple[int, int]
+    truth: Truth, lattice: int, rows: np.ndarray, d_min: float, shape: tuple[int, int]
 ) -> np.ndarray:
     """Return (reflection,) whether simulated reflections of a lattice lie on the panel and have
     d ≥ d_min.
 
     shape: (slow, fast) pixels of the panel.
     """
-    d = unit_cell.spacing(truth["lattices/A"][lattice], truth["reflections/hkl"][rows])
-    fast, slow = _positions(truth, "reflections", rows).T
+    d = unit_cell.spacing(truth.lattices.A[lattice], truth.reflections.hkl[rows])
+    fast, slow = _positions(truth.reflections, rows).T
     on_panel = (fast >= 0) & (fast < shape[1]) & (slow >= 0) & (slow < shape[0])
     return (d >= d_min) & on_panel
 
@@ -294,31 +295,20 @@ def _common_reflections(run: MatchedRun) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return, for each right lattice of a shot with one crystal, the rows of the reflections that
     both tables have: in the product and in the truth.
     """
-    table, truth, matched = run
+    product, truth, matched = run
     true_reflections = run.true_reflections
     predicted_reflections = run.predicted_reflections
     common = []
     for lattice in run.right_on_singles:
         rows = predicted_reflections[lattice]
         true_rows = true_reflections[matched.row[lattice]]
-        true_hkl = truth["reflections/hkl"][true_rows].tolist()
-        row_of_hkl = {tuple(h): row for h, row in zip(true_hkl, true_rows, strict=True)}
-        hkl = (table["reflections/hkl"][rows] @ matched.to_truth[lattice].T).tolist()
-        partner = np.array([row_of_hkl.get(tuple(h), -1) for h in hkl], dtype=int)
+        hkl = product.reflections.hkl[rows] @ matched.to_truth[lattice].T
+        partner = miller.rows(truth.reflections.hkl[true_rows], hkl)
         has_partner = partner >= 0
-        common.append((rows[has_partner], partner[has_partner]))
+        common.append((rows[has_partner], true_rows[partner[has_partner]]))
     return common
 
 
-def _positions(product: dict, table: str, rows: np.ndarray) -> np.ndarray:
+def _positions(table: Spots | Reflections | TrueReflections, rows: np.ndarray) -> np.ndarray:
     """Return (row, 2) fast and slow, px."""
-    fast = product[f"{table}/fast"][rows]
-    slow = product[f"{table}/slow"][rows]
-    return np.stack([fast, slow], axis=1)
-
-
-def _rows_by_owner(owner: np.ndarray, n: int) -> list[np.ndarray]:
-    """Return the rows of a table that each of the owners 0 … n − 1 has; owner −1 is nobody."""
-    order = np.argsort(owner, kind="stable")
-    edges = np.searchsorted(owner[order], np.arange(n + 1))
-    return [order[start:end] for start, end in pairwise(edges)]
+    return np.stack([table.fast[rows], table.slow[rows]], axis=1)

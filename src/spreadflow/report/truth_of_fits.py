@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow import models
 from spreadflow.errors import LearnedOutcome, RefinedOutcome
-from spreadflow.models import Mosaic
 from spreadflow.physics import mosaic, rotation, unit_cell
-from spreadflow.report.figures import columns
+from spreadflow.products import Children, Mosaic, Stage1, Truth
+from spreadflow.products.stage1 import Lattices
+from spreadflow.products.truth import Lattices as TrueLattices
 from spreadflow.report.truth import match_lattices
 from spreadflow.units import DEG
 
@@ -33,13 +35,18 @@ class Refinement(NamedTuple):
     """(different, 2) N and η (degrees) that were simulated"""
 
 
-def refinement(table: dict, attributes: dict, truths: Sequence[dict | None]) -> Refinement | None:
+def refinement(
+    stage1: Stage1, attributes: dict, truths: Sequence[Truth | None]
+) -> Refinement | None:
     """Return refined lattices against the truth, or None where no run has any.
 
-    table, attributes: a product of stage 1. truths: the truth of each of its runs.
+    attributes: of the product. truths: the truth of each of its runs.
     """
+    is_refined = stage1.lattices.outcome == RefinedOutcome.REFINED
     parts = [
-        _refinement_of_run(table, attributes, run, truth)
+        _refinement_of_run(
+            stage1.lattices[is_refined & (stage1.lattices.run == run)], attributes, truth
+        )
         for run, truth in enumerate(truths)
         if truth is not None
     ]
@@ -68,34 +75,35 @@ def _concatenated(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in arrays.items()}
 
 
-def _refinement_of_run(table: dict, attributes: dict, run: int, truth: dict) -> Refinement:
-    """Return the refined lattices of one run against its truth. run: its number in the product."""
-    is_refined = table["lattices/outcome"] == RefinedOutcome.REFINED
-    lattices = columns(table, "lattices", (table["lattices/run"] == run) & is_refined)
-    matched = match_lattices(lattices["shot_id"], lattices["A"], truth, attributes["space_group"])
-    lattices = {name: column[matched.right] for name, column in lattices.items()}
+def _refinement_of_run(lattices: Lattices, attributes: dict, truth: Truth) -> Refinement:
+    """Return the refined lattices of one run against its truth."""
+    matched = match_lattices(lattices.shot_id, lattices.A, truth, attributes["space_group"])
+    lattices = lattices[matched.right]
     row = matched.row[matched.right]
-    true_A = truth["lattices/A"][row] @ matched.to_truth[matched.right]
-    true_n_cells = truth["lattices/n_cells"][row].mean(axis=1)
-    true_eta = truth["lattices/eta_rad"][row]
+    true_A = truth.lattices.A[row] @ matched.to_truth[matched.right]
+    true_n_cells = truth.lattices.n_cells[row].mean(axis=1)
+    true_eta = truth.lattices.eta_rad[row]
 
-    turn = _turns(lattices["A"], true_A)
-    start = rotation.from_vector(-lattices["misset_rad"]) @ lattices["A"]
+    turn = _turns(lattices.A, true_A)
+    start = rotation.from_vector(-lattices.misset_rad) @ lattices.A
     turn_before = rotation.nearest(start @ np.linalg.inv(true_A))
     ratios = {
-        "n_cells": lattices["n_cells"].mean(axis=1) / true_n_cells,
-        "eta": lattices["eta_rad"] / true_eta,
-        "scale": lattices["scale"] / truth["lattices/scale"][row],
+        "n_cells": lattices.n_cells.mean(axis=1) / true_n_cells,
+        "eta": lattices.eta_rad / true_eta,
+        "scale": lattices.scale / truth.lattices.scale[row],
     }
     deviations = {
         "scale": np.log(ratios["scale"])[:, None],
         "rotation": turn,
         # simulated domains turn as much about each axis, and have as many cells along each
-        "eta": np.log(lattices["eta_axes_rad"] / true_eta[:, None]),
-        "n_cells": np.log(lattices["n_cells"] / true_n_cells[:, None]),
+        "eta": np.log(lattices.eta_axes_rad / true_eta[:, None]),
+        "n_cells": np.log(lattices.n_cells / true_n_cells[:, None]),
     }
-    pulls = _pulls_by_sigma(deviations, lattices, attributes)
-    cell_pulls = _cell_pulls(lattices["cell"], lattices["cell_sigma"], true_A)
+    pulls = {
+        "sandwich": _pulls(deviations, lattices.sigma_sandwich, attributes["unknowns"]),
+        "fisher": _pulls(deviations, lattices.sigma_fisher, attributes["unknowns"]),
+    }
+    cell_pulls = _cell_pulls(lattices.cell, lattices.cell_sigma, true_A)
     if len(cell_pulls):
         pulls[attributes["config"]["uncertainty"]]["cell"] = cell_pulls
     return Refinement(
@@ -114,16 +122,6 @@ def _turns(A: np.ndarray, true_A: np.ndarray) -> np.ndarray:
         turn = rotation.nearest(refined @ np.linalg.inv(true))
         turns.append(rotation.vector(turn))
     return np.array(turns).reshape(-1, 3)
-
-
-def _pulls_by_sigma(
-    deviations: dict[str, np.ndarray], lattices: dict[str, np.ndarray], attributes: dict
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the pulls for both kinds of σ that stage 1 leaves."""
-    return {
-        kind: _pulls(deviations, lattices[f"sigma_{kind}"], attributes["unknowns"])
-        for kind in ("sandwich", "fisher")
-    }
 
 
 def _pulls(
@@ -161,44 +159,44 @@ def _finite(values: np.ndarray) -> np.ndarray:
 class TrueMosaic(NamedTuple):
     """The simulated mosaicity of the lattices that taught a set."""
 
-    mosaic: Mosaic
+    mosaic: models.Mosaic
     """their mean distribution"""
     domain_rad: float
     """angular standard deviation of one domain at the highest resolution"""
 
 
-def mosaics(table: dict, attributes: dict, truths: Sequence[dict | None]) -> dict[int, TrueMosaic]:
+def mosaics(
+    product: Mosaic, attributes: dict, truths: Sequence[Truth | None]
+) -> dict[int, TrueMosaic]:
     """Return the true mosaicity of the learned sets, by their numbers.
 
-    table, attributes: a product of `mosaic`. truths: the truth of each of its runs.
+    attributes: of the product. truths: the truth of each of its runs.
     """
-    is_learned = table["lattices/outcome"] == LearnedOutcome.LEARNED
+    is_learned = product.lattices.outcome == LearnedOutcome.LEARNED
     mosaics_of_set: dict[int, list[TrueMosaic]] = {}
     for run, truth in enumerate(truths):
-        rows = np.flatnonzero((table["lattices/run"] == run) & is_learned)
-        if truth is None or not len(rows):
+        lattices = product.lattices[(product.lattices.run == run) & is_learned]
+        if truth is None or not len(lattices):
             continue
-        shot_ids = table["lattices/shot_id"][rows]
-        matched = match_lattices(
-            shot_ids, table["lattices/A"][rows], truth, attributes["space_group"]
-        )
-        partners = matched.row[matched.right]
-        for row, partner in zip(rows[matched.right], partners, strict=True):
-            true = _true_mosaic(truth, partner, attributes["d_min"])
-            number = int(table["lattices/set"][row])
+        matched = match_lattices(lattices.shot_id, lattices.A, truth, attributes["space_group"])
+        domains_of = Children(truth.domains.lattice)
+        numbers = lattices.set[matched.right].tolist()
+        for number, row in zip(numbers, matched.row[matched.right].tolist(), strict=True):
+            rotations = truth.domains.rotation[domains_of[row]]
+            true = _true_mosaic(truth.lattices, row, rotations, attributes["d_min"])
             mosaics_of_set.setdefault(number, []).append(true)
     return {number: _mean(mosaics) for number, mosaics in mosaics_of_set.items()}
 
 
-def _true_mosaic(truth: dict, row: int, d_min: float) -> TrueMosaic:
-    """Return the true mosaicity of one lattice."""
-    is_of_lattice = truth["domains/lattice"] == row
-    rotations = truth["domains/rotation"][is_of_lattice]
+def _true_mosaic(
+    lattices: TrueLattices, row: int, rotations: np.ndarray, d_min: float
+) -> TrueMosaic:
+    """Return the true mosaicity of one lattice. rotations: of its domains, (domain, 3, 3)."""
     mosaicity = mosaic.domains(rotations) if len(rotations) else mosaic.continuous()
-    axes = unit_cell.cell_of(truth["lattices/A"][row])[:3]
-    edge_ang = np.mean(truth["lattices/n_cells"][row] * axes)
+    axes = unit_cell.cell_of(lattices.A[row])[:3]
+    edge_ang = np.mean(lattices.n_cells[row] * axes)
     return TrueMosaic(
-        mosaic=mosaicity._replace(eta_rad=truth["lattices/eta_rad"][row]),
+        mosaic=mosaicity._replace(eta_rad=lattices.eta_rad[row]),
         domain_rad=float(mosaic.SIZE_SIGMA * d_min / edge_ang),
     )
 
@@ -210,7 +208,7 @@ def _mean(mosaics: list[TrueMosaic]) -> TrueMosaic:
     if all(np.array_equal(other, rotations[0]) for other in rotations):
         return first
     share = np.concatenate([true.mosaic.share for true in mosaics])
-    mean = Mosaic(
+    mean = models.Mosaic(
         rotations=np.concatenate(rotations),
         width=np.concatenate([true.mosaic.width for true in mosaics]),
         share=share / len(mosaics),

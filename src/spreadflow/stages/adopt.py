@@ -24,6 +24,7 @@ from spreadflow.io.spec import SpecLine
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
+from spreadflow.products import Adopt, Reindex
 from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
@@ -83,7 +84,7 @@ def run(
         "geometry": store.digest(detector._asdict()),
         "lattices": store.digest(sorted(lattices.items())),
     }
-    product = shots.ShotProduct(out, kind="reindex", word=word)
+    product = shots.ShotProduct(out, Reindex, word)
     shots.index_shots(product, section, config.recording, source, inputs, world, lattices)
     world.once(lambda: _write(Path(out), section, source, named, lines, log))
 
@@ -260,7 +261,7 @@ def _write(
     log: Logger,
 ) -> None:
     """Write adopt.h5, now that the shots have their outcomes."""
-    outcome_of_shot = store.read(out, "reindex", ["shots/outcome"])["shots/outcome"]
+    outcome_of_shot = store.read(out, Reindex, [Reindex.shots.outcome]).shots.outcome
     final = []
     for line in lines:
         if line.A is not None and outcome_of_shot[line.shot] != Outcome.INDEXED:
@@ -273,20 +274,20 @@ def _write(
             k[row] = n_adopted[line.shot]
             n_adopted[line.shot] += 1
     shot_ids = np.append(source.shots["shot_id"], np.uint64(0))  # the last is that of shot -1
-    columns = {
-        "lines/line": np.array([line.line for line in named]),
-        "lines/k": k,
-        "lines/shot_id": shot_ids[[line.shot for line in final]],
-    }
-    for name in ("experiment", "n_reflections", "n_agree", "outcome"):
-        columns[f"lines/{name}"] = np.array([getattr(line, name) for line in final])
-    values = [column.tolist() for column in columns.values()]
-    key = store.digest(store.identity(out), values)
+    table = Adopt.lines(
+        line=[line.line for line in named],
+        k=k,
+        shot_id=shot_ids[[line.shot for line in final]],
+        experiment=[line.experiment for line in final],
+        n_reflections=[line.n_reflections for line in final],
+        n_agree=[line.n_agree for line in final],
+        outcome=[line.outcome for line in final],
+    )
+    values = [column.tolist() for column in table.as_dict().values()]
     store.write(
         out.with_name("adopt.h5"),
-        "adopt",
-        columns,
-        key=key,
+        Adopt(lines=table),
+        key=store.digest(store.identity(out), values),
         run=source.manifest.run,
         config=section.model_dump(mode="json"),
     )

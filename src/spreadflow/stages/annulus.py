@@ -19,6 +19,8 @@ from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.log import logger
 from spreadflow.parallel import World
+from spreadflow.products import SHOEBOXES, Annulus, Reindex
+from spreadflow.products.index import Lattices, Reflections
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
@@ -26,16 +28,13 @@ from spreadflow.stages.cutting import Cutting
 SHOTS_OF_BLOCK = 8
 """Shots of a block: their pixels are in memory together, here and where they are modelled."""
 
-READ = ("lattices/", "reflections/")
-"""Tables of reindex that are read."""
-
 
 class AcceptedBlock(NamedTuple):
     """Shots of one part of a run's reindex product that have accepted lattices."""
 
     run: int
     """number of the run"""
-    part: store.Part
+    part: store.Part[Reindex]
     is_accepted: np.ndarray
     """(lattice of the part,) bool, those of the shots of the block"""
     setting: np.ndarray
@@ -59,7 +58,7 @@ def run(
     """
     section = getattr(config, word)
     log = logger(word, world)
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     sources = [open_indexed(path, product) for path, product in zip(images, reindex, strict=True)]
     finest = max(of_run["config"]["d_min"] for of_run in attributes)
     _check(section, word, finest)
@@ -75,17 +74,18 @@ def run(
     identities = [source.identity for source in sources]
     identities += [store.identity(path) for path in [*reindex, cells]]
     key = store.digest(section.model_dump(mode="json"), identities)
-    parts = store.Parts(out, word, key, [block.shot_ids for block in blocks])
+    product = SHOEBOXES[word]
+    parts = store.Parts(out, product, key, [block.shot_ids for block in blocks])
+    reader: store.PartReader[Reindex] = store.PartReader([Reindex.lattices, Reindex.reflections])
 
-    reader = store.PartReader(READ)
-
-    def make(number: int) -> dict[str, np.ndarray]:
+    def make(number: int) -> Annulus:
         block = blocks[number]
-        columns = reader.read(block.part)
-        return _columns(section, block, columns, sources[block.run], n_channels)
+        part = reader.read(block.part)
+        of_block = _cutting(section, block, part, sources[block.run], n_channels)
+        return cutting.cut_out(of_block, product)
 
     skeleton.run(parts, make, word, world)
-    if not skeleton.n_rows(parts, "reflections", world):
+    if not skeleton.n_rows(parts, product.reflections, world):
         todo = f"Mind {word}.d_min, {word}.d_max and what else chooses reflections."
         raise FileError(cells, "reflections in the range", "none of any lattice", todo)
     parts.finish(
@@ -113,20 +113,22 @@ def _check(section: AnnulusSection, word: str, finest: float) -> None:
 def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
     """Return the blocks of one run with accepted lattices."""
     accepted = accepted_lattices(cells, reindex)
-    columns = store.read(reindex, "reindex", ["lattices/shot", "lattices/shot_id"])
+    wanted = [Reindex.lattices.shot, Reindex.lattices.shot_id]
+    lattices = store.read(reindex, Reindex, wanted).lattices
     blocks = []
-    for part in store.parts_of(reindex, "reindex"):
-        own = part.rows("lattices")
-        shot = columns["lattices/shot"][own] - part.rows("shots").start
-        number = np.where(accepted.is_accepted[own], shot // SHOTS_OF_BLOCK, -1)
+    for part in store.parts_of(reindex, Reindex):
+        rows = part.rows("lattices")
+        own = lattices[rows]
+        shot = own.shot - part.rows("shots").start
+        number = np.where(accepted.is_accepted[rows], shot // SHOTS_OF_BLOCK, -1)
         for number_of_block in np.unique(number[number >= 0]):
             is_accepted = number == number_of_block
-            shot_ids = np.unique(columns["lattices/shot_id"][own][is_accepted])
+            shot_ids = np.unique(own.shot_id[is_accepted])
             block = AcceptedBlock(
                 run=run,
                 part=part,
                 is_accepted=is_accepted,
-                setting=accepted.setting[own],
+                setting=accepted.setting[rows],
                 shot_ids=shot_ids.tolist(),
             )
             blocks.append(block)
@@ -141,59 +143,60 @@ def _most_channels(sources: list[Source], blocks: list[AcceptedBlock]) -> int:
 
 def _n_channels(source: Source, block: AcceptedBlock) -> int:
     """Return the number of channels of the spectra of a run."""
-    columns = block.part.read(["lattices/shot", "lattices/shot_id"])
+    lattices = block.part.read([Reindex.lattices.shot, Reindex.lattices.shot_id]).lattices
     row = int(np.argmax(block.is_accepted))
-    number = block.part.rows("shots").start + columns["lattices/shot"][row]
-    return cutting.n_channels(source, number, columns["lattices/shot_id"][row])
+    number = block.part.rows("shots").start + lattices.shot[row]
+    return cutting.n_channels(source, number, lattices.shot_id[row])
 
 
-def _columns(
+def _cutting(
     section: AnnulusSection,
     block: AcceptedBlock,
-    columns: dict[str, np.ndarray],
+    reindex: Reindex,
     source: Source,
     n_channels: int,
-) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block. columns: of its part of reindex."""
-    _bring_to_shared_axes(columns, block.setting)
-    columns["lattices/shot"] = block.part.rows("shots").start + columns["lattices/shot"]
-    return cutting.cut_out(
-        Cutting(
-            source=source,
-            run=block.run,
-            columns=columns,
-            lattices=np.flatnonzero(block.is_accepted),
-            is_chosen=_chosen(section, block, columns),
-            border_px=section.border_px,
-            n_channels=n_channels,
-        )
+) -> Cutting:
+    """Return what is cut out for one block. reindex: its part."""
+    lattices, reflections = _on_shared_axes(reindex, block.setting)
+    lattices.shot = block.part.rows("shots").start + lattices.shot
+    return Cutting(
+        source=source,
+        run=block.run,
+        lattices=lattices,
+        reflections=reflections,
+        chosen_lattices=np.flatnonzero(block.is_accepted),
+        is_chosen=_chosen(section, block, reflections),
+        border_px=section.border_px,
+        n_channels=n_channels,
     )
 
 
-def _bring_to_shared_axes(columns: dict[str, np.ndarray], setting: np.ndarray) -> None:
-    """Bring A and Miller indices of a part to the axes that all lattices share. setting: (lattice
-    of the part, 3, 3).
+def _on_shared_axes(reindex: Reindex, setting: np.ndarray) -> tuple[Lattices, Reflections]:
+    """Return new tables of a part, A and Miller indices on the axes that all lattices share.
+
+    setting: (lattice of the part, 3, 3).
     """
+    lattices = reindex.lattices[:]
+    reflections = reindex.reflections[:]
     is_changed = (setting != np.eye(3)).any(axis=(1, 2))
-    if not is_changed.any():
-        return
-    A = columns["lattices/A"].copy()
-    A[is_changed] = A[is_changed] @ np.linalg.inv(setting[is_changed])
-    columns["lattices/A"] = A
-    of_reflection = setting[columns["reflections/lattice"]]
-    columns["reflections/hkl"] = brought(columns["reflections/hkl"], of_reflection)
+    if is_changed.any():
+        A = lattices.A.copy()
+        A[is_changed] = A[is_changed] @ np.linalg.inv(setting[is_changed])
+        lattices.A = A
+        reflections.hkl = brought(reflections.hkl, setting[reflections.lattice])
+    return lattices, reflections
 
 
-def _chosen(section: AnnulusSection, block: AcceptedBlock, columns: dict) -> np.ndarray:
+def _chosen(section: AnnulusSection, block: AcceptedBlock, reflections: Reflections) -> np.ndarray:
     """Return which reflections of the part are of an accepted lattice and in the annulus,
     (reflection,) bool.
     """
     is_in_annulus = shoeboxes.chosen(
-        columns["reflections/d"],
-        shoeboxes.strength(columns["reflections/intensity"], columns["reflections/sigma"]),
-        columns["reflections/flags"],
+        reflections.d,
+        shoeboxes.strength(reflections.intensity, reflections.sigma),
+        reflections.flags,
         d_min=section.d_min,
         d_max=section.d_max,
         min_i_over_sigma=section.min_i_over_sigma,
     )
-    return block.is_accepted[columns["reflections/lattice"]] & is_in_annulus
+    return block.is_accepted[reflections.lattice] & is_in_annulus

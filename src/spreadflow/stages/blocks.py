@@ -9,40 +9,42 @@ there. The blocks, or their pieces, are shared among the ranks.
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from spreadflow.io import datasets, pieces, schema, store
+from spreadflow.io import pieces, store
+from spreadflow.io.datasets import P
 from spreadflow.io.pieces import Piece
 from spreadflow.log import Progress
 from spreadflow.parallel import World
+from spreadflow.products import Column, Table
 
-MakeBlock = Callable[[int], datasets.Columns]
-"""Number of a block → the columns of its part."""
+T = TypeVar("T", bound=Table)
 
 
-class PieceWork(NamedTuple):
+class PieceWork(NamedTuple, Generic[P]):
     """How the pieces of blocks are made."""
 
-    make: Callable[[Piece], datasets.Columns]
-    """piece of a block → its columns"""
+    make: Callable[[Piece], P]
+    """which piece of a block → its tables"""
     largest: int
     """items of a piece, at most"""
     units: str
     """what the items are, in the words of the progress bar"""
 
 
-def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
+def run(parts: store.Parts[P], make: Callable[[int], P], title: str, world: World) -> None:
     """Make every block that is not finished, shared among the ranks, with a progress bar.
     Collective.
 
-    title: what the progress bar calls the work, the word of the stage.
+    make: number of a block → its part; title: what the progress bar calls the work, the word of the
+    stage.
     """
     n_blocks = len(parts.keys)
     with Progress(title, n_blocks, world) as progress:
 
-        def make_and_show(block: int) -> datasets.Columns:
+        def make_and_show(block: int) -> P:
             progress.at(block)
             return make(block)
 
@@ -51,7 +53,7 @@ def run(parts: store.Parts, make: MakeBlock, title: str, world: World) -> None:
 
 
 def run_pieces(
-    parts: store.Parts, n_items: Sequence[int], work: PieceWork, title: str, world: World
+    parts: store.Parts[P], n_items: Sequence[int], work: PieceWork[P], title: str, world: World
 ) -> None:
     """Make every block that is not finished from pieces that are shared among the ranks, with a
     progress bar. Collective.
@@ -63,7 +65,7 @@ def run_pieces(
     size = pieces.size_of(n_all, world.size, work.largest)
     with Progress(title, n_all, world, work.units) as progress:
 
-        def make_and_show(piece: Piece) -> datasets.Columns:
+        def make_and_show(piece: Piece) -> P:
             progress.at(firsts[piece.block] + piece.first)
             return work.make(piece)
 
@@ -71,22 +73,25 @@ def run_pieces(
         progress.at(n_all)
 
 
-def outcomes(parts: store.Parts, column: str, kind: type[IntEnum], world: World) -> dict[str, int]:
+def outcomes(
+    parts: store.Parts[P], column: Column, kind: type[IntEnum], world: World
+) -> dict[str, int]:
     """Count the outcomes of all blocks, made now or in an earlier run, by lower-case name; 0 for
     those that did not occur. Collective.
 
-    column: dataset that holds the outcomes, such as `shots/outcome`; the manifest has it.
+    column: that which holds the outcomes, such as `Index.shots.outcome`; the manifest has it.
     """
     own = {
-        block: np.bincount(brief[column], minlength=len(kind)) for block, brief in parts.briefs()
+        block: np.bincount(brief.datasets()[column.path], minlength=len(kind))
+        for block, brief in parts.briefs()
     }
     total = sum(world.gather_blocks(own), np.zeros(len(kind), dtype=int))
     return {outcome.name.lower(): int(total[outcome]) for outcome in kind}
 
 
-def n_rows(parts: store.Parts, table: str, world: World) -> int:
+def n_rows(parts: store.Parts[P], table: type[Table], world: World) -> int:
     """Return the number of rows of a table over all blocks. Collective."""
-    own = {block: brief[""][table] for block, brief in parts.briefs()}
+    own = {block: brief.n_rows()[table.table_name] for block, brief in parts.briefs()}
     return sum(world.gather_blocks(own))
 
 
@@ -97,18 +102,17 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 def all_rows(
-    parts: store.Parts, table: str, world: World, *, is_for_first: bool = False
-) -> dict[str, np.ndarray]:
-    """Return a table of all blocks as columns by name; each rank reads its share. Collective.
+    parts: store.Parts[P], table: type[T], world: World, *, is_for_first: bool = False
+) -> T:
+    """Return a table of all blocks; each rank reads its share. Collective.
 
     is_for_first: only the first rank gets the rows.
     """
-    prefix = f"{table}/"
-    names = [name for name in schema.FILES[parts.kind] if name.startswith(prefix)]
     own = {
-        block: parts.read(block, [prefix])
+        block: parts.read(block, [table])
         for block in range(world.rank, len(parts.keys), world.size)
     }
-    tables = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
-    columns = datasets.joined(parts.kind, names, tables)
-    return {name.split("/")[1]: column for name, column in columns.items()}
+    read: list[P] = world.collect_blocks(own) if is_for_first else world.gather_blocks(own)
+    rows = parts.product.joined(read).tables[table.table_name]
+    assert isinstance(rows, table)
+    return rows

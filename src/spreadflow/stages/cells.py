@@ -19,11 +19,10 @@ from spreadflow.log import logger, warn
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Cells, Reindex
+from spreadflow.products.cells import Lattices
 from spreadflow.recipes import cell_checks
 from spreadflow.recipes.cell_checks import LatticeSpots
-
-LATTICES = ("lattices/shot_id", "lattices/k", "lattices/cell")
-"""Columns that are read of the products of `reindex`."""
 
 MAX_OTHER_SHARE = 0.05
 """Share of the lattices in other populations above which it is told."""
@@ -66,29 +65,26 @@ class Populations(NamedTuple):
 
 def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
     """Cluster, filter and write, on one rank."""
-    runs, space_group, table = _lattices(reindex)
-    populations, brought = _populations(config, runs, space_group, table)
+    runs, space_group, lattices = _lattices(reindex)
+    populations, brought = _populations(config, runs, space_group, lattices)
     clusters = populations.clusters
     mean = clusters.mean[populations.chosen]
-    lattices = table | _filtered(config, populations, table["cell"])
-    columns = {f"lattices/{name}": column for name, column in lattices.items()}
-    columns |= {f"clusters/{name}": column for name, column in clusters._asdict().items()}
+    _filter(config, populations, lattices)
 
-    tdata.write(out.with_suffix(".tdata"), table["cell"], space_group)
+    tdata.write(out.with_suffix(".tdata"), lattices.cell, space_group)
     strain, of_spots = _ask_spots(reindex, lattices, mean, space_group)
-    target = store.attributes(reindex[0], "reindex")["config"]["cell"]
+    target = store.attributes(reindex[0], Reindex)["config"]["cell"]
     warnings = [
         *_setting_warnings(brought, space_group),
         *cell_checks.target_warnings(mean.tolist(), target, "reindex.cell"),
-        *_population_warnings(clusters, lattices["outcome"]),
+        *_population_warnings(clusters, lattices.outcome),
         *of_spots,
     ]
     sources = [*reindex, config.from_file] if config.from_file else reindex
     identities = [store.identity(path) for path in sources]
     store.write(
         out,
-        "cells",
-        columns,
+        Cells(lattices=lattices, clusters=Cells.clusters(**clusters._asdict())),
         key=store.digest(config.model_dump(mode="json"), identities),
         config=config.model_dump(mode="json", by_alias=True),
         space_group=space_group,
@@ -100,7 +96,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         warnings=warn(log, warnings),
         length_sigma=_length_sigma(reindex),
     )
-    _log(log, config, populations, lattices["outcome"])
+    _log(log, config, populations, lattices.outcome)
 
 
 def _log(log: Logger, config: CellsSection, populations: Populations, outcome: np.ndarray) -> None:
@@ -115,34 +111,33 @@ def _log(log: Logger, config: CellsSection, populations: Populations, outcome: n
 
 
 def _populations(
-    config: CellsSection, runs: list[str], space_group: str, table: dict[str, np.ndarray]
+    config: CellsSection, runs: list[str], space_group: str, lattices: Lattices
 ) -> tuple[Populations, Settings]:
     """Bring all lattices to one setting (`_in_common_setting`), and return their populations, found
     or frozen, and what was done.
     """
     if config.from_file is None:
-        brought = _in_common_setting(table, space_group, None)
+        brought = _in_common_setting(lattices, space_group, None)
         features = cells.independent(config.features, space_group)
-        clusters, labels, density = _clustered(config, features, runs, table)
+        clusters, labels, density = _clustered(config, features, runs, lattices)
         chosen = _chosen(config, clusters, 0)
     else:
         features, clusters, frozen = _frozen(config.from_file, space_group)
         density = Density(None, None)
         chosen = _chosen(config, clusters, frozen)
-        brought = _in_common_setting(table, space_group, clusters.mean[chosen])
-        distances = cells.distances(table["cell"], features, clusters)
+        brought = _in_common_setting(lattices, space_group, clusters.mean[chosen])
+        distances = cells.distances(lattices.cell, features, clusters)
         labels = cells.nearest(distances, config.mahalanobis_max)
     return Populations(features, clusters, density, chosen, labels), brought
 
 
-def _filtered(
-    config: CellsSection, populations: Populations, cell: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return the columns that say how lattices with cells (n, 6) stand to the populations."""
+def _filter(config: CellsSection, populations: Populations, lattices: Lattices) -> None:
+    """Add the columns that say how lattices stand to the populations."""
     features, clusters, _, chosen, labels = populations
-    distance = cells.distances(cell, features, clusters)[:, chosen]
-    outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
-    return {"cluster": labels, "mahalanobis": distance, "outcome": outcome}
+    distance = cells.distances(lattices.cell, features, clusters)[:, chosen]
+    lattices.cluster = labels
+    lattices.mahalanobis = distance
+    lattices.outcome = cells.outcomes(labels, distance, chosen, config.mahalanobis_max)
 
 
 def _chosen(config: CellsSection, clusters: cells.Clusters, otherwise: int) -> int:
@@ -159,27 +154,27 @@ def _chosen(config: CellsSection, clusters: cells.Clusters, otherwise: int) -> i
 
 
 def _ask_spots(
-    reindex: list[Path], lattices: dict[str, np.ndarray], mean: np.ndarray, space_group: str
+    reindex: list[Path], lattices: Lattices, mean: np.ndarray, space_group: str
 ) -> tuple[CommonStrain | None, list[StageWarning]]:
     """Return the strain that the space group forbids and accepted lattices have in common, and what
     spots say against cell and symmetry.
 
-    lattices: columns of all; mean: (6,) cell of the chosen cluster, Å, degrees.
+    lattices: of all runs; mean: (6,) cell of the chosen cluster, Å, degrees.
     """
-    accepted = np.flatnonzero(lattices["outcome"] == LatticeOutcome.ACCEPTED)
+    accepted = np.flatnonzero(lattices.outcome == LatticeOutcome.ACCEPTED)
     most = cell_checks.MOST_LATTICES
     asked = accepted[cells.thinned(len(accepted), most, cell_checks.LATTICES_TOGETHER)]
-    found = []
+    spots = []
     for number, path in enumerate(reindex):
-        is_of_run = lattices["run"] == number
+        is_of_run = lattices.run == number
         of_run = asked[is_of_run[asked]]
         rows = of_run - np.argmax(is_of_run)
         if len(rows):
-            found += _spots_of(path, rows, lattices["setting"][of_run])
-    radians = np.array([unit_cell.radians(cell) for cell in lattices["cell"][accepted]])
-    strain = cell_checks.forbidden_strain(found, radians, space_group)
+            spots += _spots_of(path, rows, lattices.setting[of_run])
+    radians = np.array([unit_cell.radians(cell) for cell in lattices.cell[accepted]])
+    strain = cell_checks.forbidden_strain(spots, radians, space_group)
     warnings = cell_checks.strain_warnings(strain, unit_cell.radians(mean), space_group)
-    return strain, warnings + cell_checks.translation_warnings(found, space_group)
+    return strain, warnings + cell_checks.translation_warnings(spots, space_group)
 
 
 def _spots_of(reindex: Path, rows: np.ndarray, setting: np.ndarray) -> list[LatticeSpots]:
@@ -187,16 +182,16 @@ def _spots_of(reindex: Path, rows: np.ndarray, setting: np.ndarray) -> list[Latt
 
     rows: of the lattices, ascending; setting: (row, 3, 3).
     """
-    detector = Detector.from_json(store.attributes(reindex, "reindex")["detector"])
-    found = []
-    for part in store.parts_of(reindex, "reindex"):
+    detector = Detector.from_json(store.attributes(reindex, Reindex)["detector"])
+    spots = []
+    for part in store.parts_of(reindex, Reindex):
         of_part = part.rows("lattices")
         own = slice(*np.searchsorted(rows, [of_part.start, of_part.stop]))
         if len(rows[own]):
+            in_part = rows[own] - of_part.start
             columns = part.read(cell_checks.COLUMNS)
-            of_own = rows[own] - of_part.start
-            found += cell_checks.spots_of(columns, of_own, setting[own], detector)
-    return found
+            spots += cell_checks.spots_of(columns, in_part, setting[own], detector)
+    return spots
 
 
 def _population_warnings(clusters: cells.Clusters, outcome: np.ndarray) -> list[StageWarning]:
@@ -231,46 +226,49 @@ def _population_warnings(clusters: cells.Clusters, outcome: np.ndarray) -> list[
     return warnings
 
 
-def _lattices(reindex: list[Path]) -> tuple[list[str], str, dict[str, np.ndarray]]:
+def _lattices(reindex: list[Path]) -> tuple[list[str], str, Lattices]:
     """Return the runs, the space group that all share, and run, shot_id, k, cell (Å, degrees) of
     every lattice. Raises FileError where space groups differ or there is no lattice.
     """
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     groups = {str(of_run["config"]["space_group"]) for of_run in attributes}
     if len(groups) != 1:
         todo = "Reindex the runs alike."
         raise FileError("cells", "one space group in all runs", sorted(groups), todo)
-    tables = [store.read(path, "reindex", LATTICES) for path in reindex]
-    joined = {
-        name.split("/")[1]: np.concatenate([table[name] for table in tables]) for name in LATTICES
-    }
-    n_of_runs = [len(table["lattices/k"]) for table in tables]
-    refuse_doubles(", ".join(map(str, reindex)), joined["shot_id"], joined["k"])
-    joined["run"] = np.repeat(np.arange(len(tables)), n_of_runs)
-    joined["cell"] = unit_cell.degrees(joined["cell"])
-    if not len(joined["run"]):
+    wanted = [Reindex.lattices.shot_id, Reindex.lattices.k, Reindex.lattices.cell]
+    of_runs = [store.read(path, Reindex, wanted) for path in reindex]
+    joined = Reindex.joined(of_runs).lattices
+    refuse_doubles(", ".join(map(str, reindex)), joined.shot_id, joined.k)
+    if not len(joined):
         todo = (
             "Look at index.png and reindex.png: is the target cell right, is there a crystal in "
             "the beam?"
         )
         raise FileError(", ".join(map(str, reindex)), "lattices", "none in any run", todo)
     runs = [str(of_run["run"]) for of_run in attributes]
-    return runs, groups.pop(), joined
+    n_of_runs = [len(of_run.lattices) for of_run in of_runs]
+    lattices = Cells.lattices(
+        run=np.repeat(np.arange(len(of_runs)), n_of_runs),
+        shot_id=joined.shot_id,
+        k=joined.k,
+        cell=unit_cell.degrees(joined.cell),
+    )
+    return runs, groups.pop(), lattices
 
 
 def _in_common_setting(
-    table: dict[str, np.ndarray], space_group: str, reference: np.ndarray | None
+    lattices: Lattices, space_group: str, reference: np.ndarray | None
 ) -> Settings:
     """Bring the column `cell` of all lattices to one setting, that of a reference (6,) (Å, degrees)
     if there is one, and add the column `setting`. Returns what was done.
     """
-    radians = np.array([unit_cell.radians(cell) for cell in table["cell"]])
+    radians = np.array([unit_cell.radians(cell) for cell in lattices.cell])
     wanted = None if reference is None else unit_cell.radians(reference)
     brought = settings.common(radians, space_group, wanted)
     for row in np.flatnonzero(brought.is_changed):
         cell = settings.in_setting(radians[row], brought.changes[row])
-        table["cell"][row] = unit_cell.degrees(cell)
-    table["setting"] = np.swapaxes(brought.changes, 1, 2)
+        lattices.cell[row] = unit_cell.degrees(cell)
+    lattices.setting = np.swapaxes(brought.changes, 1, 2)
     return brought
 
 
@@ -305,18 +303,18 @@ def _length_sigma(reindex: list[Path]) -> float | None:
     """Return the largest of the runs' relative standard deviations that the detector's distance
     gives all lengths; None where none is known.
     """
-    sigmas = [store.attributes(path, "reindex").get("length_sigma") for path in reindex]
+    sigmas = [store.attributes(path, Reindex).get("length_sigma") for path in reindex]
     return max((float(sigma) for sigma in sigmas if sigma is not None), default=None)
 
 
 def _clustered(
-    config: CellsSection, names: list[str], runs: list[str], table: dict
+    config: CellsSection, names: list[str], runs: list[str], lattices: Lattices
 ) -> tuple[cells.Clusters, np.ndarray, Density]:
     """Return clusters of the lattices of the chosen runs, the label of every lattice, and what made
     a cluster.
 
-    names: features that are clustered; table: columns of all lattices. Raises ConfigError where no
-    feature is free, FileError where there is no cluster.
+    names: features that are clustered; lattices: of all runs. Raises ConfigError where no feature
+    is free, FileError where there is no cluster.
     """
     if not names:
         expected = "a feature the space group leaves free"
@@ -324,9 +322,9 @@ def _clustered(
     chosen_runs = [
         number for number, name in enumerate(runs) if config.runs is None or name in config.runs
     ]
-    rows = np.flatnonzero(np.isin(table["run"], chosen_runs))
+    rows = np.flatnonzero(np.isin(lattices.run, chosen_runs))
     rows = rows[cells.thinned(len(rows), cells.MOST_CLUSTERED)]
-    chosen_cells = table["cell"][rows]
+    chosen_cells = lattices.cell[rows]
     lengths = cells.in_angstrom(chosen_cells, names)
     min_samples = config.min_samples or cells.least_members(len(rows))
     if len(rows) < min_samples:
@@ -344,7 +342,7 @@ def _clustered(
             "cells.from."
         )
         raise FileError(f"cells of {len(rows)} lattices", expected, "noise only", todo)
-    distances = cells.distances(table["cell"], names, clusters)
+    distances = cells.distances(lattices.cell, names, clusters)
     labels = cells.nearest(distances, config.mahalanobis_max)
     labels[rows] = chosen_labels
     return clusters, labels, Density(eps, min_samples)
@@ -354,12 +352,11 @@ def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, in
     """Return features, clusters and the chosen cluster of an earlier cells.h5. Raises FileError
     where its space group is another.
     """
-    attributes = store.attributes(path, "cells")
-    columns = store.read(path, "cells", ["clusters/"])
+    attributes = store.attributes(path, Cells)
+    frozen = store.read(path, Cells, [Cells.clusters]).clusters
     frozen_group = attributes["space_group"]
     if frozen_group != space_group:
         todo = "Freeze cells of the same space group, or cluster anew (cells.from: null)."
         raise FileError(f"cells.from {path}", f"space group {space_group}", frozen_group, todo)
-    fields = {name: columns[f"clusters/{name}"] for name in cells.Clusters._fields}
-    clusters = cells.Clusters(**fields)
+    clusters = cells.Clusters(**frozen.as_dict())
     return attributes["features"], clusters, attributes["chosen"]

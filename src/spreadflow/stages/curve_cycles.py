@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow import build
+from spreadflow import build, products
 from spreadflow.analysis.curves.columns import NO_SITE_UNKNOWNS
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import FittedRest, RefinedCurves
@@ -25,6 +25,8 @@ from spreadflow.log import warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics.structure_factors import StructureFactors
+from spreadflow.products import Annulus
+from spreadflow.products.gram import Lattices
 from spreadflow.recipes import curves, factors, gram_rows
 from spreadflow.recipes.alternate import alternate
 from spreadflow.recipes.factors import MovedSites
@@ -108,8 +110,8 @@ class About(NamedTuple):
 class Cycle(NamedTuple):
     """The lattices of a finished cycle."""
 
-    rows: dict[str, np.ndarray]
-    """columns of `lattices`, of all lattices"""
+    lattices: Lattices
+    """all of them"""
     used: np.ndarray
     """(used lattice,) rows of the lattices that are used"""
     sums: LatticeSums
@@ -180,7 +182,8 @@ class _Turns:
         if about.sites is not None:
             self._key = store.digest(self._key, about.sites.unknowns.origin)
         path = self._folder / f"{self._number}.h5"
-        parts = store.Parts(path, "gram", self._key, [block.ids for block in context.blocks])
+        ids = [block.ids for block in context.blocks]
+        parts = store.Parts(path, products.Gram, self._key, ids)
         _expand(context, parts, self._starts, about, self._number)
         cycle = _read_cycle(context, parts, about)
         if self._number == 1:
@@ -264,7 +267,7 @@ def _moved_sites(context: Context, values: np.ndarray | None) -> MovedSites | No
 
 def _expand(
     context: Context,
-    parts: store.Parts,
+    parts: store.Parts[products.Gram],
     starts: StartsOfBlock,
     about: About,
     cycle: int,
@@ -282,13 +285,13 @@ def _expand(
         log=context.log,
     )
 
-    def expand(columns: dict[str, np.ndarray], row: LatticeRow, start: Start) -> ExpandedLattice:
-        lattice = unpack(columns, row.row, section.d_min or 0.0, section.d_max)
+    def expand(shoeboxes: Annulus, row: LatticeRow, start: Start) -> ExpandedLattice:
+        lattice = unpack(shoeboxes, row.row, section.d_min or 0.0, section.d_max)
         mosaic = context.mosaic_of(row.shot_id, row.k)
         model = models[row.run]
         return expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
 
-    def make(block: int) -> dict[str, np.ndarray]:
+    def make(block: int) -> products.Gram:
         return expanded_block(expansion, block, starts(block), expand)
 
     skeleton.run(parts, make, f"spread, cycle {cycle}", context.world)
@@ -302,7 +305,7 @@ def _expand(
     )
 
 
-def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
+def _read_cycle(context: Context, parts: store.Parts[products.Gram], about: About) -> Cycle:
     """Return the lattices of a finished cycle, of which this rank holds those of its blocks.
     Collective.
 
@@ -311,11 +314,10 @@ def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
     world = context.world
     model = context.models[0]
     section = context.config.spread
-    rows = skeleton.all_rows(parts, "lattices", world)
-    used = np.flatnonzero(rows["outcome"] == SpreadOutcome.USED)
+    lattices = skeleton.all_rows(parts, products.Gram.lattices, world)
+    used = np.flatnonzero(lattices.outcome == SpreadOutcome.USED)
     if not len(used):
-        n_lattices = len(rows["outcome"])
-        found = f"{n_lattices} of which none can be"
+        found = f"{len(lattices)} of which none can be"
         todo = "Look at stage1, and widen the range from spread.d_max to spread.d_min."
         raise FileError(context.shoeboxes, "lattices of which one can be used", found, todo)
     numbers: list[int] = []
@@ -329,7 +331,7 @@ def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
     sums = LatticeSums(
         grams,
         about.moved(model.factors),
-        rows["photons"][used],
+        lattices.photons[used],
         model.energies_ev,
         numbers=np.array(numbers, dtype=int),
         unknowns=context.unknowns,
@@ -342,4 +344,4 @@ def _read_cycle(context: Context, parts: store.Parts, about: About) -> Cycle:
         ),
         ranks=Ranks(world.total, world.gather),
     )
-    return Cycle(rows, used, sums)
+    return Cycle(lattices, used, sums)

@@ -2,25 +2,19 @@
 are of is all in which these differ.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
-from spreadflow.analysis.still import footprints
+from spreadflow.analysis.still.footprints import Footprints
 from spreadflow.errors import FileError
 from spreadflow.io.images import Source, read_again
-from spreadflow.io.schema import index
-from spreadflow.models import Shot, Spectrum
+from spreadflow.models import Detector, Spectrum
+from spreadflow.physics.geometry import radial_axes
+from spreadflow.products import Annulus, index, predict
 
-LATTICE_COLUMNS = ("shot_id", "k", "A", "eta_rad", "domain_ang")
-"""Columns of `lattices` that shoeboxes carry on."""
-
-PIXEL_COLUMNS = ("photons", "valid", "foreground", "overlap")
-"""Columns of `pixels`."""
-
-REFLECTION_COLUMNS = tuple(index.REFLECTIONS)
-"""Datasets of reflections that shoeboxes carry on."""
+S = TypeVar("S", bound=Annulus)
 
 
 class Cutting(NamedTuple):
@@ -29,11 +23,11 @@ class Cutting(NamedTuple):
     source: Source
     run: int
     """number of the run"""
-    columns: dict[str, np.ndarray]
-    """tables `lattices` and `reflections` of all lattices of the shots; `lattices/shot` is the
-    number of the shot in its run
-    """
-    lattices: np.ndarray
+    lattices: index.Lattices | predict.Lattices
+    """all lattices of the shots; `shot` is the number of the shot in its run"""
+    reflections: index.Reflections
+    """of all of these lattices, in their order"""
+    chosen_lattices: np.ndarray
     """rows of those lattices whose shoeboxes are cut out; the others only light pixels"""
     is_chosen: np.ndarray
     """(reflection,) bool, those of these lattices whose shoeboxes are cut out"""
@@ -51,92 +45,79 @@ def n_channels(source: Source, number: int, shot_id: int) -> int:
     return own if source.spectra is None else max(own, source.spectra.most_channels)
 
 
-def cut_out(cutting: Cutting) -> dict[str, np.ndarray]:
-    """Return the columns of packed shoeboxes, opening each image once. Raises FileError where an
+def cut_out(cutting: Cutting, product: type[S]) -> S:
+    """Return packed shoeboxes, shot after shot, opening each image once. Raises FileError where an
     image has changed.
     """
-    columns = cutting.columns
-    lattices = cutting.lattices
-    shots, first_lattices, spectrum_of = np.unique(
-        columns["lattices/shot"][lattices], return_index=True, return_inverse=True
-    )
-    shot_of = columns["lattices/shot"][columns["reflections/lattice"]]
-    shot_ids = columns["lattices/shot_id"][lattices[first_lattices]]
-    shoeboxes_of_shots = []
-    spectra = []
-    rows = []
-    for shot, shot_id in zip(shots, shot_ids, strict=True):
-        recorded = read_again(cutting.source, int(shot), int(shot_id))
-        is_of_shot = shot_of == shot
-        shoeboxes_of_shots.append(_shoeboxes(cutting, recorded, is_of_shot))
-        spectra.append(_padded(recorded.spectrum, cutting.n_channels))
-        rows.append(np.flatnonzero(is_of_shot & cutting.is_chosen))
-    lattice_columns = {
-        f"lattices/{name}": columns[f"lattices/{name}"][lattices] for name in LATTICE_COLUMNS
-    }
-    pixel_columns = {
-        f"pixels/{name}": np.concatenate([of_shot[name] for of_shot in shoeboxes_of_shots])
-        for name in PIXEL_COLUMNS
-    }
-    spectrum_columns = {
-        f"spectra/{name}": np.array([getattr(spectrum, name) for spectrum in spectra])
-        for name in Spectrum._fields
-    }
-    return {
-        **lattice_columns,
-        "lattices/run": np.full(len(lattices), cutting.run),
-        "lattices/spectrum": spectrum_of,
-        **_reflection_columns(columns, np.concatenate(rows), lattices, shoeboxes_of_shots),
-        **pixel_columns,
-        "spectra/shot_id": shot_ids,
-        **spectrum_columns,
-    }
+    shot = cutting.lattices.shot
+    shot_of_reflection = shot[cutting.reflections.lattice]
+    of_shots = []
+    for number in np.unique(shot[cutting.chosen_lattices]):
+        lattices = cutting.chosen_lattices[shot[cutting.chosen_lattices] == number]
+        of_shots.append(_of_shot(cutting, product, lattices, shot_of_reflection == number))
+    return product.joined(of_shots)
 
 
-def _shoeboxes(cutting: Cutting, shot: Shot, is_of_shot: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the shoeboxes of a shot's chosen reflections as `shoeboxes.pack` cuts them out.
+def _of_shot(cutting: Cutting, product: type[S], lattices: np.ndarray, is_of_shot: np.ndarray) -> S:
+    """Return the packed shoeboxes of a shot.
 
-    is_of_shot: (reflection,) bool.
+    lattices: ascending rows of those whose shoeboxes are cut out; is_of_shot: (reflection,) bool.
     """
-    boxes = shoeboxes.Boxes(
-        *(cutting.columns[f"reflections/{name}"][is_of_shot] for name in shoeboxes.Boxes._fields)
-    )
-    return shoeboxes.pack(
+    own = cutting.lattices[lattices]
+    shot = read_again(cutting.source, int(own.shot[0]), int(own.shot_id[0]))
+    spectrum = _padded(shot.spectrum, cutting.n_channels)
+    predicted = cutting.reflections[is_of_shot]
+    is_chosen = cutting.is_chosen[is_of_shot]
+    cut = shoeboxes.pack(
         shot.image,
         shot.mask,
-        boxes,
-        cutting.is_chosen[is_of_shot],
+        shoeboxes.Boxes(
+            lattice=predicted.lattice,
+            panel=predicted.panel,
+            fast=predicted.fast,
+            slow=predicted.slow,
+            bbox=predicted.bbox,
+        ),
+        _foregrounds(predicted, cutting.source.detector),
+        is_chosen,
         border=cutting.border_px,
-        frame=footprints.BORDER_PX,
+    )
+    chosen = predicted[is_chosen]
+    reflections = {name: chosen.as_dict()[name] for name in index.Reflections.described()}
+    reflections |= {
+        "lattice": np.searchsorted(lattices, chosen.lattice),
+        "bbox": cut.bbox,
+        "first_pixel": cut.first_pixel,
+    }
+    return product(
+        lattices=product.lattices(
+            run=np.full(len(own), cutting.run),
+            shot_id=own.shot_id,
+            k=own.k,
+            A=own.A,
+            eta_rad=own.eta_rad,
+            domain_ang=own.domain_ang,
+            spectrum=np.zeros(len(own), dtype=int),
+        ),
+        spectra=product.spectra(
+            shot_id=own.shot_id[:1],
+            energies_ev=[spectrum.energies_ev],
+            photons=[spectrum.photons],
+        ),
+        reflections=product.reflections(**reflections),
+        pixels=product.pixels(
+            photons=cut.photons,
+            valid=cut.valid,
+            foreground=cut.foreground,
+            overlap=cut.overlap,
+        ),
     )
 
 
-def _reflection_columns(
-    columns: dict[str, np.ndarray],
-    rows: np.ndarray,
-    lattices: np.ndarray,
-    shoeboxes_of_shots: list[dict[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Return the columns of `reflections`.
-
-    rows: the reflections that are chosen, in the order of their shots; lattices: rows of the
-    lattices whose shoeboxes are cut out.
-    """
-    reflections = {name: columns[name][rows] for name in REFLECTION_COLUMNS}
-    lattice_of = reflections["reflections/lattice"]
-    reflections["reflections/lattice"] = np.searchsorted(lattices, lattice_of)
-    reflections["reflections/bbox"] = np.concatenate(
-        [of_shot["bbox"] for of_shot in shoeboxes_of_shots]
-    )
-    n_pixels = [len(of_shot["photons"]) for of_shot in shoeboxes_of_shots]
-    first_of_shots = np.cumsum([0, *n_pixels])
-    reflections["reflections/first_pixel"] = np.concatenate(
-        [
-            of_shot["first_pixel"] + first
-            for of_shot, first in zip(shoeboxes_of_shots, first_of_shots, strict=False)
-        ]
-    )
-    return reflections
+def _foregrounds(reflections: index.Reflections, detector: Detector) -> Footprints:
+    """Return the foregrounds that integration had."""
+    axes = radial_axes(detector, reflections.panel, reflections.fast, reflections.slow)
+    return Footprints(axes, reflections.half_px)
 
 
 def _padded(spectrum: Spectrum, n_channels: int) -> Spectrum:

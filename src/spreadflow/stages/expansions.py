@@ -9,13 +9,11 @@ from logging import Logger
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from spreadflow.config import Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
-from spreadflow.io import datasets, schema, store
-from spreadflow.io.rows import columns_of
+from spreadflow.io import store
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
+from spreadflow.products import Annulus, Column, Gram, Stage1, gram, stage1
 from spreadflow.recipes import gram_rows
 from spreadflow.recipes.gram import ExpandedLattice
 from spreadflow.recipes.lattice import Start
@@ -26,15 +24,9 @@ Starts = dict[tuple[int, int], tuple[SpreadOutcome, Start]]
 StartsOfBlock = Callable[[int], Starts]
 """Block → the starts of its lattices."""
 
-IDENTITY = ("run", "shot_id", "k")
-"""Columns that say which lattice a row is of."""
-
-START_COLUMNS = [f"lattices/{name}" for name in ("shot_id", "k", "outcome", *Start._fields)]
-"""Columns that say where a lattice ended."""
-
 
 class LatticeRow(NamedTuple):
-    """A lattice among the columns of a part of packed shoeboxes."""
+    """A lattice of a part of packed shoeboxes."""
 
     row: int
     run: int
@@ -42,8 +34,8 @@ class LatticeRow(NamedTuple):
     k: int
 
 
-Expand = Callable[[dict[str, np.ndarray], LatticeRow, Start], ExpandedLattice]
-"""Columns of a part, a lattice of it, and where it ended last → its Gram matrices."""
+Expand = Callable[[Annulus, LatticeRow, Start], ExpandedLattice]
+"""A part of packed shoeboxes, a lattice of it, and where it ended last → its Gram matrices."""
 
 
 class Expansion(NamedTuple):
@@ -60,67 +52,88 @@ class Expansion(NamedTuple):
     log: Logger
 
 
-def unknowns_of(stage1: Path, section: Stage1Section) -> list[str]:
+def unknowns_of(path: Path, section: Stage1Section) -> list[str]:
     """Return the names of the lattices' unknowns. Raises FileError where stage 1 refined with other
-    keys.
+    keys. path: of its product.
     """
-    attributes = store.attributes(stage1, "stage1")
+    attributes = store.attributes(path, Stage1)
     if attributes["config"] != section.model_dump(mode="json"):
         expected = "a product of the section `stage1` as it is now"
-        raise FileError(stage1, expected, "another", "Rerun stage1.")
+        raise FileError(path, expected, "another", "Rerun stage1.")
     return attributes["unknowns"]
 
 
-def starts_from(stage1: Path) -> StartsOfBlock:
-    """Return where stage 1 left each lattice."""
-    columns = store.read(stage1, "stage1", START_COLUMNS)
-    starts = _starts(columns, lambda outcome: SpreadOutcome(int(outcome != RefinedOutcome.REFINED)))
+def starts_from(path: Path) -> StartsOfBlock:
+    """Return where stage 1 left each lattice. path: of its product."""
+    lattices = store.read(path, Stage1, _columns_of_starts(Stage1.lattices)).lattices
+
+    def outcome_of(outcome: int) -> SpreadOutcome:
+        is_refined = outcome == RefinedOutcome.REFINED
+        return SpreadOutcome.USED if is_refined else SpreadOutcome.NOT_REFINED
+
+    starts = _starts(lattices, outcome_of)
     return lambda block: starts
 
 
-def starts_again(parts: store.Parts) -> StartsOfBlock:
+def starts_again(parts: store.Parts[Gram]) -> StartsOfBlock:
     """Return where the cycle before left each lattice. Lattices that it could not use are not
     tried again.
     """
-    return lambda block: _starts(parts.read(block, START_COLUMNS), SpreadOutcome)
+    wanted = _columns_of_starts(Gram.lattices)
+    return lambda block: _starts(parts.read(block, wanted).lattices, SpreadOutcome)
 
 
-def _starts(columns: dict, outcome_of: Callable[[int], SpreadOutcome]) -> Starts:
-    """Return the rows of columns as starts."""
-    plain = [columns[name] for name in START_COLUMNS]
-    values = [column.tolist() if column.ndim == 1 else column for column in plain]
+def _columns_of_starts(table: type[stage1.Lattices] | type[gram.Lattices]) -> list[Column]:
+    """Return the columns that say where a lattice ended."""
+    identity = [table.shot_id, table.k]
+    end = [table.A, table.n_cells, table.eta_axes_rad, table.scale]
+    return [*identity, table.outcome, *end]
+
+
+def _starts(
+    lattices: stage1.Lattices | gram.Lattices, outcome_of: Callable[[int], SpreadOutcome]
+) -> Starts:
+    """Return lattices as starts."""
+    rows = zip(
+        lattices.shot_id.tolist(),
+        lattices.k.tolist(),
+        lattices.outcome.tolist(),
+        lattices.A,
+        lattices.n_cells,
+        lattices.eta_axes_rad,
+        lattices.scale.tolist(),
+        strict=True,
+    )
     return {
-        (shot_id, k): (outcome_of(outcome), Start(*start))
-        for shot_id, k, outcome, *start in zip(*values, strict=True)
+        (shot_id, k): (outcome_of(outcome), Start(*start)) for shot_id, k, outcome, *start in rows
     }
 
 
-def expanded_block(
-    expansion: Expansion, number: int, starts: Starts, expand: Expand
-) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
+def expanded_block(expansion: Expansion, number: int, starts: Starts, expand: Expand) -> Gram:
+    """Return the part of one block."""
     block = expansion.blocks[number]
-    columns = block.read()
+    shoeboxes = block.read()
     pieces = []
-    for row_number in block.lattices:
+    for row in block.lattices:
         start_time = time.process_time()
-        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-        lattice = LatticeRow(row_number, *map(int, identity.values()))
-        unused = (SpreadOutcome.NOT_REFINED, None)
-        outcome, start = starts.get((lattice.shot_id, lattice.k), unused)
-        tables = gram_rows.blank_tables(len(expansion.unknowns), expansion.n_channels)
-        row = tables["lattices"]
+        identity = shoeboxes.lattices[row : row + 1]
+        lattice = LatticeRow(row, identity.run.item(), identity.shot_id.item(), identity.k.item())
+        not_refined = (SpreadOutcome.NOT_REFINED, None)
+        outcome, start = starts.get((lattice.shot_id, lattice.k), not_refined)
+        piece = gram_rows.unused(len(expansion.unknowns), expansion.n_channels)
         if outcome == SpreadOutcome.USED and start is not None:
-            expanded = expand(columns, lattice, start)
+            expanded = expand(shoeboxes, lattice, start)
             outcome = expanded.outcome
             if expanded.gram is None:
                 words = "shot %016x lattice %d: %s (%s)"
                 of_lattice = (lattice.shot_id, lattice.k, outcome.name, expanded.why)
                 expansion.log.warning(words, *of_lattice)
             else:
-                tables |= gram_rows.tables_of(expanded, expansion.unknowns)
-                row |= tables["lattices"]
-        row |= identity | {"outcome": outcome, "seconds": time.process_time() - start_time}
-        tables["lattices"] = columns_of([row])
-        pieces.append(datasets.piece("gram", tables))
-    return datasets.joined("gram", schema.FILES["gram"], pieces)
+                piece = gram_rows.used(expanded, expansion.unknowns)
+        piece.lattices.run = identity.run
+        piece.lattices.shot_id = identity.shot_id
+        piece.lattices.k = identity.k
+        piece.lattices.outcome = [outcome]
+        piece.lattices.seconds = [time.process_time() - start_time]
+        pieces.append(piece)
+    return Gram.joined(pieces)

@@ -11,6 +11,7 @@ from spreadflow.config import IndexConfig, ReindexConfig
 from spreadflow.io import dials, store
 from spreadflow.io.images import open_source
 from spreadflow.parallel import World
+from spreadflow.products import Index, Reindex
 from spreadflow.stages import shots
 
 
@@ -38,7 +39,8 @@ def run(
         inputs["geometry"] = store.identity(geometry)
     source = open_source(images, section, detector)
     inputs["images"] = source.identity
-    product = shots.ShotProduct(out, kind=word, word=word, length_sigma=length_sigma)
+    tables = Reindex if word == Reindex.kind else Index
+    product = shots.ShotProduct(out, tables, word, length_sigma)
     is_refined = geometry is not None
     shots.index_shots(
         product, section, config.recording, source, inputs, world, is_refined=is_refined

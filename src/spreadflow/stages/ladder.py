@@ -17,19 +17,19 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import datasets, schema, store
-from spreadflow.io.rows import columns_of
+from spreadflow.io import store
 from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import mosaic, rotation
+from spreadflow.products import Annulus, Cells, Ladder
+from spreadflow.products.annulus import Reflections
+from spreadflow.products.core import LatticeIdentity
+from spreadflow.products.ladder import Pixels, Samples
 from spreadflow.recipes.lattice import PackedLattice, RunModel, start_of, unpack
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
 from spreadflow.units import DEG
-
-IDENTITY = ("run", "shot_id", "k")
-"""Columns that say which lattice a row is of."""
 
 DRAW = 100
 """Number of the purpose of the random stream of the model's domains; the simulation uses none of
@@ -46,7 +46,7 @@ class Context(NamedTuple):
     """What all blocks share."""
 
     config: LadderConfig
-    parts: list[store.Part]
+    parts: list[store.Part[Annulus]]
     """of the annulus"""
     chosen: list[np.ndarray]
     """of each part (lattice,) bool: lattices that are modelled"""
@@ -72,8 +72,8 @@ def run(
     """
     section = config.ladder
     log = logger(word, world)
-    attributes = store.attributes(annulus, "annulus")
-    of_annulus = store.parts_of(annulus, "annulus")
+    attributes = store.attributes(annulus, Annulus)
+    of_annulus = store.parts_of(annulus, Annulus)
     reading = _read_all(of_annulus, cells, world)
     words = (
         "%(n_read)d of %(n_accepted)d accepted lattices read, memory grew by "
@@ -83,7 +83,7 @@ def run(
     ids, chosen = _choose(annulus, of_annulus, section.n_lattices)
     sections = sections_of(config, section)
     inputs = inputs_of(config, [annulus])
-    parts = store.Parts(out, word, store.digest(sections, inputs), ids)
+    parts = store.Parts(out, Ladder, store.digest(sections, inputs), ids)
     models = []
     if not parts.are_done(world):
         models = read_models(config, annulus, "annulus", word)
@@ -95,7 +95,7 @@ def run(
         section=attributes["config"],
         log=log,
     )
-    skeleton.run(parts, lambda block: _columns(context, block), word, world)
+    skeleton.run(parts, lambda block: _part(context, block), word, world)
     parts.finish(
         world,
         config=section.model_dump(mode="json"),
@@ -109,7 +109,7 @@ def run(
     )
 
 
-def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, float]:
+def _read_all(parts: list[store.Part[Annulus]], cells: Path, world: World) -> dict[str, float]:
     """Read the lattices of all parts one by one, as rung 00 asks. Collective.
 
     Returns how many could be read (with light and finite pixels), of how many that are accepted,
@@ -118,12 +118,12 @@ def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, f
     readable: dict[int, list[tuple[int, int]]] = {}
     peaks = []
     start_time = time.process_time()
-    for part in world.share(len(parts)):
-        columns = parts[part].read()
-        readable[part] = [
-            _identity(columns, row)
-            for row in range(len(columns["lattices/k"]))
-            if _is_readable(unpack(columns, row))
+    for number in world.share(len(parts)):
+        part = parts[number].read()
+        readable[number] = [
+            _identity(part.lattices, row)
+            for row in range(len(part.lattices))
+            if _is_readable(unpack(part, row))
         ]
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     of_parts = world.gather_blocks(readable)
@@ -131,12 +131,11 @@ def _read_all(parts: list[store.Part], cells: Path, world: World) -> dict[str, f
     growth = _growth_percent(peaks)
     own_seconds = time.process_time() - start_time
     seconds = sum(world.gather(own_seconds))
-    names = ["lattices/shot_id", "lattices/k", "lattices/outcome"]
-    table = store.read(cells, "cells", names)
-    is_accepted = table["lattices/outcome"] == LatticeOutcome.ACCEPTED
-    shot_ids = table["lattices/shot_id"][is_accepted]
-    k = table["lattices/k"][is_accepted]
-    accepted = set(zip(shot_ids.tolist(), k.tolist(), strict=True))
+    wanted = [Cells.lattices.shot_id, Cells.lattices.k, Cells.lattices.outcome]
+    lattices = store.read(cells, Cells, wanted).lattices
+    is_accepted = lattices.outcome == LatticeOutcome.ACCEPTED
+    of_cells = lattices[is_accepted]
+    accepted = set(zip(of_cells.shot_id.tolist(), of_cells.k.tolist(), strict=True))
     return {
         "n_read": len(read),
         "n_others": len(read - accepted),
@@ -153,11 +152,9 @@ def _growth_percent(peaks: list[int]) -> float:
     return 100.0 * (peaks[-1] / peaks[0] - 1.0)
 
 
-def _identity(columns: dict, row: int) -> tuple[int, int]:
+def _identity(lattices: LatticeIdentity, row: int) -> tuple[int, int]:
     """Return shot_id and k of a lattice."""
-    shot_id = columns["lattices/shot_id"][row]
-    k = columns["lattices/k"][row]
-    return int(shot_id), int(k)
+    return int(lattices.shot_id[row]), int(lattices.k[row])
 
 
 def _is_readable(lattice: PackedLattice) -> bool:
@@ -168,7 +165,7 @@ def _is_readable(lattice: PackedLattice) -> bool:
 
 
 def _choose(
-    annulus: Path, parts: list[store.Part], n_lattices: int | None
+    annulus: Path, parts: list[store.Part[Annulus]], n_lattices: int | None
 ) -> tuple[list[list[int]], list[np.ndarray]]:
     """Return for each part shot_id and k of its lattices, and which of these are modelled,
     (lattice,) bool.
@@ -178,41 +175,45 @@ def _choose(
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
-    columns = store.read(annulus, "annulus", ["lattices/shot_id", "lattices/k"])
+    wanted = [Annulus.lattices.shot_id, Annulus.lattices.k]
+    lattices = store.read(annulus, Annulus, wanted).lattices
     n_left = np.inf if n_lattices is None else n_lattices
     for part in parts:
         rows = part.rows("lattices")
-        identities = [_identity(columns, row) for row in range(rows.start, rows.stop)]
+        identities = [_identity(lattices, row) for row in range(rows.start, rows.stop)]
         ids.append([number for identity in identities for number in identity])
         has_boxes = np.zeros(len(identities), dtype=bool)
         if n_left > 0:
-            has_boxes[part.read(["reflections/lattice"])["reflections/lattice"]] = True
+            has_boxes[part.read([Annulus.reflections.lattice]).reflections.lattice] = True
         chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_left))
         n_left -= int(chosen[-1].sum())
     return ids, chosen
 
 
-def _columns(context: Context, part: int) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block."""
-    columns = context.parts[part].read()
+def _part(context: Context, number: int) -> Ladder:
+    """Return the part of one block."""
+    annulus = context.parts[number].read()
+    lattices = annulus.lattices
     pieces = []
-    for row_number in range(len(columns["lattices/k"])):
-        lattice = unpack(columns, row_number)
-        identity = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-        rows = {"lattices": [identity | _count_flagged(lattice, context.section)]}
-        pixels: dict[str, dict] = {}
-        if context.chosen[part][row_number]:
-            model = context.models[columns["lattices/run"][row_number]]
+    for row in range(len(lattices)):
+        lattice = unpack(annulus, row)
+        run = lattices.run[row]
+        shot_id = lattices.shot_id[row]
+        k = lattices.k[row]
+        piece = Ladder()
+        if context.chosen[number][row]:
+            turn = _turn(context.config, int(shot_id), int(k))
+            turned = lattice._replace(A=turn @ lattice.A)
             try:
-                turned = lattice._replace(A=_turn(context.config, identity) @ lattice.A)
-                of_rungs, pixels = _model(context.config, turned, model)
-                rows |= of_rungs
+                piece = _model(context.config, turned, context.models[run])
             except Unsolvable as error:
                 words = "shot %016x lattice %d has no models: %s"
-                context.log.warning(words, identity["shot_id"], identity["k"], error)
-        tables = {table: columns_of(of_table) for table, of_table in rows.items()}
-        pieces.append(datasets.piece("ladder", tables | pixels))
-    return datasets.joined("ladder", schema.FILES["ladder"], pieces)
+                context.log.warning(words, shot_id, k, error)
+        identity = {"run": run, "shot_id": shot_id, "k": k}
+        counts = _count_flagged(lattice, context.section)
+        piece.lattices = Ladder.lattices.from_rows([identity | counts])
+        pieces.append(piece)
+    return Ladder.joined(pieces)
 
 
 def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:
@@ -222,7 +223,7 @@ def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str,
     """
     reflections = lattice.reflections
     limits = {name: section[name] for name in ("d_min", "d_max")}
-    columns = (reflections["d"], _strength(reflections), reflections["flags"])
+    columns = (reflections.d, _strength(reflections), reflections.flags)
     is_flagged = shoeboxes.chosen(*columns, **limits, min_i_over_sigma=ladder.STRONG)
     return {
         "n_flagged": int(is_flagged.sum()),
@@ -230,14 +231,14 @@ def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str,
     }
 
 
-def _strength(reflections: dict[str, np.ndarray]) -> np.ndarray:
+def _strength(reflections: Reflections) -> np.ndarray:
     """Return I/σ of reflections."""
-    return shoeboxes.strength(reflections["intensity"], reflections["sigma"])
+    return shoeboxes.strength(reflections.intensity, reflections.sigma)
 
 
 def _predicted(lattice: PackedLattice) -> np.ndarray:
     """Return the predicted centroids (box, 2), px."""
-    return np.stack([lattice.reflections["fast"], lattice.reflections["slow"]], axis=1)
+    return np.stack([lattice.reflections.fast, lattice.reflections.slow], axis=1)
 
 
 def _distances(lattice: PackedLattice, model: RunModel, centroids: np.ndarray) -> dict[str, Any]:
@@ -245,11 +246,11 @@ def _distances(lattice: PackedLattice, model: RunModel, centroids: np.ndarray) -
     radial and transverse, mm².
     """
     reflections = lattice.reflections
-    observed = np.stack([reflections["fast_obs"], reflections["slow_obs"]], axis=1)
+    observed = np.stack([reflections.fast_obs, reflections.slow_obs], axis=1)
     distances = ladder.away_mm(
-        centroids, observed.astype(np.float64), reflections["panel"], model.detector
+        centroids, observed.astype(np.float64), reflections.panel, model.detector
     )
-    distances = distances[np.isfinite(reflections["fast_obs"])]
+    distances = distances[np.isfinite(reflections.fast_obs)]
     radial, transverse = (distances**2).sum(axis=0)
     return {"n": len(distances), "radial": radial, "transverse": transverse}
 
@@ -263,10 +264,8 @@ def _sums_of(z: np.ndarray, published: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _model(
-    config: LadderConfig, lattice: PackedLattice, model: RunModel
-) -> tuple[dict[str, list], dict]:
-    """Return the rows of the rungs with a model, and the pixels of a sample.
+def _model(config: LadderConfig, lattice: PackedLattice, model: RunModel) -> Ladder:
+    """Return the rungs with a model and the pixels of a sample, without the lattice.
 
     Raises Unsolvable for a lattice without a solution.
     """
@@ -278,7 +277,7 @@ def _model(
         if name == "1":
             centroids = _predicted(lattice)
         else:
-            centroids = ladder.centroids(step, data, lattice.boxes.bbox)
+            centroids = ladder.centroids(step, data, lattice.boxes)
         row = {
             "lattice": 0,
             "rung": list(ladder.RUNGS).index(name),
@@ -287,7 +286,7 @@ def _model(
             "seconds": step.seconds,
         }
         rungs.append(row)
-    is_sound = lattice.reflections["flags"] & ReflectionFlag.FAILED == 0
+    is_sound = lattice.reflections.flags & ReflectionFlag.FAILED == 0
     strength = np.where(is_sound, _strength(lattice.reflections), -np.inf)
     is_flagged = strength >= ladder.STRONG
     compared = {
@@ -297,14 +296,17 @@ def _model(
         "planes": ladder.planes_apart(steps["3"].planes, steps["2"].planes),
         "pixels": ladder.pixels_apart(steps["3B"].bragg, steps["3A"].bragg),
     }
-    sample = _sample(lattice, data, steps, int(strength.argmax()))
-    return {"rungs": rungs, "compared": [compared]}, sample
+    samples, pixels = _sample(lattice, data, steps, int(strength.argmax()))
+    return Ladder(
+        rungs=Ladder.rungs.from_rows(rungs),
+        compared=Ladder.compared.from_rows([compared]),
+        samples=samples,
+        pixels=pixels,
+    )
 
 
-def _turn(config: LadderConfig, identity: dict[str, int]) -> np.ndarray:
+def _turn(config: LadderConfig, shot_id: int, k: int) -> np.ndarray:
     """Return a rotation (3, 3) of `misset_deg` about an axis of the lattice's own."""
-    shot_id = int(identity["shot_id"])
-    k = int(identity["k"])
     rng = np.random.default_rng([config.seed, shot_id, k, TURN])
     axis = rng.standard_normal(3)
     vector = config.ladder.misset_deg * DEG * axis / np.linalg.norm(axis)
@@ -322,12 +324,10 @@ def _domains(config: LadderConfig, lattice: PackedLattice) -> Mosaic:
 
 def _sample(
     lattice: PackedLattice, data: solve.Data, steps: dict[str, ladder.Step], box: int
-) -> dict[str, dict]:
-    """Return the tables `samples` and `pixels`: data and models in one shoebox."""
+) -> tuple[Samples, Pixels]:
+    """Return data and models in one shoebox."""
     boxes = lattice.boxes
-    first_pixel = boxes.n_pixels[:box].sum()
-    end_pixel = boxes.n_pixels[: box + 1].sum()
-    valid = boxes.valid[first_pixel:end_pixel]
+    valid = boxes.valid[boxes.of_box(box)]
     of_box = slice(data.start[box], data.start[box + 1])
     photons = np.full(len(valid), np.nan)
     photons[valid] = data.photons[of_box]
@@ -335,7 +335,4 @@ def _sample(
     model = np.zeros((len(valid), len(models)))
     model[valid] = np.stack(models, axis=1)
     row = {"lattice": 0, "hkl": boxes.hkl[box], "bbox": boxes.bbox[box], "first_pixel": 0}
-    return {
-        "samples": columns_of([row]),
-        "pixels": {"photons": photons, "model": model},
-    }
+    return Samples.from_rows([row]), Pixels(photons=photons, model=model)

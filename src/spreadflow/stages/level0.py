@@ -22,9 +22,11 @@ from spreadflow.errors import FileError, Level0Outcome
 from spreadflow.io import dials, store
 from spreadflow.io.images import Source
 from spreadflow.log import Progress, logger, warn
-from spreadflow.models import Detector, Spectrum, Spots
+from spreadflow.models import Detector, Spectrum
 from spreadflow.parallel import World
+from spreadflow.products import Children, Index
 from spreadflow.recipes import advice, level0_checks
+from spreadflow.recipes.shot import peaks
 from spreadflow.stages.blocks import in_words
 from spreadflow.units import wavelength
 
@@ -34,16 +36,13 @@ PASSES = 2
 SHOTS_OF_BLOCK = 8
 """Shots of a block: a rank works on one at a time."""
 
-COLUMNS = ("shots/shot_id", "spots/", "lattices/")
-"""Datasets, or groups of them, that are read of a part of `index`."""
-
 
 class Block(NamedTuple):
     """Shots of one part of the product of one run."""
 
     run: int
     """number of the run"""
-    part: store.Part
+    part: store.Part[Index]
     shots: range
     """rows of its shots in the part"""
 
@@ -55,7 +54,7 @@ def run(
     section = config.level0
     log = logger(word, world)
     out = Path(out)
-    attributes = [store.attributes(path, "index") for path in index]
+    attributes = [store.attributes(path, Index) for path in index]
     detector, space_group = _shared(index, attributes)
     if section.from_file:
         frozen = Path(section.from_file)
@@ -156,7 +155,7 @@ def _blocks(index: list[Path]) -> list[Block]:
     """Return the blocks of all runs, in order."""
     blocks = []
     for run_number, path in enumerate(index):
-        for part in store.parts_of(path, "index"):
+        for part in store.parts_of(path, Index):
             n_shots = part.n_rows("shots")
             for first in range(0, n_shots, SHOTS_OF_BLOCK):
                 shots = range(first, min(first + SHOTS_OF_BLOCK, n_shots))
@@ -175,13 +174,13 @@ def _read(
     `Level0Outcome`, by number of the block. Collective.
     """
     spectra = [_Spectra(source) for source in sources]
-    reader = store.PartReader(COLUMNS)
+    reader = store.PartReader[Index]([Index.shots.shot_id, Index.spots, Index.lattices])
     lattices = {}
     outcomes = {}
     for number in range(world.rank, len(blocks), world.size):
         block = blocks[number]
-        columns = reader.read(block.part)
-        lattices[number], outcomes[number] = _lattices(block, columns, spectra[block.run], section)
+        part = reader.read(block.part)
+        lattices[number], outcomes[number] = _lattices(block, part, spectra[block.run], section)
     kept = _at_most(lattices, section.max_lattices, world)
     for number, of_block in outcomes.items():
         n_kept = len(kept[number])
@@ -247,41 +246,37 @@ class _Spectra:
 
 
 def _lattices(
-    block: Block, columns: dict[str, np.ndarray], spectra: _Spectra, section: Level0Section
+    block: Block, part: Index, spectra: _Spectra, section: Level0Section
 ) -> tuple[list[IndexedLattice], np.ndarray]:
     """Return the lattices of one block with enough spots and a readable spectrum, each with its
     spots and those of its shot that have no lattice; and how many there are of each
-    `Level0Outcome`. columns: of its part of index.
+    `Level0Outcome`. part: that of index which has its shots.
     """
-    lattice_of_spot = columns["spots/lattice"]
+    spots_of_shots = Children(part.spots.shot)
     lattices = []
     outcomes = np.zeros(len(Level0Outcome))
-    for n, shot in enumerate(columns["lattices/shot"].tolist()):
+    for n, shot in enumerate(part.lattices.shot.tolist()):
         if shot not in block.shots:
             continue
-        shot_id = int(columns["shots/shot_id"][shot])
+        shot_id = int(part.shots.shot_id[shot])
         spectrum = spectra.of_shot(shot_id)
-        is_of_shot = columns["spots/shot"] == shot
-        is_own_or_free = (lattice_of_spot == n) | (lattice_of_spot == -1)
-        rows = np.flatnonzero(is_of_shot & is_own_or_free)
-        hkl = columns["spots/hkl"][rows]
+        of_shot = part.spots[spots_of_shots[shot]]
+        spots = of_shot[(of_shot.lattice == n) | (of_shot.lattice == -1)]
         if spectrum is None:
             outcomes[Level0Outcome.NO_SPECTRUM] += 1
             continue
-        if np.count_nonzero(hkl.any(axis=1)) < section.min_reflections:
+        if np.count_nonzero(spots.hkl.any(axis=1)) < section.min_reflections:
             outcomes[Level0Outcome.TOO_FEW] += 1
             continue
         outcomes[Level0Outcome.USED] += 1
         lattice = prediction.MosaicLattice(
-            A=columns["lattices/A"][n],
-            eta_rad=float(columns["lattices/eta_rad"][n]),
-            domain_ang=float(columns["lattices/domain_ang"][n]),
+            A=part.lattices.A[n],
+            eta_rad=float(part.lattices.eta_rad[n]),
+            domain_ang=float(part.lattices.domain_ang[n]),
         )
-        identity = LatticeIdentity(block.run, shot_id, int(columns["lattices/k"][n]))
-        spot_columns = {name: columns[f"spots/{name}"][rows] for name in Spots._fields}
-        spots = Spots(**spot_columns)
+        identity = LatticeIdentity(block.run, shot_id, int(part.lattices.k[n]))
         of_pulse = prediction.compress(spectrum)
-        lattices.append(IndexedLattice(identity, lattice, hkl, spots, of_pulse))
+        lattices.append(IndexedLattice(identity, lattice, spots.hkl, peaks(spots), of_pulse))
     return lattices, outcomes
 
 

@@ -13,13 +13,15 @@ from spreadflow.analysis.merging import absences, merging, scaling, statistics
 from spreadflow.analysis.merging.merging import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
-from spreadflow.io import datasets, mtz, schema, store
+from spreadflow.io import mtz, store
 from spreadflow.io.accepted import brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
-from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
+from spreadflow.products import Cells, Merge, Reindex
+from spreadflow.products.index import Reflections
+from spreadflow.products.merge import Lattices
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
@@ -42,25 +44,27 @@ LARGEST_CHI2 = 9.0
 UNLIKE_SIGMAS = 5.0
 """Standard deviations of ln G among lattices beyond which a scale is unlike the others."""
 
-REFLECTION_COLUMNS = (
-    "lattice",
-    "hkl",
-    "partiality",
-    "lorentz",
-    "polarization",
-    "capture",
-    "slopes",
-    "intensity",
-    "sigma",
-    "flags",
+REFLECTIONS = (
+    Reflections.lattice,
+    Reflections.hkl,
+    Reflections.partiality,
+    Reflections.lorentz,
+    Reflections.polarization,
+    Reflections.capture,
+    Reflections.slopes,
+    Reflections.intensity,
+    Reflections.sigma_background,
+    Reflections.flags,
 )
-"""Columns of `reflections` that are merged."""
+"""Columns of reflections that are merged."""
 
 COLUMNS = (
-    "shots/mean_energy_ev",
-    "shots/pulse_photons",
-    *(f"lattices/{name}" for name in ("shot", "shot_id", "k")),
-    *(f"reflections/{name}" for name in REFLECTION_COLUMNS),
+    Reindex.shots.mean_energy_ev,
+    Reindex.shots.pulse_photons,
+    Reindex.lattices.shot,
+    Reindex.lattices.shot_id,
+    Reindex.lattices.k,
+    *REFLECTIONS,
 )
 """Columns that are read of a part of `reindex`."""
 
@@ -78,13 +82,29 @@ class Accepted(NamedTuple):
     """(run, shot_id, k) → M (3, 3): Miller indices on the shared axes are M · those of reindex"""
 
 
-class Table(NamedTuple):
-    """The accepted lattices of this rank's groups and their reflections: columns by name."""
+class OwnLattices(NamedTuple):
+    """The accepted lattices of this rank's groups; (lattice,)."""
 
-    lattices: dict[str, np.ndarray]
-    """group (ascending), run, shot_id, k, energy_ev, pulse_photons"""
-    reflections: dict[str, np.ndarray]
-    """as in the schema, `failed` in place of flags; `lattice` is a row of `lattices`"""
+    group: np.ndarray
+    """ascending"""
+    run: np.ndarray
+    """number of the run in the accepted list"""
+    shot_id: np.ndarray
+    k: np.ndarray
+    energy_ev: np.ndarray
+    """mean of the pulse"""
+    pulse_photons: np.ndarray
+
+
+NO_LATTICES = OwnLattices(
+    group=np.empty(0, np.int64),
+    run=np.empty(0, np.int64),
+    shot_id=np.empty(0, np.uint64),
+    k=np.empty(0, np.int64),
+    energy_ev=np.empty(0),
+    pulse_photons=np.empty(0),
+)
+"""Those of a rank without groups."""
 
 
 def run(
@@ -103,8 +123,8 @@ def run(
     accepted = _accepted(cells)
     unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
     parts = _parts(reindex, accepted.runs)
-    table = _read(_groups(parts), parts, accepted, world, word)
-    obs, lattices, counts = _select(table, section, unique, world)
+    own, reflections = _read(_groups(parts), parts, accepted, world, word)
+    obs, own_lattices, counts = _select(own, reflections, section, unique, world)
     _check_used(counts, cells)
     sums = merging.Sums(obs, len(unique), world.add_up)
     scales = _scaled(obs, sums, unique, section, accepted)
@@ -113,15 +133,14 @@ def run(
     n_merged = int(merged.n.sum())
     counts |= {"multiplicity": counts["used"] - n_merged, "used": n_merged}
 
-    is_used = lattices["used"]
-    mean_energy_ev = _mean_energy(sums, table.lattices["energy_ev"][is_used])
-    lattices |= _scale_columns(scales, is_used)
-    lattices = _gathered(table.lattices["group"], lattices, world)
+    mean_energy_ev = _mean_energy(sums, own.energy_ev[own_lattices.used])
+    _set_scales(own_lattices, scales)
+    lattices = _gathered(own.group, own_lattices, world)
 
     attributes = _attributes(section, accepted, scales) | {
         "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
-        "n_lattices_in": len(lattices["lattices/k"]),
+        "n_lattices_in": len(lattices),
         "inputs": _identities([*reindex, cells, section.reference]),
     }
     _check_finite(merged, section)
@@ -224,11 +243,11 @@ def _warnings_of_scales(scales: scaling.Scaling) -> list[StageWarning]:
     return warnings
 
 
-def _warnings_of_lattices(lattices: dict, scales: scaling.Scaling) -> list[StageWarning]:
+def _warnings_of_lattices(lattices: Lattices, scales: scaling.Scaling) -> list[StageWarning]:
     """Return warnings about single lattices, the worst named. Lattices are those of all ranks."""
-    chi2 = lattices["lattices/chi2"]
-    scale = np.log(lattices["lattices/scale"])
-    b = lattices["lattices/b"]
+    chi2 = lattices.chi2
+    scale = np.log(lattices.scale)
+    b = lattices.b
     beyond_scale = np.abs(scale - np.nanmean(scale)) / (UNLIKE_SIGMAS * scales.spread[0])
     kinds = (
         (chi2 / LARGEST_CHI2, chi2, LARGEST_CHI2, "deviate from what others measured: χ²"),
@@ -252,7 +271,7 @@ def _warnings_of_lattices(lattices: dict, scales: scaling.Scaling) -> list[Stage
         if not len(beyond):
             continue
         worst = beyond[np.argmax(excess[beyond])]
-        identity = f"shot {lattices['lattices/shot_id'][worst]}, k {lattices['lattices/k'][worst]}"
+        identity = f"shot {lattices.shot_id[worst]}, k {lattices.k[worst]}"
         warnings.append(
             StageWarning(
                 f"{len(beyond)} of {int(np.isfinite(b).sum())} lattices {what}; the worst "
@@ -288,16 +307,17 @@ def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scali
 
 def _accepted(path: Path) -> Accepted:
     """Return the accepted list of a cells.h5."""
-    attributes = store.attributes(path, "cells")
-    table = store.read(path, "cells", ["lattices/", "clusters/mean"])
-    identity_columns = [table[f"lattices/{name}"].tolist() for name in ("run", "shot_id", "k")]
+    attributes = store.attributes(path, Cells)
+    cells = store.read(path, Cells, [Cells.lattices, Cells.clusters.mean])
+    lattices = cells.lattices
+    identity_columns = (lattices.run.tolist(), lattices.shot_id.tolist(), lattices.k.tolist())
     identities = list(zip(*identity_columns, strict=True))
     return Accepted(
         attributes["runs"],
         attributes["space_group"],
-        table["clusters/mean"][int(attributes["chosen"])],
-        outcome=dict(zip(identities, table["lattices/outcome"].tolist(), strict=True)),
-        setting=dict(zip(identities, table["lattices/setting"], strict=True)),
+        cells.clusters.mean[int(attributes["chosen"])],
+        outcome=dict(zip(identities, lattices.outcome.tolist(), strict=True)),
+        setting=dict(zip(identities, lattices.setting, strict=True)),
     )
 
 
@@ -306,7 +326,7 @@ class Part(NamedTuple):
 
     run: int
     """number of the run in the accepted list"""
-    part: store.Part
+    part: store.Part[Reindex]
 
 
 def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
@@ -316,7 +336,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
     parts: list[Part] = []
     names: list[str] = []
     for path in reindex:
-        name = str(store.attributes(path, "reindex")["run"])
+        name = str(store.attributes(path, Reindex)["run"])
         if name not in runs:
             expected = f"one of the runs of cells.h5 ({', '.join(runs)})"
             raise FileError(path, expected, name, "Rerun cells on all runs.")
@@ -324,7 +344,7 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
             raise FileError(path, "each run once", f"{name} again", IS_IT_TWICE)
         names.append(name)
         run_number = runs.index(name)
-        parts += [Part(run_number, part) for part in store.parts_of(path, "reindex")]
+        parts += [Part(run_number, part) for part in store.parts_of(path, Reindex)]
     if not parts:
         todo = "Are there shots in these runs?"
         raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
@@ -339,56 +359,49 @@ def _groups(parts: list[Part]) -> list[np.ndarray]:
 
 def _read(
     groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str
-) -> Table:
-    """Return the rows of this rank's groups; the result of the stage does not depend on which
-    groups these are.
+) -> tuple[OwnLattices, Reflections]:
+    """Return the accepted lattices of this rank's groups and their reflections, whose `lattice` is
+    a row of these; the result of the stage does not depend on which groups these are.
     """
     own_groups = range(world.rank, len(groups), world.size)
     own_parts = [parts[number] for group in own_groups for number in groups[group]]
-    reflections = _no_reflections(sum(part.part.n_rows("reflections") for part in own_parts))
-    lattices = [_no_lattices()]
+    reflections = _unfilled(sum(part.part.n_rows("reflections") for part in own_parts))
+    columns = reflections.as_dict()
+    lattices = [NO_LATTICES]
     n_lattices = 0
     n_reflections = 0
     with Progress(word, len(groups), world, "groups") as progress:
         for group in own_groups:
             for number in groups[group].tolist():
-                piece = _read_part(group, parts[number], accepted)
-                piece.reflections["lattice"] += n_lattices
-                rows = slice(n_reflections, n_reflections + len(piece.reflections["lattice"]))
-                for name, column in piece.reflections.items():
-                    reflections[name][rows] = column
-                lattices.append(piece.lattices)
-                n_lattices += len(piece.lattices["k"])
+                of_part, own = _read_part(group, parts[number], accepted)
+                own.lattice += n_lattices
+                rows = slice(n_reflections, n_reflections + len(own))
+                for name, column in own.as_dict().items():
+                    columns[name][rows] = column
+                lattices.append(of_part)
+                n_lattices += len(of_part.k)
                 n_reflections = rows.stop
             progress.at(group + 1)
-    joined = {name: np.concatenate([of_part[name] for of_part in lattices]) for name in lattices[0]}
-    return Table(joined, {name: column[:n_reflections] for name, column in reflections.items()})
+    joined = OwnLattices(*map(np.concatenate, zip(*lattices, strict=True)))
+    return joined, reflections[:n_reflections]
 
 
-def _no_lattices() -> dict[str, np.ndarray]:
-    """Return columns without rows, as a rank without groups holds them."""
-    dtypes = {"group": "i8", "run": "i8", "shot_id": "u8", "k": "i8"}
-    dtypes |= {"energy_ev": "f8", "pulse_photons": "f8"}
-    return {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
+def _unfilled(n: int) -> Reflections:
+    """Return n reflections, not filled, so that they take no memory yet."""
+    columns = {}
+    for column in REFLECTIONS:
+        empty = column.empty()
+        columns[column.name] = np.empty((n, *empty.shape[1:]), empty.dtype)
+    return Reflections(**columns)
 
 
-def _no_reflections(n: int) -> dict[str, np.ndarray]:
-    """Return columns for n reflections, not filled, so that they take no memory yet."""
-    columns = {"failed": np.empty(n, bool)}
-    for name in REFLECTION_COLUMNS:
-        if name != "flags":
-            empty = datasets.empty(schema.FILES["reindex"][f"reflections/{name}"])
-            columns[name] = np.empty((n, *empty.shape[1:]), empty.dtype)
-    return columns
-
-
-def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
-    """Return the accepted lattices of one part. Raises FileError for a lattice the accepted list
-    does not know.
+def _read_part(group: int, part: Part, accepted: Accepted) -> tuple[OwnLattices, Reflections]:
+    """Return the accepted lattices of one part and their reflections. Raises FileError for a
+    lattice the accepted list does not know.
     """
-    columns = part.part.read(COLUMNS)
-    shot_id = columns["lattices/shot_id"]
-    k = columns["lattices/k"]
+    reindex = part.part.read(COLUMNS)
+    shot_id = reindex.lattices.shot_id
+    k = reindex.lattices.k
     identities = [
         (part.run, *identity) for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
     ]
@@ -398,42 +411,43 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> Table:
         raise FileError(part.part.manifest.path, "lattices that cells.h5 knows", "others", todo)
     is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
     n_accepted = is_accepted.sum()
-    shot = columns["lattices/shot"]
-    energy_ev = columns["shots/mean_energy_ev"][shot]
-    pulse_photons = columns["shots/pulse_photons"][shot]
-    lattices = {
-        "group": np.full(n_accepted, group),
-        "run": np.full(n_accepted, part.run),
-        "shot_id": shot_id[is_accepted],
-        "k": k[is_accepted],
-        "energy_ev": energy_ev[is_accepted],
-        "pulse_photons": pulse_photons[is_accepted],
-    }
-    lattice_of = columns["reflections/lattice"]
-    rows = slice(None) if is_accepted.all() else is_accepted[lattice_of]
-    reflections = {name: columns[f"reflections/{name}"][rows] for name in REFLECTION_COLUMNS}
-    reflections["failed"] = (reflections.pop("flags") & ReflectionFlag.FAILED) != 0
+    shot = reindex.lattices.shot[is_accepted]
+    lattices = OwnLattices(
+        group=np.full(n_accepted, group),
+        run=np.full(n_accepted, part.run),
+        shot_id=shot_id[is_accepted],
+        k=k[is_accepted],
+        energy_ev=reindex.shots.mean_energy_ev[shot],
+        pulse_photons=reindex.shots.pulse_photons[shot],
+    )
+    reflections = reindex.reflections
+    if not is_accepted.all():
+        reflections = reflections[is_accepted[reflections.lattice]]
     settings = [accepted.setting[identity] for identity in identities]
-    of_reflection = np.array(settings).reshape(-1, 3, 3)[lattice_of[rows]]
-    reflections["hkl"] = brought(reflections["hkl"], of_reflection)
+    of_reflection = np.array(settings).reshape(-1, 3, 3)[reflections.lattice]
+    reflections.hkl = brought(reflections.hkl, of_reflection)
     row_of_lattice = np.cumsum(is_accepted) - 1
-    reflections["lattice"] = row_of_lattice[lattice_of[rows]]
-    return Table(lattices, reflections)
+    reflections.lattice = row_of_lattice[reflections.lattice]
+    return lattices, reflections
 
 
 def _select(
-    table: Table, section: MergeSection, unique: merging.Unique, world: World
-) -> tuple[merging.Observations, dict[str, np.ndarray], dict[str, int]]:
+    own: OwnLattices,
+    reflections: Reflections,
+    section: MergeSection,
+    unique: merging.Unique,
+    world: World,
+) -> tuple[merging.Observations, Lattices, dict[str, int]]:
     """Return the observations, the first columns of the lattices, and the number of reflections of
-    each fate.
+    each fate. The reflections are let go of.
     """
     obs, n, fate = merging.select(
-        table.reflections,
-        {
-            "group": table.lattices["group"],
-            "half": identity_hash.half_sets(table.lattices["shot_id"]),
-            "pulse": _relative_photons(table.lattices, world),
-        },
+        reflections,
+        merging.Lattices(
+            group=own.group,
+            half=identity_hash.half_sets(own.shot_id),
+            pulse=_relative_photons(own, world),
+        ),
         unique,
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,
@@ -441,27 +455,19 @@ def _select(
     )
     own_counts = np.bincount(fate, minlength=len(Fate))
     counts = world.sum({world.rank: own_counts})
-    lattices = {
-        "run": table.lattices["run"],
-        "shot_id": table.lattices["shot_id"],
-        "k": table.lattices["k"],
-        "n": n,
-        "used": n > 0,
-    }
+    lattices = Merge.lattices(run=own.run, shot_id=own.shot_id, k=own.k, n=n, used=n > 0)
     by_name = {end.name.lower(): int(counts[end]) for end in Fate}
     return obs, lattices, by_name
 
 
-def _relative_photons(lattices: dict[str, np.ndarray], world: World) -> np.ndarray:
+def _relative_photons(own: OwnLattices, world: World) -> np.ndarray:
     """Return the photons in the pulse of each lattice, (lattice,), over their mean. Collective."""
-    photons = lattices["pulse_photons"]
-    group = lattices["group"]
     own_sums = {}
-    for number in np.unique(group).tolist():
-        is_in_group = group == number
-        own_sums[number] = np.array([photons[is_in_group].sum(), is_in_group.sum()])
+    for number in np.unique(own.group).tolist():
+        is_in_group = own.group == number
+        own_sums[number] = np.array([own.pulse_photons[is_in_group].sum(), is_in_group.sum()])
     total, n_lattices = world.add_up(own_sums.items(), (2,))
-    return photons * n_lattices / total
+    return own.pulse_photons * n_lattices / total
 
 
 def _identities(paths: list[Path | None]) -> list[str]:
@@ -516,59 +522,51 @@ def _mean_energy(sums: merging.Sums, energies_ev: np.ndarray) -> float:
     return energy / n_used
 
 
-def _scale_columns(scales: scaling.Scaling, is_used: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what was refined of all lattices, NaN where a lattice is not used."""
-    of_used = {
-        "scale": np.exp(scales.log_g),
-        "b": scales.b,
-        "tilt_rad": scales.unknowns[:, 2:4],
-        "log_width": scales.unknowns[:, 4],
-        "chi2": scales.chi2,
-    }
-    columns = {}
-    for name, values in of_used.items():
-        columns[name] = np.full((len(is_used), *values.shape[1:]), np.nan)
-        columns[name][is_used] = values
-    return columns
+def _set_scales(lattices: Lattices, scales: scaling.Scaling) -> None:
+    """Add what was refined of the lattices, NaN where one is not used."""
+
+    def of_all(of_used: np.ndarray) -> np.ndarray:
+        column = np.full((len(lattices), *of_used.shape[1:]), np.nan)
+        column[lattices.used] = of_used
+        return column
+
+    lattices.scale = of_all(np.exp(scales.log_g))
+    lattices.b = of_all(scales.b)
+    lattices.tilt_rad = of_all(scales.unknowns[:, 2:4])
+    lattices.log_width = of_all(scales.unknowns[:, 4])
+    lattices.chi2 = of_all(scales.chi2)
 
 
-def _gathered(
-    group: np.ndarray, lattices: dict[str, np.ndarray], world: World
-) -> dict[str, np.ndarray]:
-    """Return the columns of the lattices of all ranks, in order of the groups."""
-    own_pieces = {}
-    for number in np.unique(group):
-        rows = group == number
-        own_pieces[int(number)] = {name: column[rows] for name, column in lattices.items()}
-    pieces = world.gather_blocks(own_pieces)
-    return {
-        f"lattices/{name}": np.concatenate([piece[name] for piece in pieces]) for name in lattices
+def _gathered(group: np.ndarray, lattices: Lattices, world: World) -> Lattices:
+    """Return the lattices of all ranks, in order of the groups."""
+    own_pieces = {
+        int(number): Merge(lattices=lattices[group == number]) for number in np.unique(group)
     }
+    return Merge.joined(world.gather_blocks(own_pieces)).lattices
 
 
 def _write(
     out: Path,
     unique: merging.Unique,
     merged: merging.Merged,
-    lattices: dict,
+    lattices: Lattices,
     attributes: dict,
     n_bins: int,
 ) -> None:
     """Write merge.mtz, then merge.h5."""
-    measured = merged.n > 0
-    table = {"hkl": unique.hkl, "friedel": unique.friedel, **merged._asdict()}
-    table = {name: column[measured] for name, column in table.items()}
+    of_unique = Merge.merged(hkl=unique.hkl, friedel=unique.friedel, **merged._asdict())
+    measured = of_unique[merged.n > 0]
+    columns = measured.as_dict()
     mtz.write_merged(
         out.with_suffix(".mtz"),
-        mtz.MergedTable(**{name: table[name] for name in mtz.MergedTable._fields}),
+        mtz.MergedTable(**{name: columns[name] for name in mtz.MergedTable._fields}),
         cell=np.array(attributes["cell"]),
         space_group=attributes["space_group"],
         wavelength=attributes["wavelength_ang"],
         history=f"spreadflow merge, scaling: {attributes['scaling']}",
     )
-    bins = statistics.in_bins(merged, unique, n_bins)._asdict()
-    columns = {f"bins/{name}": column for name, column in bins.items()} | lattices
-    columns |= {f"merged/{name}": column for name, column in table.items()}
+    bins = Merge.bins(**statistics.in_bins(merged, unique, n_bins)._asdict())
+    product = Merge(merged=measured, lattices=lattices, bins=bins)
     b, sigma = statistics.wilson_b(merged, unique)
     key = store.digest(attributes["config"], attributes["inputs"])
-    store.write(out, "merge", columns, key=key, wilson_b=b, wilson_b_sigma=sigma, **attributes)
+    store.write(out, product, key=key, wilson_b=b, wilson_b_sigma=sigma, **attributes)

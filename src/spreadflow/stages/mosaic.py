@@ -17,13 +17,13 @@ from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
-from spreadflow.io import datasets, schema, shoebox_blocks, store
-from spreadflow.io.rows import columns_of
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
+from spreadflow.products import SHOEBOXES, Annulus, Mosaic
 from spreadflow.recipes.lattice import FITTED, RunModel, refine_lattice, unpack
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages.pixel_models import inputs_of, read_models, sections_of
@@ -38,14 +38,11 @@ HOLD_OUT = 120
 none of this number.
 """
 
-IDENTITY = ("run", "shot_id", "k")
-"""Columns that say which lattice a row is of."""
-
 NOT_FITTED = {"A": np.full((3, 3), np.nan), "set": -1}
 """Columns of a lattice from which nothing was learned."""
 
 Row = dict[str, Any]
-"""Column → value, of one lattice."""
+"""Column → value, of one lattice: a row of `lattices`."""
 
 
 class Context(NamedTuple):
@@ -57,11 +54,6 @@ class Context(NamedTuple):
     """of each run"""
     blocks: list[ShoeboxBlock]
     log: Logger
-
-    @property
-    def kind(self) -> str:
-        """annulus or wide"""
-        return self.config.mosaic.shoeboxes
 
 
 class Pupil(NamedTuple):
@@ -84,7 +76,7 @@ def run(
     log = logger(word, world)
     kind = section.shoeboxes
     is_shared = section.scope == "shared"
-    attributes = store.attributes(shoeboxes, kind)
+    attributes = store.attributes(shoeboxes, SHOEBOXES[kind])
     size = 1 if is_shared else section.block_lattices
     blocks = shoebox_blocks.blocks_of(shoeboxes, kind, size)
     sections = sections_of(config, section)
@@ -92,7 +84,7 @@ def run(
     ids = [block.ids for block in blocks]
     if is_shared:
         ids = [[number for block in blocks for number in block.ids]]
-    parts = store.Parts(out, word, store.digest(sections, inputs), ids)
+    parts = store.Parts(out, Mosaic, store.digest(sections, inputs), ids)
     if not parts.are_done(world):
         models = read_models(config, shoeboxes, kind, word)
         context = Context(config, shoeboxes, models, blocks, log)
@@ -100,11 +92,11 @@ def run(
             _learn_together(context, parts, world)
         else:
 
-            def make(number: int) -> datasets.Columns:
+            def make(number: int) -> Mosaic:
                 return _learn_alone(context, blocks[number])
 
             skeleton.run(parts, make, word, world)
-    outcomes = skeleton.outcomes(parts, "lattices/outcome", LearnedOutcome, world)
+    outcomes = skeleton.outcomes(parts, Mosaic.lattices.outcome, LearnedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
         world,
@@ -120,37 +112,37 @@ def run(
 # ---------------------------------------------------------------- each lattice its own
 
 
-def _learn_alone(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
-    """Return the columns of the part of one block, each lattice learned by itself."""
-    columns = block.read()
-    pieces = [datasets.piece("mosaic", _learn_one(context, columns, row)) for row in block.lattices]
-    return datasets.joined("mosaic", schema.FILES["mosaic"], pieces)
+def _learn_alone(context: Context, block: ShoeboxBlock) -> Mosaic:
+    """Return the part of one block, each lattice learned by itself."""
+    shoeboxes = block.read()
+    return Mosaic.joined([_learn_one(context, shoeboxes, row) for row in block.lattices])
 
 
-def _learn_one(context: Context, columns: dict, row_number: int) -> dict[str, dict]:
-    """Return the tables of one lattice."""
+def _learn_one(context: Context, shoeboxes: Annulus, row_number: int) -> Mosaic:
+    """Return one lattice of a part of the shoeboxes, and its set."""
     start_time = time.process_time()
-    pupil = _pupil(context, columns, row_number)
+    pupil = _pupil(context, shoeboxes, row_number)
     row = pupil.row
-    tables = {}
+    learned = Mosaic()
     if pupil.problem is not None:
         try:
             eta_rad = float(pupil.problem.start.crystal.eta_rad)
             result = _learn(context.config, [pupil], eta_rad)
-            tables = _tables(result, 0)
+            learned = _learned(result, 0)
             start = result.problems[0].start
             row |= _outcome(result) | {"A": start.crystal.A}
         except Unsolvable as error:
             words = "shot %016x lattice %d: not learned (%s)"
             context.log.warning(words, row["shot_id"], row["k"], error)
     row["seconds"] = time.process_time() - start_time
-    return tables | {"lattices": columns_of([row])}
+    learned.lattices = Mosaic.lattices.from_rows([row])
+    return learned
 
 
 # ---------------------------------------------------------------- one for all
 
 
-def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
+def _learn_together(context: Context, parts: store.Parts[Mosaic], world: World) -> None:
     """Make the only part. Each rank keeps the lattices that it fitted; sums are over all, in the
     order of lattices. Collective.
     """
@@ -160,7 +152,7 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
     fitted = {number: pupil for number, pupil in sorted(pupils.items()) if pupil.problem}
     own_etas_rad = {number: _eta_rad(pupil) for number, pupil in fitted.items()}
     etas_rad = world.gather_blocks(own_etas_rad)
-    tables: dict[str, dict] = {}
+    learned = Mosaic()
     outcome: Row = {}
     rows = {number: pupil.row for number, pupil in pupils.items()}
     if etas_rad:
@@ -170,7 +162,7 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
 
         eta_rad = float(np.median(etas_rad))
         result = _learn(context.config, list(fitted.values()), eta_rad, add)
-        tables = _tables(result, -1)
+        learned = _learned(result, -1)
         outcome = _outcome(result)
         for number, problem in zip(fitted, result.problems, strict=True):
             rows[number] |= {**outcome, "A": problem.start.crystal.A}
@@ -180,7 +172,7 @@ def _learn_together(context: Context, parts: store.Parts, world: World) -> None:
     by_lattice = {
         lattice: row | {"seconds": seconds} for lattice, row in zip(chosen, all_rows, strict=True)
     }
-    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, tables)))
+    world.once(lambda: parts.write(0, _whole(context, by_lattice, outcome, learned)))
 
 
 def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupil]:
@@ -190,8 +182,7 @@ def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupi
         for number in world.share(len(chosen)):
             progress.at(number)
             block = context.blocks[chosen[number]]
-            columns = block.read()
-            pupils[number] = _pupil(context, columns, block.lattices[0])
+            pupils[number] = _pupil(context, block.read(), block.lattices[0])
         progress.at(len(chosen))
     return pupils
 
@@ -208,41 +199,40 @@ def _evenly(n: int, n_chosen: int) -> list[int]:
     return np.unique(places.round().astype(int)).tolist()
 
 
-def _whole(
-    context: Context, rows: dict[int, Row], outcome: Row, tables: dict[str, dict]
-) -> dict[str, np.ndarray]:
-    """Return all columns of the only part. A set that is used is that of every lattice.
+def _whole(context: Context, rows: dict[int, Row], outcome: Row, learned: Mosaic) -> Mosaic:
+    """Return the only part. A set that is used is that of every lattice.
 
     rows: by number of the lattice, those of the lattices that were chosen; outcome: of the set,
-    empty where nothing was learned.
+    empty where nothing was learned; learned: the set, without lattices.
     """
-    names = [f"lattices/{name}" for name in IDENTITY]
-    identities = store.read(context.shoeboxes, context.kind, names)
+    product = SHOEBOXES[context.config.mosaic.shoeboxes]
+    identity = [product.lattices.run, product.lattices.shot_id, product.lattices.k]
+    identities = store.read(context.shoeboxes, product, identity).lattices.as_dict()
     lattices = []
     for number in range(len(context.blocks)):
-        row = {name: identities[f"lattices/{name}"][number] for name in IDENTITY}
+        row: Row = {name: column[number] for name, column in identities.items()}
         row |= NOT_FITTED | {"outcome": LearnedOutcome.LEFT_OUT, "seconds": 0.0}
         row |= rows.get(number, {})
         row["set"] = outcome.get("set", -1)
         lattices.append(row)
-    piece = datasets.piece("mosaic", tables | {"lattices": columns_of(lattices)})
-    return datasets.joined("mosaic", schema.FILES["mosaic"], [piece])
+    learned.lattices = Mosaic.lattices.from_rows(lattices)
+    return learned
 
 
 # ---------------------------------------------------------------- lattices and tables
 
 
-def _pupil(context: Context, columns: dict, row_number: int) -> Pupil:
+def _pupil(context: Context, shoeboxes: Annulus, row_number: int) -> Pupil:
     """Return a lattice of a part, fitted with the continuous distribution."""
     config = context.config
-    row = {name: columns[f"lattices/{name}"][row_number] for name in IDENTITY}
-    lattice = unpack(columns, row_number)
-    model = context.models[row["run"]]
-    fit = refine_lattice(lattice, continuous(), model, _fit_section(config))
-    row |= NOT_FITTED | {"outcome": LearnedOutcome.LOST}
-    shot_id = int(row["shot_id"])
-    k = int(row["k"])
-    seed = (config.seed, HOLD_OUT, shot_id, k)
+    lattices = shoeboxes.lattices
+    run = lattices.run[row_number]
+    lattice = unpack(shoeboxes, row_number)
+    fit = refine_lattice(lattice, continuous(), context.models[run], _fit_section(config))
+    shot_id = lattices.shot_id[row_number]
+    k = lattices.k[row_number]
+    row = {"run": run, "shot_id": shot_id, "k": k, "outcome": LearnedOutcome.LOST} | NOT_FITTED
+    seed = (config.seed, HOLD_OUT, int(shot_id), int(k))
     if fit.outcome not in FITTED or fit.problem is None or fit.refined is None:
         words = "shot %016x lattice %d: %s (%s)"
         context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
@@ -281,10 +271,8 @@ def _outcome(result: mosaic_learning.LearnedMosaic) -> Row:
     return {"outcome": LearnedOutcome.CONTINUOUS, "set": -1}
 
 
-def _tables(
-    result: mosaic_learning.LearnedMosaic, lattice: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return a learned mosaicity as the first rows of the tables sets, rounds and components.
+def _learned(result: mosaic_learning.LearnedMosaic, lattice: int) -> Mosaic:
+    """Return a learned mosaicity as the first set of a product without lattices.
 
     lattice: row of the lattice that the set is of, -1 where all share it.
     """
@@ -298,14 +286,14 @@ def _tables(
         "is_better": result.is_better,
     }
     rounds = [{"set": 0, **one_round._asdict()} for one_round in result.rounds]
-    components = {
-        "set": np.zeros(n_components, dtype=int),
-        "rotation_rad": rotation.vector(mosaic.rotations[:n_components]),
-        "width": mosaic.width[:n_components],
-        "share": mosaic.share[:n_components],
-    }
-    return {
-        "sets": columns_of([set_row]),
-        "rounds": columns_of(rounds),
-        "components": components,
-    }
+    components = Mosaic.components(
+        set=np.zeros(n_components, dtype=int),
+        rotation_rad=rotation.vector(mosaic.rotations[:n_components]),
+        width=mosaic.width[:n_components],
+        share=mosaic.share[:n_components],
+    )
+    return Mosaic(
+        sets=Mosaic.sets.from_rows([set_row]),
+        rounds=Mosaic.rounds.from_rows(rounds),
+        components=components,
+    )

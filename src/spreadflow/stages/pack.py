@@ -12,22 +12,16 @@ import numpy as np
 
 from spreadflow.config import PackConfig, PackSection
 from spreadflow.errors import FileError, PredictedOutcome
-from spreadflow.io import datasets, schema, shoebox_blocks, store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.io.pieces import Piece
 from spreadflow.log import logger
 from spreadflow.models import CHOSEN
 from spreadflow.parallel import World
+from spreadflow.products import Annulus, Pack, Predict, index
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
-
-IDENTITY = ("lattices/run", "lattices/outcome", "lattices/shot", "lattices/shot_id")
-"""Datasets of predict that say which lattices a part holds."""
-
-CUT = ("lattices/", *cutting.REFLECTION_COLUMNS, "reflections/choice")
-"""Datasets of predict that shoeboxes are cut out by."""
-
 
 LARGEST_PIECE = 8
 """Shots whose pixels are cut out together, before they are written."""
@@ -39,7 +33,7 @@ CARRIED = ("runs", "space_group", "detectors", "polarizations")
 class PredictedShots(NamedTuple):
     """Shots of one part of the product of predict that hold predicted lattices."""
 
-    part: store.Part
+    part: store.Part[Predict]
     run: int
     rows: np.ndarray
     """of the predicted lattices in the part"""
@@ -64,22 +58,24 @@ def run(
     """
     section = config.pack
     log = logger(word, world)
-    attributes = store.attributes(predict, "predict")
+    attributes = store.attributes(predict, Predict)
     sources = _open(images, reindex, attributes, predict)
     predicted = _predicted_shots(predict)
     n_channels = _most_channels(sources, predicted)
     blocks = _blocks(predicted, section.block_lattices)
     identities = [*(source.identity for source in sources), store.identity(predict)]
     key = store.digest(section.model_dump(mode="json"), identities)
-    parts = store.Parts(out, word, key, [_ids(block) for block in blocks])
-    reader = store.PartReader(CUT)
+    parts: store.Parts[Annulus] = store.Parts(out, Pack, key, [_ids(block) for block in blocks])
+    reader: store.PartReader[Predict] = store.PartReader(
+        [Predict.lattices, index.Reflections, Predict.reflections.choice]
+    )
 
-    def make(piece: Piece) -> datasets.Columns:
-        tables = [
-            _piece(section, shots, reader.read(shots.part), sources[shots.run], n_channels)
+    def make(piece: Piece) -> Annulus:
+        cuttings = [
+            _cutting(section, shots, reader.read(shots.part), sources[shots.run], n_channels)
             for shots in blocks[piece.block][piece.first : piece.end]
         ]
-        return datasets.joined("pack", schema.FILES["pack"], tables)
+        return Pack.joined([cutting.cut_out(of_shots, Pack) for of_shots in cuttings])
 
     work = skeleton.PieceWork(make, largest=1, units="groups of shots")
     skeleton.run_pieces(parts, [len(block) for block in blocks], work, word, world)
@@ -110,22 +106,23 @@ def _open(
 
 def _predicted_shots(predict: Path) -> list[PredictedShots]:
     """Return the shots of predict with predicted lattices, a few at a time."""
-    columns = store.read(predict, "predict", IDENTITY)
-    is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
+    described = Predict.lattices
+    wanted = [described.run, described.outcome, described.shot, described.shot_id]
+    lattices = store.read(predict, Predict, wanted).lattices
     predicted = []
-    for part in store.parts_of(predict, "predict"):
-        own = part.rows("lattices")
-        number = np.where(is_predicted[own], columns["lattices/shot"][own] // LARGEST_PIECE, -1)
+    for part in store.parts_of(predict, Predict):
+        own = lattices[part.rows("lattices")]
+        is_predicted = own.outcome == PredictedOutcome.PREDICTED
+        number = np.where(is_predicted, own.shot // LARGEST_PIECE, -1)
         for number_of_shots in np.unique(number[number >= 0]):
             rows = np.flatnonzero(number == number_of_shots)
-            first = own.start + rows[0]
             predicted.append(
                 PredictedShots(
                     part=part,
-                    run=int(columns["lattices/run"][first]),
+                    run=int(own.run[rows[0]]),
                     rows=rows,
-                    shot=int(columns["lattices/shot"][first]),
-                    shot_id=int(columns["lattices/shot_id"][first]),
+                    shot=int(own.shot[rows[0]]),
+                    shot_id=int(own.shot_id[rows[0]]),
                 )
             )
     return predicted
@@ -161,32 +158,25 @@ def _most_channels(sources: list[Source], predicted: list[PredictedShots]) -> in
     )
 
 
-def _piece(
+def _cutting(
     section: PackSection,
     shots: PredictedShots,
-    columns: dict[str, np.ndarray],
+    predict: Predict,
     source: Source,
     n_channels: int,
-) -> dict[str, Any]:
-    """Return the shoeboxes of some shots, as one piece for `datasets.joined`. columns: of their
-    part of predict.
-    """
-    is_of_shots = np.zeros(len(columns["lattices/k"]), dtype=bool)
+) -> Cutting:
+    """Return what is cut out for some shots. predict: their part."""
+    reflections = predict.reflections
+    is_of_shots = np.zeros(len(predict.lattices), dtype=bool)
     is_of_shots[shots.rows] = True
-    is_chosen = np.isin(columns["reflections/choice"], CHOSEN)
-    shoeboxes = cutting.cut_out(
-        Cutting(
-            source=source,
-            run=shots.run,
-            columns=columns,
-            lattices=shots.rows,
-            is_chosen=is_chosen & is_of_shots[columns["reflections/lattice"]],
-            border_px=section.border_px,
-            n_channels=n_channels,
-        )
+    is_chosen = np.isin(reflections.choice, CHOSEN)
+    return Cutting(
+        source=source,
+        run=shots.run,
+        lattices=predict.lattices,
+        reflections=reflections,
+        chosen_lattices=shots.rows,
+        is_chosen=is_chosen & is_of_shots[reflections.lattice],
+        border_px=section.border_px,
+        n_channels=n_channels,
     )
-    tables: dict[str, dict[str, np.ndarray]] = {}
-    for path, column in shoeboxes.items():
-        table, name = path.split("/")
-        tables.setdefault(table, {})[name] = column
-    return datasets.piece("pack", tables)

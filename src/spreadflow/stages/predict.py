@@ -17,44 +17,31 @@ from spreadflow.analysis.still.choosing import ShellMeans
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, PredictConfig
 from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, StageWarning
-from spreadflow.io import datasets, factor_files, schema, stills, store
+from spreadflow.io import factor_files, stills, store
 from spreadflow.io.images import Source, open_indexed, read_again
 from spreadflow.io.pieces import Piece
-from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Noise, Spots
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Children, Predict, Reindex, Stage1
+from spreadflow.products.index import Lattices
 from spreadflow.recipes.prediction import (
     KnownLattice,
     Recording,
     mean_intensities,
     predict_shot,
-    reflection_columns,
+    reflection_rows,
 )
 from spreadflow.recipes.run_model import check_runs
 from spreadflow.recipes.shot import LARGEST_ETA_RAD
 from spreadflow.stages import blocks as skeleton
-
-REINDEX_COLUMNS = ("shots/shot_id", "shots/mean_energy_ev", "lattices/", "spots/")
-"""Datasets of a part of reindex that are read."""
-
-REFINED_COLUMNS = ("shot_id", "k", "outcome", "A", "n_cells", "eta_rad", "values")
-"""Columns of the lattices of stage 1 that are read."""
 
 LARGEST_PIECE = 8
 """Shots that a rank works on before it writes them."""
 
 LEAST_MATCHED = 0.8
 """Share of the observed spots of lattices that lie where these are predicted, without a warning."""
-
-JUDGED = (
-    "lattices/outcome",
-    "lattices/n_spots",
-    "reflections/lattice",
-    "reflections/fast_spot",
-)
-"""Datasets from which warnings are taken."""
 
 Known = dict[tuple[int, int], KnownLattice]
 """shot_id, k → a lattice that stage 1 refined to the end, smeared or not."""
@@ -73,7 +60,16 @@ class Block(NamedTuple):
     """A part of a run's reindex product."""
 
     run: Run
-    part: store.Part
+    part: store.Part[Reindex]
+
+
+class Part(NamedTuple):
+    """What is read of a part of reindex, and which of its rows belong together."""
+
+    reindex: Reindex
+    lattices_of_shot: Children
+    spots_of_shot: Children
+    spots_of_lattice: Children
 
 
 class Context(NamedTuple):
@@ -100,10 +96,10 @@ def run(
     """
     section = config.predict
     log = logger(word, world)
-    attributes = [store.attributes(path, "reindex") for path in reindex]
+    attributes = [store.attributes(path, Reindex) for path in reindex]
     check_runs(config.recordings, len(reindex))
-    columns = zip(images, reindex, attributes, map(build.noise, config.recordings), strict=True)
-    runs = [_open(number, *of_run) for number, of_run in enumerate(columns)]
+    of_runs = zip(images, reindex, attributes, map(build.noise, config.recordings), strict=True)
+    runs = [_open(number, *of_run) for number, of_run in enumerate(of_runs)]
     blocks = [block for of_run in runs for block in _blocks(of_run)]
     files = factor_files.read(config.structure_factors)
     context = Context(
@@ -112,19 +108,22 @@ def run(
         means=mean_intensities(config, _mean_energy_ev(stage1, reindex), files),
     )
     key = store.digest(config.model_dump(mode="json"), _identities(config, runs, stage1))
-    parts = store.Parts(out, word, key, [[block.run.number, block.part.number] for block in blocks])
-    reader = store.PartReader(REINDEX_COLUMNS)
+    ids = [[block.run.number, block.part.number] for block in blocks]
+    parts = store.Parts(out, Predict, key, ids)
+    reader: store.PartReader[Reindex] = store.PartReader(
+        [Reindex.shots.shot_id, Reindex.shots.mean_energy_ev, Reindex.lattices, Reindex.spots]
+    )
 
-    def make(piece: Piece) -> datasets.Columns:
+    def make(piece: Piece) -> Predict:
         block = blocks[piece.block]
         shots = range(piece.first, piece.end)
-        return _columns(context, block, reader.read(block.part), shots)
+        return _piece(context, block, reader.read(block.part), shots)
 
     n_shots = [block.part.n_rows("shots") for block in blocks]
     skeleton.run_pieces(
         parts, n_shots, skeleton.PieceWork(make, LARGEST_PIECE, "shots"), word, world
     )
-    outcomes = skeleton.outcomes(parts, "lattices/outcome", PredictedOutcome, world)
+    outcomes = skeleton.outcomes(parts, Predict.lattices.outcome, PredictedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["predicted"]:
         todo = "Look at stage1.png; stage 1 and reindex must be of the same trial."
@@ -171,28 +170,31 @@ def _open(
 
 def _blocks(run: Run) -> list[Block]:
     """Return the blocks of a run."""
-    return [Block(run, part) for part in store.parts_of(run.reindex, "reindex")]
+    return [Block(run, part) for part in store.parts_of(run.reindex, Reindex)]
 
 
 def _refined(stage1: Path) -> Known:
     """Return the lattices that stage 1 refined to the end, as prediction wants them."""
-    names = [f"lattices/{name}" for name in REFINED_COLUMNS]
-    columns = store.read(stage1, "stage1", names)
-    unknowns = store.attributes(stage1, "stage1")["unknowns"]
-    values = columns["lattices/values"]
-    distances = np.zeros(len(values))
+    described = Stage1.lattices
+    identity = [described.shot_id, described.k]
+    model = [described.A, described.n_cells, described.eta_rad, described.values]
+    lattices = store.read(stage1, Stage1, [*identity, described.outcome, *model]).lattices
+    unknowns = store.attributes(stage1, Stage1)["unknowns"]
+    distances = np.zeros(len(lattices))
     if "distance" in unknowns:
-        distances = np.nan_to_num(values[:, unknowns.index("distance")])
+        distances = np.nan_to_num(lattices.values[:, unknowns.index("distance")])
     known = {}
-    for row in np.flatnonzero(columns["lattices/outcome"] == RefinedOutcome.REFINED):
-        shot_id, k, _, A, n_cells, eta_rad, _ = (columns[name][row] for name in names)
+    for row in np.flatnonzero(lattices.outcome == RefinedOutcome.REFINED):
+        k = int(lattices.k[row])
+        A = lattices.A[row]
+        eta_rad = float(lattices.eta_rad[row])
         volume = unit_cell.volume(unit_cell.cell_of(A))
-        domain_ang = (volume * np.prod(n_cells)) ** (1 / 3)
+        domain_ang = (volume * np.prod(lattices.n_cells[row])) ** (1 / 3)
         is_smeared = eta_rad > LARGEST_ETA_RAD
         outcome = PredictedOutcome.SMEARED if is_smeared else PredictedOutcome.PREDICTED
-        known[int(shot_id), int(k)] = KnownLattice(
-            k=int(k),
-            lattice=MosaicLattice(A, float(eta_rad), float(domain_ang)),
+        known[int(lattices.shot_id[row]), k] = KnownLattice(
+            k=k,
+            lattice=MosaicLattice(A, eta_rad, float(domain_ang)),
             outcome=outcome,
             distance_mm=float(distances[row]),
         )
@@ -201,54 +203,51 @@ def _refined(stage1: Path) -> Known:
 
 def _mean_energy_ev(stage1: Path, reindex: list[Path]) -> float:
     """Return the median of the mean energies of the pulses that were indexed, eV."""
-    names = ["shots/mean_energy_ev"]
-    energies = np.concatenate([store.read(path, "reindex", names)[names[0]] for path in reindex])
+    wanted = [Reindex.shots.mean_energy_ev]
+    of_runs = [store.read(path, Reindex, wanted).shots for path in reindex]
+    energies = np.concatenate([shots.mean_energy_ev for shots in of_runs])
     energies = energies[np.isfinite(energies)]
     if not len(energies):
         raise FileError(stage1, "a shot with a spectrum", "none", "Look at reindex.png.")
     return float(np.median(energies))
 
 
-def _columns(
-    context: Context, block: Block, columns: dict[str, np.ndarray], shots: range
-) -> dict[str, np.ndarray]:
-    """Return the columns of some shots of one block. columns: of its part of reindex."""
-    rows_of_shot: dict[int, list[int]] = {}
-    for row, shot in enumerate(columns["lattices/shot"]):
-        if shot in shots:
-            rows_of_shot.setdefault(int(shot), []).append(row)
-    pieces = [
-        datasets.piece("predict", _tables(context, block, columns, shot, rows))
-        for shot, rows in sorted(rows_of_shot.items())
-    ]
-    return datasets.joined("predict", schema.FILES["predict"], pieces)
+def _piece(context: Context, block: Block, reindex: Reindex, shots: range) -> Predict:
+    """Return the lattices of some shots of one block. reindex: its part."""
+    part = Part(
+        reindex=reindex,
+        lattices_of_shot=Children(reindex.lattices.shot),
+        spots_of_shot=Children(reindex.spots.shot),
+        spots_of_lattice=Children(reindex.spots.lattice),
+    )
+    indexed = [shot for shot in shots if len(part.lattices_of_shot[shot])]
+    return Predict.joined([_of_shot(context, block, part, shot) for shot in indexed])
 
 
-def _tables(
-    context: Context, block: Block, columns: dict[str, np.ndarray], shot: int, rows: list[int]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return the rows of one shot in the tables of the product.
+def _of_shot(context: Context, block: Block, part: Part, shot: int) -> Predict:
+    """Return the lattices of one shot, and their reflections where one is predicted.
 
-    columns: of the part of reindex; shot: row of the shot in it; rows: of its lattices.
+    shot: row of the shot in the part.
     """
     start = time.process_time()
-    shot_id = int(columns["shots/shot_id"][shot])
+    rows = part.lattices_of_shot[shot]
+    shot_id = int(part.reindex.shots.shot_id[shot])
     number = block.part.rows("shots").start + shot
-    lattices = [_known(context.known, columns, shot_id, row) for row in rows]
+    lattices = [_known(context.known, part.reindex.lattices, shot_id, row) for row in rows]
     outcomes = [_alone(known.outcome) for known in lattices]
     scales = [np.nan] * len(rows)
-    tables = {}
+    of_shot = Predict()
     if any(known.is_refined for known in lattices):
         recorded = read_again(block.run.source, number, shot_id)
-        spots = _spots(columns, shot)
+        spots = _spots(part, shot)
         predicted = predict_shot(
             recorded, lattices, spots, context.means, context.config, block.run.recording
         )
-        tables["reflections"] = reflection_columns(predicted, spots)
+        of_shot.reflections = reflection_rows(predicted, spots)
         outcomes = predicted.outcomes
         scales = predicted.scales
     seconds = (time.process_time() - start) / len(rows)
-    tables["lattices"] = columns_of(
+    of_shot.lattices = Predict.lattices.from_rows(
         [
             {
                 "run": block.run.number,
@@ -258,14 +257,14 @@ def _tables(
                 "shot": number,
                 **known.lattice._asdict(),
                 "scale": scale,
-                "mean_energy_ev": columns["shots/mean_energy_ev"][shot],
-                "n_spots": _n_spots(columns, row, context.config.predict.d_min),
+                "mean_energy_ev": part.reindex.shots.mean_energy_ev[shot],
+                "n_spots": _n_spots(part, row, context.config.predict.d_min),
                 "seconds": seconds,
             }
             for row, known, outcome, scale in zip(rows, lattices, outcomes, scales, strict=True)
         ]
     )
-    return tables
+    return of_shot
 
 
 def _alone(outcome: PredictedOutcome) -> PredictedOutcome:
@@ -274,39 +273,45 @@ def _alone(outcome: PredictedOutcome) -> PredictedOutcome:
     return PredictedOutcome.NOT_REFINED if is_neighbour else outcome
 
 
-def _known(known: Known, columns: dict[str, np.ndarray], shot_id: int, row: int) -> KnownLattice:
+def _known(known: Known, lattices: Lattices, shot_id: int, row: int) -> KnownLattice:
     """Return a lattice as stage 1 refined it, or else as its row of reindex has it."""
-    k = int(columns["lattices/k"][row])
+    k = int(lattices.k[row])
     refined = known.get((shot_id, k))
     if refined is not None and refined.is_refined:
         return refined
+    lattice = MosaicLattice(
+        A=lattices.A[row],
+        eta_rad=float(lattices.eta_rad[row]),
+        domain_ang=float(lattices.domain_ang[row]),
+    )
     outcome = PredictedOutcome.NEIGHBOUR if refined is None else refined.outcome
-    A, eta_rad, domain_ang = (columns[f"lattices/{name}"][row] for name in MosaicLattice._fields)
-    return KnownLattice(k, MosaicLattice(A, float(eta_rad), float(domain_ang)), outcome)
+    return KnownLattice(k, lattice, outcome)
 
 
-def _spots(columns: dict[str, np.ndarray], shot: int) -> Spots:
+def _spots(part: Part, shot: int) -> Spots:
     """Return the observed spots of a shot."""
-    rows = columns["spots/shot"] == shot
-    return Spots(*(columns[f"spots/{name}"][rows] for name in Spots._fields))
+    spots = part.reindex.spots[part.spots_of_shot[shot]].as_dict()
+    return Spots(*(spots[name] for name in Spots._fields))
 
 
-def _n_spots(columns: dict[str, np.ndarray], row: int, d_min: float) -> int:
+def _n_spots(part: Part, row: int, d_min: float) -> int:
     """Return the number of spots with d ≥ d_min (Å) that reindex gave a lattice."""
-    hkl = columns["spots/hkl"][columns["spots/lattice"] == row]
-    is_within = unit_cell.spacing(columns["lattices/A"][row], hkl) >= d_min
+    hkl = part.reindex.spots.hkl[part.spots_of_lattice[row]]
+    is_within = unit_cell.spacing(part.reindex.lattices.A[row], hkl) >= d_min
     return int(is_within.sum())
 
 
-def _warnings(parts: store.Parts, world: World) -> list[StageWarning]:
+def _warnings(parts: store.Parts[Predict], world: World) -> list[StageWarning]:
     """Return what to know before the reflections are trusted. Collective."""
     own = np.zeros(2, dtype=int)
+    of_lattices = [Predict.lattices.outcome, Predict.lattices.n_spots]
+    of_reflections = [Predict.reflections.lattice, Predict.reflections.fast_spot]
     for block in range(world.rank, len(parts.keys), world.size):
-        columns = parts.read(block, list(JUDGED))
-        is_predicted = columns["lattices/outcome"] == PredictedOutcome.PREDICTED
-        of_predicted = is_predicted[columns["reflections/lattice"]]
-        has_spot = np.isfinite(columns["reflections/fast_spot"])
-        own += [(has_spot & of_predicted).sum(), columns["lattices/n_spots"][is_predicted].sum()]
+        part = parts.read(block, of_lattices + of_reflections)
+        is_predicted = part.lattices.outcome == PredictedOutcome.PREDICTED
+        of_predicted = is_predicted[part.reflections.lattice]
+        has_spot = np.isfinite(part.reflections.fast_spot)
+        own += [(has_spot & of_predicted).sum(), part.lattices.n_spots[is_predicted].sum()]
     n_matched, n_spots = map(int, sum(world.gather(own)))
     if n_matched >= LEAST_MATCHED * n_spots:
         return []

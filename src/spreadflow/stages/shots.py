@@ -13,15 +13,15 @@ from spreadflow.analysis.still.bandwidth import Bandwidth
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome, StageWarning
-from spreadflow.io import datasets, schema, store
+from spreadflow.io import store
 from spreadflow.io.images import Source
 from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
-from spreadflow.models import Spots
 from spreadflow.parallel import World
+from spreadflow.products import Children, Index
 from spreadflow.recipes import advice
-from spreadflow.recipes.shot import MOST_REASONS, Result, index, reasons_of, tables_of
+from spreadflow.recipes.shot import MOST_REASONS, Result, index, peaks, reasons_of, tables_of
 from spreadflow.stages import blocks as skeleton
 
 LARGEST_PIECE = 8
@@ -56,8 +56,8 @@ class ShotProduct(NamedTuple):
     """A product of `index`, `reindex` or `adopt`."""
 
     path: Path
-    kind: str
-    """schema"""
+    tables: type[Index]
+    """Index or Reindex"""
     word: str
     """stage that writes it"""
     length_sigma: float | None = None
@@ -91,26 +91,27 @@ def index_shots(
     for remark in source.manifest.remarks:
         log.info("%s: %s", source.path, remark)
 
-    def make(piece: Piece) -> datasets.Columns:
+    def make(piece: Piece) -> Index:
         numbers = of_blocks[piece.block][piece.first : piece.end]
         shots = [
-            _index_shot(section, recording, source, int(i), supplied, is_refined) for i in numbers
+            _index_shot(product.tables, section, recording, source, int(i), supplied, is_refined)
+            for i in numbers
         ]
         for problem in source.problems:
             log.warning("%s", problem)
         source.problems.clear()
-        return datasets.joined(product.kind, schema.FILES[product.kind], shots)
+        return product.tables.joined(shots)
 
     n_shots = [len(numbers) for numbers in of_blocks]
     work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
     skeleton.run_pieces(parts, n_shots, work, product.word, world)
-    counts = skeleton.outcomes(parts, "shots/outcome", Outcome, world)
+    counts = skeleton.outcomes(parts, Index.shots.outcome, Outcome, world)
     for line in _reasons(parts, world):
         log.info("%s", line)
     lattice_counts = _lattice_counts(parts, section, world)
     width = _bandwidth(parts, of_blocks, source, world)
     warnings = [
-        *_outcome_warnings(counts, source.n_shots, section, product.kind),
+        *_outcome_warnings(counts, source.n_shots, section, product.tables.kind),
         *warnings_of(lattice_counts, section.domain_ang),
         *_bandwidth_warnings(width),
     ]
@@ -139,22 +140,22 @@ def index_shots(
 
 def _blocks(
     product: ShotProduct, source: Source, size: int, key: str
-) -> tuple[list[np.ndarray], store.Parts]:
+) -> tuple[list[np.ndarray], store.Parts[Index]]:
     """Return the numbers of the shots of each block, of a size, and the parts that they make."""
     refuse_doubles(source.path, source.shots["shot_id"])
     of_blocks = np.array_split(np.arange(source.n_shots), range(size, source.n_shots, size))
     ids = [source.shots["shot_id"][block].tolist() for block in of_blocks]
-    return of_blocks, store.Parts(product.path, product.kind, key, ids)
+    return of_blocks, store.Parts(product.path, product.tables, key, ids)
 
 
-def _reasons(parts: store.Parts, world: World) -> list[str]:
+def _reasons(parts: store.Parts[Index], world: World) -> list[str]:
     """Return why shots were not indexed, and how many, the most frequent reasons first, a line
     each. Collective.
     """
     own = Counter[tuple[int, str]]()
     for block in range(world.rank, len(parts.keys), world.size):
-        columns = parts.read(block, ["shots/outcome", "shots/reason"])
-        own.update(reasons_of(columns["shots/outcome"], columns["shots/reason"]))
+        shots = parts.read(block, [Index.shots.outcome, Index.shots.reason]).shots
+        own.update(reasons_of(shots.outcome, shots.reason))
     reasons = sum(world.gather(own), Counter[tuple[int, str]]())
     return [
         f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
@@ -180,15 +181,15 @@ def _outcome_warnings(
     ]
 
 
-def _lattice_counts(parts: store.Parts, section: IndexSection, world: World) -> LatticeCounts:
+def _lattice_counts(
+    parts: store.Parts[Index], section: IndexSection, world: World
+) -> LatticeCounts:
     """Return the counts of the lattices of all blocks. Collective."""
     own = np.zeros(len(LatticeCounts._fields), dtype=int)
-    names = ["shots/n_refused", "lattices/domain_ang"]
     for block in range(world.rank, len(parts.keys), world.size):
-        columns = parts.read(block, names)
-        domain_ang = columns["lattices/domain_ang"]
-        n_other_domains = np.count_nonzero(domain_ang != section.domain_ang)
-        own += [columns["shots/n_refused"].sum(), len(domain_ang), n_other_domains]
+        part = parts.read(block, [Index.shots.n_refused, Index.lattices.domain_ang])
+        n_other_domains = np.count_nonzero(part.lattices.domain_ang != section.domain_ang)
+        own += [part.shots.n_refused.sum(), len(part.lattices), n_other_domains]
     return LatticeCounts(*map(int, sum(world.gather(own))))
 
 
@@ -220,7 +221,7 @@ def warnings_of(counts: LatticeCounts, domain_ang: float) -> list[StageWarning]:
 
 
 def _bandwidth(
-    parts: store.Parts, of_blocks: list[np.ndarray], source: Source, world: World
+    parts: store.Parts[Index], of_blocks: list[np.ndarray], source: Source, world: World
 ) -> Bandwidth | None:
     """Return the bandwidth that the spots of shots without a spectrum show; None where all have
     one. Collective.
@@ -229,19 +230,21 @@ def _bandwidth(
     """
     sums = {}
     for block in range(world.rank, len(of_blocks), world.size):
-        columns = parts.read(block, ["spots/", "lattices/"])
+        part = parts.read(block, [Index.spots, Index.lattices])
+        lattices = part.lattices
+        spots_of_lattices = Children(part.spots.lattice)
         sums[block] = np.zeros(bandwidth.N_SUMS)
-        for n, row in enumerate(columns["lattices/shot"]):
+        for n, row in enumerate(lattices.shot):
             spectrum = source.spectrum(int(of_blocks[block][row]))
             if spectrum is None:
                 continue
             if len(spectrum.energies_ev) > 1:
                 break  # the files of a run are alike
-            rows = columns["spots/lattice"] == n
+            spots = part.spots[spots_of_lattices[n]]
             sums[block] += bandwidth.sums(
-                MosaicLattice(*(columns[f"lattices/{name}"][n] for name in MosaicLattice._fields)),
-                columns["spots/hkl"][rows],
-                Spots(**{name: columns[f"spots/{name}"][rows] for name in Spots._fields}),
+                MosaicLattice(lattices.A[n], lattices.eta_rad[n], lattices.domain_ang[n]),
+                spots.hkl,
+                peaks(spots),
                 spectrum,
                 source.detector,
             )
@@ -264,14 +267,15 @@ def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:
 
 
 def _index_shot(
+    product: type[Index],
     section: IndexSection,
     recording: NoiseSection,
     source: Source,
     number: int,
     supplied: Mapping[int, list[np.ndarray]] | None,
     is_refined: bool,
-) -> dict:
-    """Return all rows of a shot, as one piece for `datasets.joined`."""
+) -> Index:
+    """Return all rows of a shot."""
     start = time.process_time()
     lattices = None if supplied is None else supplied.get(number, [])
     if lattices == []:
@@ -292,4 +296,4 @@ def _index_shot(
             )
     identity = {name: column[number] for name, column in source.shots.items()}
     identity["seconds"] = time.process_time() - start
-    return datasets.piece("index", tables_of(result, identity))
+    return tables_of(result, identity, product)

@@ -14,17 +14,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spreadflow import __version__, build
+from spreadflow import __version__, build, products
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import factor_files, images, nexus_writer, schema, store
-from spreadflow.io.schema import KINDS
+from spreadflow.io import factor_files, images, nexus_writer, store
 from spreadflow.io.spectra import Bank
 from spreadflow.io.truth import FileTruth, TrueIntensities
 from spreadflow.log import Progress, logger
 from spreadflow.models import Spectrum
 from spreadflow.parallel import World
 from spreadflow.physics import anomalous, bragg
+from spreadflow.products import KINDS
 from spreadflow.recipes.intensities import from_model
 from spreadflow.recipes.still import Simulator, Truth
 
@@ -108,7 +108,7 @@ def _kinds(config: SimulateConfig, run: str) -> np.ndarray:
 def _base_key(config: SimulateConfig) -> str:
     """Return the part of a file's key that all files of a run share."""
     settings = config.model_dump(mode="json", exclude={"shots"})
-    return store.digest(schema.VERSION, __version__, settings, _inputs(config))
+    return store.digest(products.VERSION, __version__, settings, _inputs(config))
 
 
 def _blocks(shots: str | None, n_shots: int, size: int) -> range:
@@ -211,7 +211,7 @@ def _write(
         beam_size_mm=simulator.recording.beam_size_mm,
     )
     truth = FileTruth(
-        columns=lambda: _columns(ids, kinds, truths),
+        shots=lambda: _truth(ids, kinds, truths),
         detector=simulator.detector,
         curves=simulator.curves,
         intensities=_intensities(simulator, pulses),
@@ -255,8 +255,8 @@ def one_behind(works: Iterable[Callable[[], np.ndarray]]) -> Iterator[np.ndarray
             yield last.result()
 
 
-def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> dict[str, np.ndarray]:
-    """Return the columns of schema `truth`. truths: the lattices of each shot."""
+def _truth(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> products.Truth:
+    """Return the truth of shots as their file has it. truths: the lattices of each shot."""
     lattices = [lattice for of_shot in truths for lattice in of_shot]
     n_lattices = [len(of_shot) for of_shot in truths]
     n_domains = [len(lattice.turns) for lattice in lattices]
@@ -269,16 +269,18 @@ def _columns(ids: list[int], kinds: np.ndarray, truths: list[list[Truth]]) -> di
     spots = bragg.SimulatedSpots(*(np.concatenate(columns) for columns in of_lattices))
     turns = [lattice.turns for lattice in lattices]
     crystals = [lattice.crystal for lattice in lattices]
-    return {
-        "shots/shot_id": np.array(ids, dtype=np.uint64),
-        "shots/kind": kinds,
-        "lattices/shot": np.repeat(np.arange(len(truths)), n_lattices),
-        "lattices/A": np.array([crystal.A for crystal in crystals]).reshape(-1, 3, 3),
-        "lattices/n_cells": np.array([crystal.n_cells for crystal in crystals]).reshape(-1, 3),
-        "lattices/eta_rad": np.array([crystal.eta_rad for crystal in crystals]),
-        "lattices/scale": np.array([lattice.scale for lattice in lattices]),
-        "domains/lattice": np.repeat(rows, n_domains),
-        "domains/rotation": np.concatenate([np.empty((0, 3, 3)), *turns]),
-        "reflections/lattice": np.repeat(rows, n_spots),
-        **{f"reflections/{name}": column for name, column in spots._asdict().items()},
-    }
+    return products.Truth(
+        shots=products.Truth.shots(shot_id=np.array(ids, dtype=np.uint64), kind=kinds),
+        lattices=products.Truth.lattices(
+            shot=np.repeat(np.arange(len(truths)), n_lattices),
+            A=np.array([crystal.A for crystal in crystals]).reshape(-1, 3, 3),
+            n_cells=np.array([crystal.n_cells for crystal in crystals]).reshape(-1, 3),
+            eta_rad=np.array([crystal.eta_rad for crystal in crystals]),
+            scale=np.array([lattice.scale for lattice in lattices]),
+        ),
+        domains=products.Truth.domains(
+            lattice=np.repeat(rows, n_domains),
+            rotation=np.concatenate([np.empty((0, 3, 3)), *turns]),
+        ),
+        reflections=products.Truth.reflections(lattice=np.repeat(rows, n_spots), **spots._asdict()),
+    )

@@ -19,19 +19,17 @@ from spreadflow.config import SpreadConfig, SpreadSection
 from spreadflow.errors import StageWarning
 from spreadflow.io import factor_files, shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
-from spreadflow.io.rows import columns_of
 from spreadflow.log import logger, warn
 from spreadflow.parallel import World
+from spreadflow.products import Spread
+from spreadflow.products.spread import Lattices
 from spreadflow.recipes import curves, factors
 from spreadflow.recipes.constants import constant_rows, cost_of_x
 from spreadflow.recipes.rest_rows import rest_rows
 from spreadflow.recipes.run_model import run_models
 from spreadflow.recipes.site_rows import site_rows, site_warnings
 from spreadflow.stages.curve_cycles import Context, Result, alternated
-from spreadflow.stages.expansions import (
-    starts_from,
-    unknowns_of,
-)
+from spreadflow.stages.expansions import starts_from, unknowns_of
 from spreadflow.stages.pixel_models import inputs_of
 
 TODO_OF_CONTROL = {
@@ -47,9 +45,6 @@ LOOK = "Look at spread.png before any curve is believed."
 
 LARGE_SCATTER = 0.25
 """Scatter of spots about their models, beyond which the mosaicity is likely another one."""
-
-LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
-"""Columns of `lattices` that the product takes over from the last cycle."""
 
 
 def run(
@@ -70,7 +65,6 @@ def run(
     section = config.spread
     log = logger(word, world)
     curves.check(config)
-    attributes = store.attributes(shoeboxes, section.shoeboxes)
     known_curves = section.known or []
     files = factor_files.read(config.structure_factors, known_curves)
     recording = shoebox_blocks.read_recording(shoeboxes, section.shoeboxes)
@@ -87,23 +81,19 @@ def run(
     )
     inputs = inputs_of(config, [shoeboxes, stage1, mosaic, config.stage1.domains])
     result = alternated(context, out, inputs, starts_from(stage1))
-    tables, product_attributes = _tables(context, result)
-    product_attributes |= {
-        "runs": attributes["runs"],
-        "d_min": section.d_min or attributes["config"]["d_min"],
+    product, attributes = _product(context, result)
+    attributes |= {
+        "runs": recording.attributes["runs"],
+        "d_min": section.d_min or recording.attributes["config"]["d_min"],
         "changes": result.changes,
         "converged": result.changes[-1] < section.converged,
     }
-    names = product_attributes["sites"]
-    of_sites = site_warnings(tables["sites"], names, product_attributes["site_unknowns"])
-    late = warn(log, _warnings(section, product_attributes) + of_sites)
-    product_attributes["warnings"] = result.warnings + late
-    columns: dict[str, np.ndarray] = {}
-    for table, of_table in tables.items():
-        columns |= {f"{table}/{name}": column for name, column in of_table.items()}
+    of_sites = site_warnings(product.sites, attributes["sites"], attributes["site_unknowns"])
+    late = warn(log, _warnings(section, attributes) + of_sites)
+    attributes["warnings"] = result.warnings + late
     identities = [store.identity(path) for path in factor_files.curve_paths(known_curves)]
     key = store.digest(section.model_dump(mode="json"), inputs, identities)
-    world.once(lambda: _write(out, columns, key, product_attributes))
+    world.once(lambda: _write(out, product, key, attributes))
 
 
 def _warnings(section: SpreadSection, attributes: dict[str, Any]) -> list[StageWarning]:
@@ -195,40 +185,38 @@ def _wrong_spots(scatter: float | None) -> list[StageWarning]:
     ]
 
 
-def _tables(
-    context: Context, result: Result
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
-    """Return tables and attributes of the product. Collective."""
+def _product(context: Context, result: Result) -> tuple[Spread, dict[str, Any]]:
+    """Return the product and its attributes. Collective."""
     config = context.config
     section = config.spread
     log = context.log
     model = context.models[0]
-    lattices = result.cycle.sums
+    sums = result.cycle.sums
     p = result.p
     elements = factors.elements(config.structure_factors, context.files)
     sites = curves.site_names(config)
-    fits = curves.all_fits(config, model.factors, result.refined, lattices, context.files)
+    fits = curves.all_fits(config, model.factors, result.refined, sums, context.files)
     verdicts = controls.of_rest(result.refined)
     if section.controls:
-        half = identity_hash.half_sets(result.cycle.rows["shot_id"][result.cycle.used])
-        verdicts = curves.verdicts(fits, lattices, model.factors, elements, half)
+        half = identity_hash.half_sets(result.cycle.lattices.shot_id[result.cycle.used])
+        verdicts = curves.verdicts(fits, sums, model.factors, elements, half)
     _log_verdicts(log, verdicts)
     quoted = next(iter(fits.values()))
     edges = curves.edge_rows(fits, elements, p.energies_ev)
     weak = dispersion.weak_directions(p, result.refined.of_pixels, section.band_sigma_e)
     without_edge = curves.without_edge(edges, sites)
-    reflections, shells = rest_rows(quoted, lattices)
-    tables = {
-        "curves": columns_of(curves.curve_rows(fits)),
-        "values": curves.value_rows(fits),
-        "constants": columns_of(constant_rows(fits, elements[0])),
-        "edges": columns_of(edges),
-        "channels": curves.channel_rows(quoted, lattices),
-        "lattices": _lattice_columns(result),
-        "reflections": reflections,
-        "shells": shells,
-        "sites": site_rows(quoted, lattices.unknown.sites),
-    }
+    reflections, shells = rest_rows(quoted, sums)
+    product = Spread(
+        curves=curves.curve_rows(fits),
+        values=curves.value_rows(fits),
+        constants=constant_rows(fits, elements[0]),
+        edges=edges,
+        channels=curves.channel_rows(quoted, sums),
+        lattices=_lattices(result),
+        reflections=reflections,
+        shells=shells,
+        sites=site_rows(quoted, sums.unknown.sites),
+    )
     attributes = {
         "config": section.model_dump(mode="json"),
         "mosaicity": config.stage1.mosaicity,
@@ -247,7 +235,7 @@ def _tables(
         "largest_bias": quoted.largest_bias,
         "lattices_for_goal": curves.outlook(fits, elements),
     }
-    return tables, attributes
+    return product, attributes
 
 
 def _of_x(section: SpreadSection, result: Result) -> dict[str, Any]:
@@ -270,24 +258,30 @@ def _log_verdicts(log: Logger, verdicts: list[Verdict]) -> None:
         log.info("control %s: %s (%s)", verdict.name, judged, figure)
 
 
-def _lattice_columns(result: Result) -> dict[str, np.ndarray]:
-    """Return the columns of the table `lattices`. Collective."""
-    rows = result.cycle.rows
+def _lattices(result: Result) -> Lattices:
+    """Return the table `lattices`. Collective."""
+    rows = result.cycle.lattices
     p = result.p
     at_start = result.cycle.sums.losses_at(p, np.zeros(len(p.names)))
-    columns = {name: rows[name] for name in LATTICE_COLUMNS}
-    for name, losses in (("loss_start", at_start), ("loss", result.refined.losses)):
-        columns[name] = np.full(len(rows["run"]), np.nan)
-        columns[name][result.cycle.used] = losses
-    return columns
+    losses = np.full((2, len(rows)), np.nan)
+    losses[:, result.cycle.used] = at_start, result.refined.losses
+    return Spread.lattices(
+        run=rows.run,
+        shot_id=rows.shot_id,
+        k=rows.k,
+        outcome=rows.outcome,
+        loss_start=losses[0],
+        loss=losses[1],
+        model_error=rows.model_error,
+        sigma_z=rows.sigma_z,
+        seconds=rows.seconds,
+    )
 
 
-def _write(out: Path, columns: dict[str, np.ndarray], key: str, attributes: dict) -> None:
+def _write(out: Path, product: Spread, key: str, attributes: dict) -> None:
     """Write spread.h5, and its table `curves` as spread.csv."""
-    store.write(out, "spread", columns, key=key, **attributes)
-    table: dict[str, Any] = {
-        name.split("/")[1]: column for name, column in columns.items() if name.startswith("curves/")
-    }
+    store.write(out, product, key=key, **attributes)
+    table: dict[str, Any] = dict(product.curves.as_dict())
     fits = attributes["fits"]
     kinds = attributes["sigma_kinds"]
     sites = attributes["sites"]

@@ -15,15 +15,16 @@ from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.analysis.pixels.centroid_distances import centroid_distances
 from spreadflow.config import Stage1Config, Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, StageWarning
-from spreadflow.io import datasets, schema, shoebox_blocks, store
+from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.pieces import Piece
-from spreadflow.io.rows import blank, columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
+from spreadflow.products import SHOEBOXES, Stage1
+from spreadflow.products.stage1 import Lattices
 from spreadflow.recipes import lattice_rows
 from spreadflow.recipes.lattice import (
     FITTED,
@@ -46,19 +47,19 @@ MOST_OF_SPOTS = 0.5
 """Share of lattices that may keep orientation and cell of their spots without a warning."""
 
 JUDGED = (
-    "lattices/outcome",
-    "lattices/run",
-    "lattices/held_out_gain",
-    "reflections/lattice",
-    "reflections/panel",
-    "reflections/fast",
-    "reflections/slow",
-    "reflections/fast_before",
-    "reflections/slow_before",
-    "reflections/fast_obs",
-    "reflections/slow_obs",
-    "reflections/fast_floor",
-    "reflections/slow_floor",
+    Stage1.lattices.outcome,
+    Stage1.lattices.run,
+    Stage1.lattices.held_out_gain,
+    Stage1.reflections.lattice,
+    Stage1.reflections.panel,
+    Stage1.reflections.fast,
+    Stage1.reflections.slow,
+    Stage1.reflections.fast_before,
+    Stage1.reflections.slow_before,
+    Stage1.reflections.fast_obs,
+    Stage1.reflections.slow_obs,
+    Stage1.reflections.fast_floor,
+    Stage1.reflections.slow_floor,
 )
 """Columns from which warnings are taken."""
 
@@ -103,14 +104,14 @@ def run(
     """
     section = config.stage1
     log = logger(word, world)
-    attributes = store.attributes(shoeboxes, section.range)
+    attributes = store.attributes(shoeboxes, SHOEBOXES[section.range])
     blocks = shoebox_blocks.blocks_of(shoeboxes, section.range, section.block_lattices)
     mosaic_of = mosaic_of_lattices(section, mosaic)
     sections = sections_of(config, section)
     inputs = inputs_of(config, [shoeboxes, section.domains, mosaic])
     key = store.digest(sections, inputs)
     groups = _groups(blocks)
-    parts = store.Parts(out, word, key, [_ids(group) for group in groups])
+    parts = store.Parts(out, Stage1, key, [_ids(group) for group in groups])
     models = []
     if not parts.are_done(world):
         models = read_models(config, shoeboxes, section.range, word)
@@ -123,12 +124,12 @@ def run(
         log=log,
     )
 
-    def make(piece: Piece) -> datasets.Columns:
-        return _columns(context, groups[piece.block][piece.first])
+    def make(piece: Piece) -> Stage1:
+        return _part(context, groups[piece.block][piece.first])
 
     work = skeleton.PieceWork(make, largest=1, units="blocks")
     skeleton.run_pieces(parts, [len(group) for group in groups], work, word, world)
-    outcomes = skeleton.outcomes(parts, "lattices/outcome", RefinedOutcome, world)
+    outcomes = skeleton.outcomes(parts, Stage1.lattices.outcome, RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["refined"] + outcomes["not_converged"]:
         found = f"none: {skeleton.in_words(outcomes)}"
@@ -185,36 +186,37 @@ def _unknowns(
     return lattice_fit.names(max(of_lattices, key=len, default={}))
 
 
-def _columns(context: Context, block: ShoeboxBlock) -> dict[str, np.ndarray]:
-    """Return the columns of one block."""
+def _part(context: Context, block: ShoeboxBlock) -> Stage1:
+    """Return the lattices of one block, refined."""
     section = context.section
-    columns = block.read()
+    part = block.read()
     pieces = []
     n_samples = N_SAMPLES
     for row_number in block.lattices:
         start_time = time.process_time()
-        run = columns["lattices/run"][row_number]
-        shot_id = columns["lattices/shot_id"][row_number]
-        k = columns["lattices/k"][row_number]
-        lattice = unpack(columns, row_number)
+        run = part.lattices.run[row_number]
+        shot_id = part.lattices.shot_id[row_number]
+        k = part.lattices.k[row_number]
+        lattice = unpack(part, row_number)
         mosaic = context.mosaic_of(int(shot_id), int(k))
         of_pixels = refine_lattice(lattice, mosaic, context.models[run], section)
         fit = likelier(of_pixels, section)
         if fit.why:
             words = "shot %016x lattice %d: %s (%s)"
             context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
-        row: dict[str, Any] = {**blank("stage1", "lattices", unknown=len(context.unknowns))}
-        row |= {"run": run, "shot_id": shot_id, "k": k, "outcome": fit.outcome}
-        tables: dict[str, dict] = {}
+        row: dict[str, Any] = {"run": run, "shot_id": shot_id, "k": k, "outcome": fit.outcome}
+        piece = Stage1()
         if fit.outcome in FITTED:
             row |= lattice_rows.lattice_row(fit, context.unknowns, section.uncertainty)
-            tables["reflections"] = lattice_rows.reflection_rows(lattice, fit)
-            tables |= lattice_rows.sample_rows(lattice, fit, n_samples)
+            piece.reflections = lattice_rows.reflection_rows(lattice, fit)
+            piece.samples, piece.sample_pixels = lattice_rows.sample_rows(lattice, fit, n_samples)
             n_samples = 0
         row["seconds"] = time.process_time() - start_time
-        tables["lattices"] = columns_of([row])
-        pieces.append(datasets.piece("stage1", tables))
-    return datasets.joined("stage1", schema.FILES["stage1"], pieces)
+        piece.lattices = Stage1.lattices.blank(unknown=len(context.unknowns))
+        for name, value in row.items():
+            piece.lattices.put(name, [value])
+        pieces.append(piece)
+    return Stage1.joined(pieces)
 
 
 class _Sums(NamedTuple):
@@ -232,13 +234,13 @@ class _Sums(NamedTuple):
     """and from those of the model"""
 
 
-def _sums(parts: store.Parts, detectors: list[Detector], world: World) -> _Sums:
+def _sums(parts: store.Parts[Stage1], detectors: list[Detector], world: World) -> _Sums:
     """Return the sums over all blocks, made now or in an earlier run. Collective."""
     own = {}
     for block in range(world.rank, len(parts.keys), world.size):
-        table = parts.read(block, list(JUDGED))
-        gain = table["lattices/held_out_gain"]
-        distances = centroid_distances(table, detectors)
+        part = parts.read(block, JUDGED)
+        gain = part.lattices.held_out_gain
+        distances = centroid_distances(part, detectors)
         radial_mm = {name: px[:, 0] * distances.pixel_mm for name, px in distances.px.items()}
         own[block] = [
             np.isfinite(gain).sum(),
@@ -282,36 +284,39 @@ def _warnings(sums: _Sums) -> list[StageWarning]:
     return warnings
 
 
-def _write_csv(parts: store.Parts, runs: list[str], unknowns: list[str], world: World) -> None:
+def _write_csv(
+    parts: store.Parts[Stage1], runs: list[str], unknowns: list[str], world: World
+) -> None:
     """Write a line for each lattice. Collective."""
-    table = skeleton.all_rows(parts, "lattices", world, is_for_first=True)
-    path = parts.product.with_suffix(".csv")
-    world.once(lambda: store.write_csv(path, _csv_columns(table, runs, unknowns)))
+    lattices = skeleton.all_rows(parts, Stage1.lattices, world, is_for_first=True)
+    path = parts.path.with_suffix(".csv")
+    world.once(lambda: store.write_csv(path, _csv_columns(lattices, runs, unknowns)))
 
 
-def _csv_columns(table: dict[str, np.ndarray], runs: list[str], unknowns: list[str]) -> dict:
+def _csv_columns(lattices: Lattices, runs: list[str], unknowns: list[str]) -> dict:
     """Return the columns of stage1.csv. Angles are in degrees; each unknown has a σ from Fisher's
-    information and one from the sandwich. table: of all lattices, columns by name.
+    information and one from the sandwich.
     """
     columns: dict = {
-        "run": [runs[run] for run in table["run"]],
-        "shot_id": [f"{shot_id:016x}" for shot_id in table["shot_id"]],
-        "k": table["k"],
-        "outcome": [RefinedOutcome(number).name.lower() for number in table["outcome"]],
+        "run": [runs[run] for run in lattices.run],
+        "shot_id": [f"{shot_id:016x}" for shot_id in lattices.shot_id],
+        "k": lattices.k,
+        "outcome": [RefinedOutcome(number).name.lower() for number in lattices.outcome],
     }
     names = ("a", "b", "c", "alpha_deg", "beta_deg", "gamma_deg")
-    cells = unit_cell.degrees(table["cell"])
+    cells = unit_cell.degrees(lattices.cell)
     columns |= dict(zip(names, cells.T, strict=True))
-    for place, element in enumerate(table["A"].reshape(-1, 9).T):
+    for place, element in enumerate(lattices.A.reshape(-1, 9).T):
         row, column = divmod(place, 3)
         columns[f"A{row + 1}{column + 1}"] = element
-    for axis, n_cells in zip("abc", table["n_cells"].T, strict=True):
+    for axis, n_cells in zip("abc", lattices.n_cells.T, strict=True):
         columns[f"n_cells_{axis}"] = n_cells
-    columns["eta_deg"] = np.rad2deg(table["eta_rad"])
-    for axis, eta_rad in zip("xyz", table["eta_axes_rad"].T, strict=True):
+    columns["eta_deg"] = np.rad2deg(lattices.eta_rad)
+    for axis, eta_rad in zip("xyz", lattices.eta_axes_rad.T, strict=True):
         columns[f"eta_{axis}_deg"] = np.rad2deg(eta_rad)
-    columns["scale"] = table["scale"]
+    columns["scale"] = lattices.scale
+    by_name = lattices.as_dict()
     for kind in ("values", "sigma_fisher", "sigma_sandwich"):
-        for name, values in zip(unknowns, table[kind].T, strict=True):
+        for name, values in zip(unknowns, by_name[kind].T, strict=True):
             columns[f"{kind}.{name}"] = values
-    return columns | {name: table[name] for name in CSV_FIGURES}
+    return columns | {name: by_name[name] for name in CSV_FIGURES}

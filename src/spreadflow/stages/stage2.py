@@ -21,12 +21,12 @@ from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import factor_files, mtz, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
-from spreadflow.io.rows import columns_of
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
+from spreadflow.products import Annulus, Gram, Merge, Stage1, Stage2
 from spreadflow.recipes import factors, intensities, stage2, stage2_product
 from spreadflow.recipes.gram import ExpandedLattice
 from spreadflow.recipes.intensities import Merged, Reflections
@@ -53,10 +53,7 @@ DIGITS = 4
 change the key of a cycle.
 """
 
-LATTICE_COLUMNS = ("run", "shot_id", "k", "outcome", "model_error", "sigma_z", "seconds")
-"""Columns of `lattices` that the product takes over from the last cycle."""
-
-JUDGED = ("lattices/", "boxes/d", "boxes/n_pixels", "boxes/sigma_z")
+JUDGED = (Gram.lattices, Gram.boxes.d, Gram.boxes.n_pixels, Gram.boxes.sigma_z)
 """Datasets of the last cycle from which the product's tables are made."""
 
 
@@ -83,7 +80,7 @@ class Context(NamedTuple):
 class Cycle(NamedTuple):
     """A finished cycle."""
 
-    parts: store.Parts
+    parts: store.Parts[Gram]
     refined: Intensities
     figures: dict[str, float]
     """its row of the table `cycles`"""
@@ -129,21 +126,16 @@ def run(
     reduced = _Reduction(world)
     cycles = _cycles(context, out, inputs, _drawn_starts(stage1, context.unknowns), reduced)
     last = cycles[-1]
-    tables = _tables(context, cycles)
+    product = _product(context, cycles)
     attributes = _attributes(context, cycles, reduced)
     attributes |= {"runs": recording.attributes["runs"], "inputs": inputs}
-    warnings = stage2_warnings(section, [cycle.figures for cycle in cycles], tables, attributes)
+    warnings = stage2_warnings(section, [cycle.figures for cycle in cycles], product, attributes)
     attributes["warnings"] = warn(log, warnings)
     key = store.digest(section.model_dump(mode="json"), inputs)
-    columns = {
-        f"{table}/{name}": column
-        for table, of_table in tables.items()
-        for name, column in of_table.items()
-    }
 
     def write() -> None:
         _write_mtz(context, out.with_suffix(".mtz"), last.refined)
-        store.write(out, word, columns, key=key, **attributes)
+        store.write(out, product, key=key, **attributes)
 
     world.once(write)
 
@@ -155,9 +147,9 @@ def _reflections(
     of_model = intensities.from_model(model.factors, cell, model.space_group, photons)
     if config.stage2.start == "model":
         return of_model
-    table = store.read(merge, "merge", ["merged/"])
-    sign = np.where(table["merged/friedel"] < 0, -1, 1)[:, None]
-    merged = Merged(sign * table["merged/hkl"], table["merged/intensity"], table["merged/sigma"])
+    rows = store.read(merge, Merge, [Merge.merged]).merged
+    sign = np.where(rows.friedel < 0, -1, 1)[:, None]
+    merged = Merged(sign * rows.hkl, rows.intensity, rows.sigma)
     try:
         return intensities.from_merge(of_model, merged)
     except ValueError as error:
@@ -212,7 +204,7 @@ def _cycles(
         about = _rounded(about)
         key = store.digest(key, about.tobytes())
         ids = [block.ids for block in context.blocks]
-        parts = store.Parts(out.with_suffix(".gram") / f"{number}.h5", "gram", key, ids)
+        parts = store.Parts(out.with_suffix(".gram") / f"{number}.h5", Gram, key, ids)
         _expand(context, parts, starts, about, number)
         before = cycles[-1].refined if cycles else None
         start_time = time.process_time()
@@ -247,18 +239,16 @@ def _with_factors(context: Context, starts: StartsOfBlock, shared: np.ndarray) -
 
 def _drawn_starts(stage1: Path, unknowns: list[str]) -> StartsOfBlock:
     """Return where stage 1 left each lattice, with N and η drawn to the common ones."""
-    names = ("shot_id", "k", "outcome", "n_cells", "eta_axes_rad", "sigma_sandwich")
-    columns = store.read(stage1, "stage1", [f"lattices/{name}" for name in names])
-    is_good = columns["lattices/outcome"] == RefinedOutcome.REFINED
+    table = Stage1.lattices
+    uncertain = [table.n_cells, table.eta_axes_rad, table.sigma_sandwich]
+    wanted = [table.shot_id, table.k, table.outcome, *uncertain]
+    lattices = store.read(stage1, Stage1, wanted).lattices
+    good = lattices[lattices.outcome == RefinedOutcome.REFINED]
     moves = intensities.moves_together(
-        unknowns,
-        columns["lattices/n_cells"][is_good],
-        columns["lattices/eta_axes_rad"][is_good],
-        columns["lattices/sigma_sandwich"][is_good],
+        unknowns, good.n_cells, good.eta_axes_rad, good.sigma_sandwich
     )
-    shot_ids = columns["lattices/shot_id"][is_good].tolist()
-    ks = columns["lattices/k"][is_good].tolist()
-    move_of = dict(zip(zip(shot_ids, ks, strict=True), moves, strict=True))
+    identities = zip(good.shot_id.tolist(), good.k.tolist(), strict=True)
+    move_of = dict(zip(identities, moves, strict=True))
     starts = {
         identity: (outcome, intensities.with_factors(start, unknowns, move_of[identity]))
         for identity, (outcome, start) in starts_from(stage1)(0).items()
@@ -285,7 +275,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _expand(
-    context: Context, parts: store.Parts, starts: StartsOfBlock, about: np.ndarray, cycle: int
+    context: Context, parts: store.Parts[Gram], starts: StartsOfBlock, about: np.ndarray, cycle: int
 ) -> None:
     """Make all parts of a cycle, expanded about intensities (reflection,)."""
     reflections = context.reflections
@@ -300,14 +290,14 @@ def _expand(
         log=context.log,
     )
 
-    def expand(columns: dict[str, np.ndarray], row: LatticeRow, start: Start) -> ExpandedLattice:
-        lattice = unpack(columns, row.row)
+    def expand(shoeboxes: Annulus, row: LatticeRow, start: Start) -> ExpandedLattice:
+        lattice = unpack(shoeboxes, row.row)
         mosaic = context.mosaic_of(row.shot_id, row.k)
         pixels = context.config.stage1
         model = models[row.run]
         return intensities.expand_flat(lattice, mosaic, model, reflections, pixels, start)
 
-    def make(block: int) -> dict[str, np.ndarray]:
+    def make(block: int) -> Gram:
         return expanded_block(expansion, block, starts(block), expand)
 
     skeleton.run(parts, make, f"stage2, cycle {cycle}", context.world)
@@ -319,7 +309,7 @@ def _expand(
     )
 
 
-def _batches(context: Context, parts: store.Parts) -> stage2.Batches:
+def _batches(context: Context, parts: store.Parts[Gram]) -> stage2.Batches:
     """Return the function that reads the batches of this rank, each time anew: they need not all
     be in memory.
     """
@@ -328,38 +318,38 @@ def _batches(context: Context, parts: store.Parts) -> stage2.Batches:
 
     def batches() -> Iterator[OwnBatch]:
         for block in range(world.rank, len(parts.keys), world.size):
-            columns = parts.read(block)
-            used = columns["lattices/outcome"] == SpreadOutcome.USED
-            half = identity_hash.half_sets(columns["lattices/shot_id"][used])
-            yield OwnBatch(block, intensities.batch_of(columns, unique), half)
+            part = parts.read(block)
+            used = part.lattices.outcome == SpreadOutcome.USED
+            half = identity_hash.half_sets(part.lattices.shot_id[used])
+            yield OwnBatch(block, intensities.batch_of(part, unique), half)
 
     return batches
 
 
 def _figures(
-    context: Context, parts: store.Parts, refined: Intensities, about: np.ndarray
+    context: Context, parts: store.Parts[Gram], refined: Intensities, about: np.ndarray
 ) -> dict[str, float]:
     """Return the row of the table `cycles` of a cycle. Raises FileError where no lattice can be
     used.
     """
-    columns = skeleton.all_rows(parts, "lattices", context.world)
-    used = columns["outcome"] == SpreadOutcome.USED
-    if not used.any():
-        found = f"{len(used)} of which none can be"
+    lattices = skeleton.all_rows(parts, Gram.lattices, context.world)
+    used = lattices[lattices.outcome == SpreadOutcome.USED]
+    if not len(used):
+        found = f"{len(lattices)} of which none can be"
         todo = "Look at stage1.png and predict.png."
         raise FileError(context.pack, "lattices of which one can be used", found, todo)
     is_known = np.isfinite(refined.sigma)
     moved = (refined.intensity - about)[is_known] / refined.sigma[is_known]
     return {
-        "n_lattices": int(used.sum()),
+        "n_lattices": len(used),
         "change": float(np.sqrt(np.mean(moved**2))),
         "spread": refined.spread,
         "scatter": refined.fraction,
         "held_out": refined.held_out,
         "held_out_before": refined.held_out_before,
-        "model_error": float(np.median(columns["model_error"][used])),
-        "n_cells": float(np.median(columns["n_cells"][used])),
-        "eta_deg": float(np.median(columns["eta_axes_rad"][used]) / DEG),
+        "model_error": float(np.median(used.model_error)),
+        "n_cells": float(np.median(used.n_cells)),
+        "eta_deg": float(np.median(used.eta_axes_rad) / DEG),
         "n_undetermined": refined.n_undetermined,
         "log_factor": float(np.abs(refined.shared).max(initial=0.0)),
         "n_iterations": refined.n_iterations,
@@ -374,7 +364,7 @@ def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
     unique = context.reflections.unique
     known = np.flatnonzero(np.isfinite(refined.sigma))
     amplitudes = stage2_product.amplitudes(context.reflections, refined)
-    of_merge = store.attributes(context.merge, "merge")
+    of_merge = store.attributes(context.merge, Merge)
     mtz.write_merged(
         path,
         mtz.MergedTable(
@@ -392,37 +382,49 @@ def _write_mtz(context: Context, path: Path, refined: Intensities) -> None:
     )
 
 
-def _tables(context: Context, cycles: list[Cycle]) -> dict[str, dict[str, np.ndarray]]:
-    """Return the tables of the product."""
+def _product(context: Context, cycles: list[Cycle]) -> Stage2:
+    """Return the product."""
     config = context.config
     last = cycles[-1]
     unique = context.reflections.unique
-    read = store.read(last.parts.product, "gram", JUDGED)
-    lattices = {name: read[f"lattices/{name}"] for name in LATTICE_COLUMNS}
-    log_cells = np.log(read["lattices/n_cells"]).sum(axis=1)
-    lattices["log_volume"] = np.log(read["lattices/scale"]) + log_cells
-    merged = stage2_product.merged(store.read(context.merge, "merge", ["merged/"]), unique)
+    gram = store.read(last.parts.path, Gram, JUDGED)
+    rows = gram.lattices
+    lattices = Stage2.lattices(
+        run=rows.run,
+        shot_id=rows.shot_id,
+        k=rows.k,
+        outcome=rows.outcome,
+        log_volume=np.log(rows.scale) + np.log(rows.n_cells).sum(axis=1),
+        model_error=rows.model_error,
+        sigma_z=rows.sigma_z,
+        seconds=rows.seconds,
+    )
+    of_merge = store.read(context.merge, Merge, [Merge.merged]).merged
+    on_unique = stage2_product.merged(of_merge, unique)
     map_model = stage2_product.MapModel(
         factors=context.models[0].factors,
         places=factors.places(config.structure_factors, context.files),
         photons=context.photons,
     )
-    return {
-        **stage2_product.intensity_tables(
-            context.reflections, last.refined, merged, config.stage2.n_bins
-        ),
-        "lattices": lattices,
-        "cycles": columns_of([cycle.figures for cycle in cycles]),
-        "shells": stage2_product.shells(read, unique.d_min, config.stage2.n_bins),
-        "sites": stage2_product.peaks(context.reflections, last.refined, merged, map_model),
-    }
+    merged, bins, merge_bins = stage2_product.intensity_tables(
+        context.reflections, last.refined, on_unique, config.stage2.n_bins
+    )
+    return Stage2(
+        merged=merged,
+        bins=bins,
+        merge_bins=merge_bins,
+        lattices=lattices,
+        cycles=Stage2.cycles.from_rows([cycle.figures for cycle in cycles]),
+        shells=stage2_product.shells(gram.boxes, unique.d_min, config.stage2.n_bins),
+        sites=stage2_product.peaks(context.reflections, last.refined, on_unique, map_model),
+    )
 
 
 def _attributes(context: Context, cycles: list[Cycle], reduced: _Reduction) -> dict[str, Any]:
     """Return the attributes of the product."""
     section = context.config.stage2
     last = cycles[-1].figures
-    of_merge = store.attributes(context.merge, "merge")
+    of_merge = store.attributes(context.merge, Merge)
     return {
         "config": section.model_dump(mode="json"),
         "space_group": of_merge["space_group"],

@@ -1,7 +1,7 @@
 """The one table of stages. From it come the commands, the workflow, the report and the documents.
 
 A new stage touches its row here, its section and its class of sections (`config/`), its inputs
-(`trial/inputs.py`, `trial/files.py`), its schema (`io/schema`), its module (`stages/`), its report
+(`trial/inputs.py`, `trial/files.py`), its product (`products/`), its module (`stages/`), its report
 (`report/`), its rule (`workflow/rules/`) and its tests.
 """
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import drawn
-from spreadflow.analysis.curves import columns, loops
+from spreadflow.analysis.curves import loops
 from spreadflow.analysis.curves.expand import NO_SITES, complex_curves
 from spreadflow.analysis.curves.gram import Gram
-from spreadflow.physics import symmetry
+from spreadflow.physics import miller, symmetry
 
 SPACE_GROUP = "P 21 21 21"
 
@@ -49,10 +49,10 @@ def f_of(crystal, sums, x, curves):
 def test_f_of_columns_is_that_of_nature_with_its_own_x(wrong, everywhere):
     crystal = wrong.crystal
     hkl, sums, _ = everywhere
-    row = columns.same_rows(wrong.hkl, sums.rest.hkl)
+    row = miller.rows(wrong.hkl, sums.rest.hkl)
     assert (row >= 0).all()
     F = f_of(crystal, sums, wrong.x[row], crystal.p.curves(crystal.theta))
-    nodes = columns.rows(crystal.factors, hkl)
+    nodes = crystal.factors.rows(hkl)
     np.testing.assert_allclose(F, crystal.nature.at(nodes)[:, 0], rtol=1e-12)
 
 
@@ -65,7 +65,7 @@ def test_equivalents_have_the_same_modulus_whatever_x_is(wrong, everywhere):
     for op in symmetry.group(SPACE_GROUP).operations():
         rotation = np.array(op.rot) // op.DEN
         shift = np.array(op.tran) / op.DEN
-        moved = columns.same_rows(hkl, hkl @ rotation)
+        moved = miller.rows(hkl, hkl @ rotation)
         expected = F * np.exp(-2j * np.pi * hkl @ shift)
         np.testing.assert_allclose(F[moved], expected, atol=1e-9 * np.abs(F).max())
 
@@ -76,7 +76,7 @@ def test_friedel_mates_are_conjugate_without_f2(wrong, everywhere):
     """
     crystal = wrong.crystal
     hkl, sums, x = everywhere
-    mate = columns.same_rows(hkl, -hkl)
+    mate = miller.rows(hkl, -hkl)
     curves = crystal.p.curves(crystal.theta)
     flat = curves * np.array([1.0, 0.0])[:, None]
     F = f_of(crystal, sums, x, flat)
@@ -120,6 +120,6 @@ def test_real_x_keeps_the_phase_of_the_model(wrong, few):
 def test_rows_of_no_table_and_of_no_nodes():
     table = np.array([[1, 0, 0], [0, -3, 2]])
     none = np.empty((0, 3), dtype=int)
-    assert columns.same_rows(none, table).tolist() == [-1, -1]
-    assert columns.same_rows(table, none).tolist() == []
-    assert columns.same_rows(table, table[::-1]).tolist() == [1, 0]
+    assert miller.rows(none, table).tolist() == [-1, -1]
+    assert miller.rows(table, none).tolist() == []
+    assert miller.rows(table, table[::-1]).tolist() == [1, 0]

@@ -58,9 +58,9 @@ def dense(one) -> np.ndarray:
 def test_nodes_are_found_in_any_order(patched):
     factors = patched.factors
     rows = np.random.default_rng(0).permutation(len(factors.hkl))[:50]
-    np.testing.assert_array_equal(columns.rows(factors, factors.hkl[rows]), rows)
+    np.testing.assert_array_equal(factors.rows(factors.hkl[rows]), rows)
     missing = np.array([[90, 0, 0], factors.hkl[3]])
-    assert columns.rows(factors, missing).tolist() == [-1, 3]
+    assert factors.rows(missing).tolist() == [-1, 3]
 
 
 def test_a_node_that_the_model_lacks_is_said(drawn):
@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_the_gram_with_other_structure_factors(patched, gram
     """The templates' |F|² replaced, and scale and rotation where they suit best: a dense sum."""
     one = grams[0]
     true = patched.factors._replace(anomalous=_with(patched.factors, patched.true))
-    rows = columns.rows(patched.factors, one.hkl)
+    rows = patched.factors.rows(one.hkl)
     y = true.squared(rows)[np.arange(len(rows)), one.channel] - one.intensity
     left = one.score - one.cross.T @ y
     parabola = one.loss - one.slope @ y + 0.5 * y @ dense(one) @ y
@@ -136,7 +136,7 @@ def _explained(patched, grams, curves):
     out = []
     for one in grams:
         right = patched.factors._replace(anomalous=_with(patched.factors, curves))
-        rows = columns.rows(right, one.hkl)
+        rows = right.rows(one.hkl)
         y = right.squared(rows)[np.arange(len(rows)), one.channel] - one.intensity
         out.append(one._replace(slope=dense(one) @ y, score=y @ one.cross))
     return columns.of_lattices(out, patched.factors)

@@ -184,7 +184,7 @@ def really(columns: Columns) -> FewLattices:
     asu, friedel = symmetry.to_asu(columns.hkl, GROUP)
     hkl, reflection = np.unique(asu, axis=0, return_inverse=True)
     rest = rests.rest(F, hkl, CELL, GROUP, np.ones(PER_BOX), "complex")
-    e = of_grams.scattering(F, of_grams.rows(F, columns.hkl), columns.channel).direction
+    e = of_grams.scattering(F, F.rows(columns.hkl), columns.channel).direction
     columns = columns.with_rest(e, reflection.ravel(), friedel < 0, rest.freedom)
     return FewLattices(columns, rest, 1.0)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 import drawn
-from spreadflow.analysis.curves import columns, controls, objective, refinement
+from spreadflow.analysis.curves import controls, objective, refinement
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.refinement import How, Priors, Start
+from spreadflow.physics import miller
 from spreadflow.recipes.gram import with_curves, with_rest
 
 N = 60
@@ -59,7 +60,7 @@ def test_curves_of_a_wrong_model_are_found_within_their_errors(wrong, found):
     assert np.median(wrong.crystal.p.sigma(fit.fisher)) < 0.4
 
     assert np.sqrt(fit.rest.variance) == pytest.approx([8.0], rel=0.2)
-    row = columns.same_rows(wrong.hkl, fit.rest.hkl)
+    row = miller.rows(wrong.hkl, fit.rest.hkl)
     is_unknown = np.isfinite(fit.rest.sigma)
     off = np.where(is_unknown, fit.rest.x - wrong.x[row], 0.0)
     assert np.sum(off**2) < 0.5 * np.sum(wrong.x[row] ** 2)
@@ -231,7 +232,7 @@ def test_reflections_near_zero_come_to_rest(wrong, kind):
     """
     crystal = wrong.crystal
     asu = wrong.hkl[::6]
-    weak = columns.same_rows(asu, drawn.unique(crystal)) >= 0
+    weak = miller.rows(asu, drawn.unique(crystal)) >= 0
     rest = np.where(weak, 0.01 * crystal.factors.rest, crystal.factors.rest)
     crystal = crystal._replace(factors=crystal.factors._replace(rest=rest))
     grams, pulses = crystal.lattices(N // 2, 5)

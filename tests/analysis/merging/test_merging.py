@@ -9,6 +9,8 @@ import pytest
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import merging
 from spreadflow.analysis.merging.merging import Fate
+from spreadflow.models import ReflectionFlag
+from spreadflow.products.index import Reflections
 
 CRYSTALS = {
     "C 1 2 1": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0],
@@ -196,28 +198,23 @@ def test_every_reflection_has_one_fate():
     n = len(hkl)
     lattice = np.zeros(n, dtype=np.int64)
     lattice[-1] = 1
-    table = {
-        name: np.ones(n, dtype=np.float32)
-        for name in (
-            "partiality",
-            "lorentz",
-            "polarization",
-            "capture",
-            "intensity",
-            "sigma",
-        )
-    }
-    table |= {"lattice": lattice, "hkl": hkl, "failed": np.arange(n) == 3}
-    table["slopes"] = np.zeros((n, 3))
-    table["partiality"][14] = 0.01
-    table["sigma"][15] = 0.0
+    reflections = Reflections(
+        lattice=lattice,
+        hkl=hkl,
+        partiality=np.where(np.arange(n) == 14, 0.01, 1.0),
+        lorentz=np.ones(n),
+        polarization=np.ones(n),
+        capture=np.ones(n),
+        slopes=np.zeros((n, 3)),
+        intensity=np.ones(n),
+        sigma_background=np.where(np.arange(n) == 15, 0.0, 1.0),
+        flags=np.where(np.arange(n) == 3, ReflectionFlag.MASKED, 0),
+    )
     obs, count, fate = merging.select(
-        table,
-        {
-            "group": np.zeros(2, dtype=np.int64),
-            "half": np.zeros(2, dtype=np.int8),
-            "pulse": np.ones(2),
-        },
+        reflections,
+        merging.Lattices(
+            group=np.zeros(2, dtype=np.int64), half=np.zeros(2, dtype=np.int8), pulse=np.ones(2)
+        ),
         unique,
         partiality_min=0.05,
         min_reflections=5,
@@ -248,16 +245,17 @@ def test_factors_are_products_in_double_precision():
     expected = pulse[0] * np.prod(
         [column.astype(np.float64) for column in columns.values()], axis=0
     )
-    table = columns | {
-        "lattice": np.zeros(n, np.int32),
-        "hkl": np.tile([1, 1, 1], (n, 1)),
-        "failed": np.zeros(n, bool),
-        "slopes": np.zeros((n, 3), np.float32),
-        "intensity": np.ones(n, np.float32),
-        "sigma": np.ones(n, np.float32),
-    }
-    lattices = {"group": np.zeros(1, int), "half": np.zeros(1, int), "pulse": pulse}
-    obs, _, _ = merging.select(table, lattices, unique, partiality_min=0.0, min_reflections=1)
+    reflections = Reflections(
+        lattice=np.zeros(n, np.int32),
+        hkl=np.tile([1, 1, 1], (n, 1)),
+        slopes=np.zeros((n, 3), np.float32),
+        intensity=np.ones(n, np.float32),
+        sigma_background=np.ones(n, np.float32),
+        flags=np.zeros(n, np.int32),
+        **columns,
+    )
+    lattices = merging.Lattices(group=np.zeros(1, int), half=np.zeros(1, int), pulse=pulse)
+    obs, _, _ = merging.select(reflections, lattices, unique, partiality_min=0.0, min_reflections=1)
 
     np.testing.assert_allclose(obs.factor, expected, rtol=1e-14)
 

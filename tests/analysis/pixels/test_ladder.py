@@ -51,15 +51,14 @@ def rungs(patch):
 def test_rung_4_finds_orientation_and_scale_where_3b_does_not(patch, rungs):
     data, steps = rungs
     valid = patch.shoeboxes.valid
-    bbox = patch.shoeboxes.bbox
     truth = steps["4"]._replace(shape=patch.bragg[valid])
-    true_centroids = ladder.centroids(truth, data, bbox)
+    true_centroids = ladder.centroids(truth, data, patch.shoeboxes)
     first_pixel = np.cumsum([0, *patch.shoeboxes.n_pixels[:-1]])
     is_bright = np.add.reduceat(patch.bragg, first_pixel) > 1000
     assert is_bright.sum() > 8
     off = {}
     for name, step in steps.items():
-        away = np.abs(ladder.centroids(step, data, bbox) - true_centroids)
+        away = np.abs(ladder.centroids(step, data, patch.shoeboxes) - true_centroids)
         off[name] = away[is_bright].max()
     assert off["4"] < 0.02 < 0.1 < min(off["3B"], off["2"])
     assert steps["4"].bragg.sum() == pytest.approx(patch.bragg[valid].sum(), rel=0.01)

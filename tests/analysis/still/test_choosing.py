@@ -25,6 +25,7 @@ def reflections(rng, n=N, **columns) -> Reflections:
         "capture": rng.uniform(0.8, 0.9, n),
         "intensity": zeros,
         "sigma": np.full(n, 10.0),
+        "sigma_background": np.full(n, 10.0),
         "background": np.full(n, 9.0),
         "n_foreground": np.full(n, 20),
         "bbox": np.tile([0, 12, 0, 12], (n, 1)),
@@ -47,7 +48,10 @@ def lattice() -> SimpleNamespace:
     intensity = true + rng.normal(size=N) * np.sqrt(rest + true)
     sigma = np.sqrt(rest + own_variance(intensity, np.full(N, rest)))
     return SimpleNamespace(
-        reflections=predicted._replace(intensity=intensity, sigma=sigma), average=average
+        reflections=predicted._replace(
+            intensity=intensity, sigma=sigma, sigma_background=np.full(N, np.sqrt(rest))
+        ),
+        average=average,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from spreadflow.analysis.still.integration import integrate
 from spreadflow.analysis.still.prediction import Predicted
-from spreadflow.analysis.still.variance import own_variance, rest_variance
+from spreadflow.analysis.still.variance import own_variance
 from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics.geometry import radial_axes
 
@@ -340,13 +340,24 @@ def test_observed_centroid_does_not_follow_the_prediction():
     assert np.nanstd(error) < 0.06
 
 
-def test_the_signals_own_variance_can_be_taken_off_again():
-    """Inverse and limits: I for strong spots, nothing for spots that are not there."""
+def test_the_signals_own_variance_has_its_limits():
+    """I for strong spots, nothing for spots that are not there."""
     pairs = np.meshgrid([1.0, 30.0, 1e4], [-50.0, 0.0, 3.0, 100.0, 1e5])
     rest, intensity = (x.ravel() for x in pairs)
     own = own_variance(intensity, rest)
 
-    np.testing.assert_allclose(rest_variance(intensity, rest + own), rest, rtol=1e-6)
     assert np.all(own[intensity <= 0] == 0)
     strong = intensity > 1e3 * np.sqrt(rest)
     np.testing.assert_allclose(own[strong], intensity[strong], rtol=1e-4)
+
+
+def test_sigma_is_that_of_the_background_with_that_of_own_photons():
+    rng = np.random.default_rng(19)
+    image = rng.poisson(5.0, (1, 900, 900)).astype(np.float32)
+    positions = rng.uniform(100, 800, (60, 2))
+    found = one(image, positions=positions, noise=Noise(readout_photons=1.0, calibration_error=0.0))
+    rest = found.sigma_background**2
+    own = own_variance(found.intensity, rest)
+
+    np.testing.assert_allclose(found.sigma**2, rest + own, rtol=1e-12)
+    assert (found.sigma_background > np.sqrt(5.0 * found.n_foreground)).mean() > 0.9

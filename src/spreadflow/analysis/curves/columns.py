@@ -54,29 +54,6 @@ def directions(factors: StructureFactors, node: np.ndarray) -> np.ndarray:
     return base / np.maximum(np.abs(base), SMALLEST_F)
 
 
-def rows(factors: StructureFactors, hkl: np.ndarray) -> np.ndarray:
-    """Return the rows (n,) of nodes (n, 3) in `factors`; −1 where it has none."""
-    return same_rows(np.asarray(factors.hkl), hkl)
-
-
-def same_rows(table: np.ndarray, hkl: np.ndarray) -> np.ndarray:
-    """Return the rows (n,) of Miller indices (n, 3) in a table (row, 3); −1 where it has none."""
-    if not len(table):
-        return np.full(len(hkl), -1)
-    largest = max(np.abs(table).max(), np.abs(hkl).max(initial=0))
-    size = 2 * int(largest) + 1
-
-    def key(h):
-        return h.astype(np.int64) @ np.array([size * size, size, 1])
-
-    keys = key(table)
-    wanted = key(hkl)
-    order = np.argsort(keys)
-    place = np.searchsorted(keys[order], wanted)
-    row = order[np.minimum(place, len(order) - 1)]
-    return np.where(keys[row] == wanted, row, -1)
-
-
 BY_COLUMN = (
     "hkl",
     "channel",
@@ -256,7 +233,7 @@ def of_lattices(grams: Sequence[Gram], factors: StructureFactors) -> Columns:
     """Return the columns of lattices with F of a model. Raises ValueError where it lacks a node."""
     hkl = _joined([gram.hkl for gram in grams], np.int32, 3)
     channel = _joined([gram.channel for gram in grams], np.int32)
-    node = rows(factors, hkl)
+    node = factors.rows(hkl)
     if (node < 0).any():
         raise ValueError(f"no structure factor of {hkl[node < 0][0].tolist()}")
     return columns(grams, scattering(factors, node, channel))

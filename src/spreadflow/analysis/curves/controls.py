@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.curves.columns import Columns, rows
+from spreadflow.analysis.curves.columns import Columns
 from spreadflow.analysis.curves.dispersion import Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
 from spreadflow.analysis.curves.rest import LARGEST_SHARE
@@ -80,9 +80,9 @@ def wrong_index(columns: Columns, factors: StructureFactors) -> Tampered:
     """Return the columns with F of (h, k, l + 1), or of the next l that the lattice type has."""
     along_l = np.array([0, 0, 1], dtype=np.int32)
     nodes = np.asarray(factors.hkl)
-    step = next(n for n in range(1, 5) if n == 4 or (rows(factors, nodes + n * along_l) >= 0).any())
+    step = next(n for n in range(1, 5) if n == 4 or (factors.rows(nodes + n * along_l) >= 0).any())
     hkl = columns.hkl + step * along_l
-    return Tampered(hkl, (rows(factors, hkl) >= 0).astype(np.float64))
+    return Tampered(hkl, (factors.rows(hkl) >= 0).astype(np.float64))
 
 
 def other_spectrum(columns: Columns, photons: np.ndarray, others: np.ndarray) -> Tampered:

@@ -95,7 +95,7 @@ def _reflections(
     indices = np.asarray(hkl, dtype=np.int32)
     is_centric = np.asarray(operations.centric_flag_array(indices), dtype=bool)
     epsilon = np.asarray(operations.epsilon_factor_array(indices), dtype=int)
-    squares = factors.squared(of_grams.rows(factors, hkl))
+    squares = factors.squared(factors.rows(hkl))
     return Population(
         hkl=hkl,
         d=unit_cell.spacing(unit_cell.reciprocal(cell), hkl),
@@ -158,7 +158,7 @@ def _scattering(factors: StructureFactors, columns: Columns, hkl: np.ndarray) ->
     """Return what F of columns is made of if they are of reflections hkl (column, 3), scaled to the
     |F|² that they have.
     """
-    own = of_grams.scattering(factors, of_grams.rows(factors, hkl), columns.channel)
+    own = of_grams.scattering(factors, factors.rows(hkl), columns.channel)
     curves = np.asarray(factors.anomalous)[: factors.n_sites]
     F = own.fixed + np.einsum("cs,sc->c", own.groups, curves[:, columns.channel])
     scale = np.sqrt(columns.intensity) / np.maximum(np.abs(F), SMALLEST_F)

@@ -18,7 +18,6 @@ from spreadflow.analysis.curves.columns import (
     SMALLEST_F,
     SiteUnknowns,
     directions,
-    rows,
 )
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
@@ -118,7 +117,7 @@ def rest(
     cell: (6,) Å, rad; light: (channel,) photons of the mean pulse; unknown: of `FREEDOM`; sites:
     what is unknown of sites beside their curves.
     """
-    row = rows(factors, hkl)
+    row = factors.rows(hkl)
     light = light / light.sum()
     others = np.asarray(factors.anomalous[factors.n_sites :])
     mean_others = np.broadcast_to(others, (len(others), len(light))) @ light

@@ -5,15 +5,16 @@ over them is formed per fixed group of lattices and the groups are added in orde
 answer does not depend on who holds them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 import gemmi
 import numpy as np
 
-from spreadflow.analysis.still.variance import rest_variance
+from spreadflow.models import ReflectionFlag
 from spreadflow.physics import symmetry
+from spreadflow.products.index import Reflections
 
 CHUNK = 2**17
 """Reflections that are judged at a time, so that what is on the way needs little memory."""
@@ -135,6 +136,17 @@ def shells(d: np.ndarray, d_min: float, n: int = N_SHELLS) -> np.ndarray:
     volume = (d_min / d) ** 3
     number = (n * volume).astype(np.int64)
     return np.minimum(number, n - 1)
+
+
+class Lattices(NamedTuple):
+    """Lattices whose reflections are to be merged; (lattice,)."""
+
+    group: np.ndarray
+    """as in `Observations`"""
+    half: np.ndarray
+    """as in `Observations`"""
+    pulse: np.ndarray
+    """photons of the pulse over their mean"""
 
 
 class Observations(NamedTuple):
@@ -335,8 +347,8 @@ class _Judged(NamedTuple):
 
 
 def select(
-    table: MutableMapping[str, np.ndarray],
-    lattices: Mapping[str, np.ndarray],
+    reflections: Reflections,
+    lattices: Lattices,
     unique: Unique,
     *,
     partiality_min: float,
@@ -346,30 +358,30 @@ def select(
     """Return the observations to merge, how many of each lattice (lattice,), and the `Fate` of
     every reflection.
 
-    table: columns (reflection,) of `models.Reflections` by name, `lattice` (row of lattices), and
-    `failed`, bool; it is emptied on the way, for want of memory. lattices: columns (lattice,)
-    `group` and `half`, as in `Observations`, and `pulse`, photons of the pulse over their mean.
-    Lattices without observations are left out of the result, whose lattice numbers count the
-    others. Collective.
+    reflections: `lattice`, row of lattices; hkl, partiality, lorentz, polarization, capture,
+    slopes, intensity, sigma_background, flags. Its columns are let go of on the way, for want of
+    memory. Lattices without observations are left out of the result, whose lattice numbers count
+    the others. Collective.
     """
-    group = lattices["group"]
-    judged = _judge(table, lattices["pulse"], unique)
+    group = lattices.group
+    judged = _judge(reflections, lattices.pulse, unique)
     fate = judged.fate
-    for name in ("hkl", "lorentz", "polarization", "capture", "failed"):
-        del table[name]
+    columns = reflections.as_dict()
+    for name in ("hkl", "lorentz", "polarization", "capture", "flags"):
+        del columns[name]
 
     # partialities are judged by the best at their resolution
-    lattice = table["lattice"]
+    lattice = reflections.lattice
     shell = unique.shell.astype(np.int8)
     is_good = fate == Fate.USED
     best = best_partiality(
-        table["partiality"][is_good],
+        reflections.partiality[is_good],
         shell[judged.unique[is_good]],
         group.astype(np.int32)[lattice[is_good]],
         add,
     )
     for chunk in _chunks(len(fate)):
-        relative = table["partiality"][chunk] / best[shell[judged.unique[chunk]]]
+        relative = reflections.partiality[chunk] / best[shell[judged.unique[chunk]]]
         fate[chunk][(relative < partiality_min) & is_good[chunk]] = Fate.PARTIALITY
 
     # a lattice with too few observations is left out as a whole
@@ -383,35 +395,25 @@ def select(
         rows = rows[np.argsort(lattice[rows], kind="stable")]
     number = (np.cumsum(is_used) - 1).astype(np.int32)
     row = judged.unique[rows]
-    partiality = table.pop("partiality")[rows] / best[shell[row]]
+    partiality = columns.pop("partiality")[rows] / best[shell[row]]
     observations = Observations(
-        lattice=number[table.pop("lattice")[rows]],
+        lattice=number[columns.pop("lattice")[rows]],
         group=group[is_used],
-        half=lattices["half"][is_used],
+        half=lattices.half[is_used],
         unique=row,
         s2=judged.s2[rows],
-        intensity=table["intensity"][rows].astype(np.float64),
-        variance=_rest_variance(table.pop("intensity"), table.pop("sigma"), rows),
+        intensity=columns.pop("intensity")[rows].astype(np.float64),
+        variance=columns.pop("sigma_background")[rows].astype(np.float64) ** 2,
         factor=judged.factor[rows],
         partiality=np.minimum(partiality, 1.0, out=partiality),
-        slopes=table.pop("slopes")[rows],
+        slopes=columns.pop("slopes")[rows],
     )
     return observations, np.where(is_used, n_good, 0), fate
 
 
-def _rest_variance(intensity: np.ndarray, sigma: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return `variance`, as in `Observations`, of some reflections."""
-    variance = np.empty(len(rows))
-    for chunk in _chunks(len(rows)):
-        of_chunk = rows[chunk]
-        square = sigma[of_chunk].astype(np.float64) ** 2
-        variance[chunk] = rest_variance(intensity[of_chunk], square)
-    return variance
-
-
-def _judge(table: Mapping[str, np.ndarray], pulse: np.ndarray, unique: Unique) -> _Judged:
+def _judge(reflections: Reflections, pulse: np.ndarray, unique: Unique) -> _Judged:
     """Return what is known of each reflection by itself. pulse: (lattice,)."""
-    n = len(table["lattice"])
+    n = len(reflections)
     judged = _Judged(
         unique=np.empty(n, np.int32),
         s2=np.empty(n),
@@ -419,8 +421,8 @@ def _judge(table: Mapping[str, np.ndarray], pulse: np.ndarray, unique: Unique) -
         fate=np.empty(n, np.uint8),
     )
     for rows in _chunks(n):
-        chunk = {name: column[rows] for name, column in table.items()}
-        hkl = chunk["hkl"].astype(np.int32)
+        chunk = reflections[rows]
+        hkl = chunk.hkl.astype(np.int32)
         d = unique.spacing(hkl)
         row = unique.rows(hkl)
         factor = _factor(chunk, pulse)
@@ -431,17 +433,17 @@ def _judge(table: Mapping[str, np.ndarray], pulse: np.ndarray, unique: Unique) -
     return judged
 
 
-def _factor(table: Mapping[str, np.ndarray], pulse: np.ndarray) -> np.ndarray:
+def _factor(reflections: Reflections, pulse: np.ndarray) -> np.ndarray:
     """Return `factor`, as in `Observations`, of every reflection. pulse: (lattice,)."""
-    factors = ("polarization", "capture", "lorentz", "partiality")
-    polarization, capture, lorentz, partiality = (
-        table[name].astype(np.float64) for name in factors
-    )
-    return partiality * pulse[table["lattice"]] * (polarization * capture * lorentz)
+    polarization = reflections.polarization.astype(np.float64)
+    capture = reflections.capture.astype(np.float64)
+    lorentz = reflections.lorentz.astype(np.float64)
+    partiality = reflections.partiality.astype(np.float64)
+    return partiality * pulse[reflections.lattice] * (polarization * capture * lorentz)
 
 
 def _fates_alone(
-    table: Mapping[str, np.ndarray], row: np.ndarray, is_beyond: np.ndarray, factor: np.ndarray
+    reflections: Reflections, row: np.ndarray, is_beyond: np.ndarray, factor: np.ndarray
 ) -> np.ndarray:
     """Return the `Fate` of each reflection that it has whatever the others are; USED where there is
     none.
@@ -449,11 +451,12 @@ def _fates_alone(
     All (reflection,): row of `Unique`, whether it is beyond the resolution, and `factor` as in
     `Observations`.
     """
-    is_finite = np.isfinite(table["intensity"]) & np.isfinite(factor)
-    is_valid = is_finite & (table["sigma"] > 0) & (factor > 0)
+    is_finite = np.isfinite(reflections.intensity) & np.isfinite(factor)
+    is_valid = is_finite & (reflections.sigma_background > 0) & (factor > 0)
+    has_failed = (reflections.flags & ReflectionFlag.FAILED) != 0
     fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
     fate[is_beyond] = Fate.RESOLUTION
-    fate[table["failed"] | ~is_valid] = Fate.FAILED
+    fate[has_failed | ~is_valid] = Fate.FAILED
     return fate
 
 

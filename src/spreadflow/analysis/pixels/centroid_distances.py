@@ -1,6 +1,6 @@
 """How far modelled centroids of `stage1` lie from observed ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from spreadflow.errors import RefinedOutcome
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
+from spreadflow.products import Stage1
 
 
 class CentroidDistances(NamedTuple):
@@ -35,19 +36,15 @@ class CentroidDistances(NamedTuple):
         return float(np.sqrt(np.mean(values[is_known] ** 2))) if is_known.any() else None
 
 
-def centroid_distances(
-    table: Mapping[str, np.ndarray], detectors: Sequence[Detector]
-) -> CentroidDistances:
+def centroid_distances(stage1: Stage1, detectors: Sequence[Detector]) -> CentroidDistances:
     """Return the distances of reflections of refined lattices that have observed centroids; which
-    have them was decided before refinement.
-
-    table: columns of a product of `stage1`, as `reflections/fast`; detectors: of the runs.
+    have them was decided before refinement. detectors: of the runs.
     """
-    lattice = table["reflections/lattice"]
-    is_refined = table["lattices/outcome"][lattice] == RefinedOutcome.REFINED
-    is_observed = np.isfinite(table["reflections/fast_obs"])
-    is_observed &= np.isfinite(table["reflections/fast"])
-    run = table["lattices/run"][lattice]
+    reflections = stage1.reflections
+    lattice = reflections.lattice
+    is_refined = stage1.lattices.outcome[lattice] == RefinedOutcome.REFINED
+    is_observed = np.isfinite(reflections.fast_obs) & np.isfinite(reflections.fast)
+    run = stage1.lattices.run[lattice]
     rows_of_run = [
         np.flatnonzero(is_observed & is_refined & (run == number))
         for number in range(len(detectors))
@@ -57,28 +54,29 @@ def centroid_distances(
     pixel_mm = []
     axes = []
     for detector, run_rows in zip(detectors, rows_of_run, strict=True):
-        panel = table["reflections/panel"][run_rows]
-        fast = table["reflections/fast_before"][run_rows]
-        slow = table["reflections/slow_before"][run_rows]
+        panel = reflections.panel[run_rows]
+        fast = reflections.fast_before[run_rows]
+        slow = reflections.slow_before[run_rows]
         axes.append(geometry.radial_axes(detector, panel, fast, slow))
         pixel_mm.append(np.full(len(run_rows), float(detector.pixel_mm)))
     radial_axes = np.concatenate(axes)
 
-    def centroids(suffix: str) -> np.ndarray:
-        fast = table[f"reflections/fast{suffix}"][rows]
-        slow = table[f"reflections/slow{suffix}"][rows]
-        return np.stack([fast, slow], axis=1)
+    def places(fast: np.ndarray, slow: np.ndarray) -> np.ndarray:
+        return np.stack([fast[rows], slow[rows]], axis=1)
 
     def radial_and_transverse(vectors: np.ndarray) -> np.ndarray:
         return np.einsum("nij,nj->ni", radial_axes, vectors)
 
-    observed = centroids("_obs")
+    observed = places(reflections.fast_obs, reflections.slow_obs)
+    before = places(reflections.fast_before, reflections.slow_before)
+    after = places(reflections.fast, reflections.slow)
+    floor = places(reflections.fast_floor, reflections.slow_floor)
     return CentroidDistances(
         rows=rows,
         px={
-            "before": radial_and_transverse(centroids("_before") - observed),
-            "after": radial_and_transverse(centroids("") - observed),
-            "floor": radial_and_transverse(centroids("_floor")),
+            "before": radial_and_transverse(before - observed),
+            "after": radial_and_transverse(after - observed),
+            "floor": radial_and_transverse(floor),
         },
         pixel_mm=np.concatenate(pixel_mm),
     )

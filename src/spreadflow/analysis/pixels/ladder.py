@@ -328,16 +328,12 @@ def away_mm(
     return float(detector.pixel_mm) * np.einsum("bkc,bc->bk", axes, observed - predicted)
 
 
-def centroids(step: Step, data: solve.Data, bbox: np.ndarray) -> np.ndarray:
+def centroids(step: Step, data: solve.Data, boxes: Shoeboxes) -> np.ndarray:
     """Return the centre of mass (box, 2) of the Bragg photons, px; the middle of the shoebox where
-    the model has none.
+    the model has none. data: of the valid pixels.
     """
-    low = bbox[:, ::2]
-    high = bbox[:, 1::2]
-    middle = 0.5 * (low + high)
-    from_middle = data.plane[:, 1:] * solve.SCALE_PX
-    place = from_middle + middle.repeat(np.diff(data.start), axis=0)
-    of_model = spot_positions.centroids(step.shape, place, data.start)
+    middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
+    of_model = spot_positions.centroids(step.shape, boxes.middles[boxes.valid], data.start)
     return np.where(np.isfinite(of_model), of_model, middle)
 
 

@@ -26,7 +26,7 @@ from spreadflow.analysis.orientation_matrix import (
 from spreadflow.analysis.pixels import restraints, solve
 from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
-from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes
+from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout
 from spreadflow.physics.mosaic import GAUSS, continuous
 from spreadflow.physics.padding import to_few_sizes
@@ -130,15 +130,12 @@ def problem(
     hkl, f_squared = to_few_sizes((np.asarray(start.hkl), np.asarray(start.f_squared)))
     start = start._replace(hkl=hkl, f_squared=f_squared, edge_px=1.0 / oversample)
 
-    pixels = points(boxes)
-    n_boxes = len(boxes.panel)
-    box = np.repeat(np.arange(n_boxes), boxes.n_pixels)
+    box = pixel_places(boxes.bbox)[0]
     middle = 0.5 * (boxes.bbox[:, ::2] + boxes.bbox[:, 1::2])
-    place = np.stack([pixels.fast, pixels.slow], axis=1)
-    slopes = (place - middle[box]) / solve.SCALE_PX
+    slopes = (boxes.middles - middle[box]) / solve.SCALE_PX
     plane = np.column_stack([np.ones(len(box)), slopes])
 
-    n_valid = np.bincount(box[boxes.valid], minlength=n_boxes)
+    n_valid = np.bincount(box[boxes.valid], minlength=len(boxes.panel))
     data = solve.Data(
         photons=boxes.photons[boxes.valid].astype(np.float64),
         plane=plane[boxes.valid],
@@ -350,16 +347,14 @@ def means(boxes: Shoeboxes, oversample: int, n_points: int) -> csr_matrix:
     """Return the matrix (valid pixel, point) that takes the mean over the points of a pixel; points
     as `layout.within` has them.
     """
-    n_pixels = boxes.n_pixels
-    valid = np.flatnonzero(boxes.valid)
-    box = np.repeat(np.arange(len(n_pixels)), n_pixels)[valid]
-    first = (np.cumsum(n_pixels) - n_pixels)[box]
-    width = np.asarray(boxes.bbox[:, 1] - boxes.bbox[:, 0], dtype=np.int64)[box]
-    slow, fast = np.divmod(valid - first, width)
+    box, slow, fast = (column[boxes.valid] for column in pixel_places(boxes.bbox))
+    fast0, fast1, slow0, _ = np.asarray(boxes.bbox, dtype=np.int64)[box].T
+    first = boxes.start[box]
+    width = fast1 - fast0
 
     # points of a box follow each other row by row, each row `oversample` times as long and as often
     row_length = oversample * width
-    corner = oversample**2 * first + oversample * (slow * row_length + fast)
+    corner = oversample**2 * first + oversample * ((slow - slow0) * row_length + fast - fast0)
     n_each = oversample**2
     i, j = np.divmod(np.arange(n_each), oversample)
     point = corner[:, None] + i * row_length[:, None] + j

@@ -18,7 +18,7 @@ from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
-from spreadflow.models import Mosaic, Shoeboxes
+from spreadflow.models import Mosaic
 from spreadflow.physics import forward, geometry, layout, rotation
 from spreadflow.physics.mosaic import GAUSS, continuous, merged
 from spreadflow.physics.padding import to_few_sizes
@@ -242,14 +242,7 @@ def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
     """Return the problem that starts where the shoeboxes that teach are likeliest."""
     boxes = problem.boxes
     data = problem.data
-    pixels = np.repeat(split.box, boxes.n_pixels)
-    teaching_boxes = Shoeboxes(
-        hkl=boxes.hkl[split.box],
-        panel=boxes.panel[split.box],
-        bbox=boxes.bbox[split.box],
-        photons=boxes.photons[pixels],
-        valid=boxes.valid[pixels],
-    )
+    teaching_boxes = boxes.chosen(split.box)
     n_valid = np.diff(data.start)[split.box]
     teaching_data = solve.Data(
         photons=data.photons[split.pixel],

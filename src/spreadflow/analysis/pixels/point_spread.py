@@ -37,14 +37,12 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoebo
     """
     photons = np.empty(len(recorded))
     valid = boxes.valid & recorded
-    ends = np.cumsum(boxes.n_pixels)
-    for (fast0, fast1, slow0, slow1), end, n in zip(boxes.bbox, ends, boxes.n_pixels, strict=True):
-        pixels = slice(end - n, end)
-        shape = (slow1 - slow0, fast1 - fast0)
-        measured = recorded[pixels].reshape(shape)
-        image = _filled(boxes.photons[pixels].reshape(shape), measured)
+    for box in range(len(boxes.panel)):
+        pixels = boxes.of_box(box)
+        measured = boxes.image(box, recorded)
+        image = _filled(boxes.image(box, boxes.photons), measured)
 
-        waves_slow, waves_fast = (np.pi * np.arange(edge) / edge for edge in shape)
+        waves_slow, waves_fast = (np.pi * np.arange(edge) / edge for edge in image.shape)
         transfer = _transfer(kernel, waves_slow, waves_fast)
         transfer[0, 0] = 1.0
 

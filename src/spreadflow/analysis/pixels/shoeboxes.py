@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.models import Overlap, ReflectionFlag
+from spreadflow.analysis.still.footprints import Footprints
+from spreadflow.models import Overlap, ReflectionFlag, pixel_places
 
 SMALLEST_SIGMA = 1e-9
 """Floor of σ(I), photons, where I/σ is formed."""
@@ -47,32 +48,12 @@ def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray
     return np.clip(grown, 0, limits).astype(np.int32)
 
 
-def foregrounds(bbox: np.ndarray, frame: int, shape: tuple[int, int]) -> np.ndarray:
-    """Return boxes (n, 4) around the pixels that integration summed: its boxes less their frame,
-    which is missing where the panel cuts the box. shape: (slow, fast) of the panel.
-    """
-    low = np.asarray(bbox)[:, ::2]
-    high = np.asarray(bbox)[:, 1::2]
-    first = np.where(low > 0, low + frame, 0)
-    last = np.where(high < shape[::-1], high - frame, high)
-    last = np.maximum(first, last)
-    return np.stack([first, last], axis=2).reshape(-1, 4)
-
-
 def addresses(panel: np.ndarray, bbox: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Return where the pixels of boxes (n, 4) on panels (n,) lie, box after box, slow outer and
     fast inner: the box each pixel belongs to (pixel,), and its (panel, slow, fast), each (pixel,).
     """
-    fast0, fast1, slow0, slow1 = np.asarray(bbox).T
-    width = fast1 - fast0
-    n = width * (slow1 - slow0)
-    box = np.repeat(np.arange(len(n)), n)
-
-    # pixels are counted through each box by itself
-    first = np.cumsum(n) - n
-    within = np.arange(n.sum()) - first[box]
-    slow, fast = np.divmod(within, width[box])
-    return box, (np.asarray(panel)[box], slow0[box] + slow, fast0[box] + fast)
+    box, slow, fast = pixel_places(bbox)
+    return box, (np.asarray(panel)[box], slow, fast)
 
 
 class Boxes(NamedTuple):
@@ -90,42 +71,90 @@ class Boxes(NamedTuple):
     """(n, 4) integration box, px"""
 
 
+class CutShoeboxes(NamedTuple):
+    """Shoeboxes cut out of an image, and their pixels, one shoebox after the other."""
+
+    bbox: np.ndarray
+    """(shoebox, 4) px"""
+    first_pixel: np.ndarray
+    """(shoebox,) its first pixel"""
+    photons: np.ndarray
+    """(pixel,)"""
+    valid: np.ndarray
+    """(pixel,) bool, as the mask has it"""
+    foreground: np.ndarray
+    """(pixel,) bool, in the foreground: what integration summed"""
+    overlap: np.ndarray
+    """(pixel,) bits of `models.Overlap`"""
+
+
 def pack(
     image: np.ndarray,
     mask: np.ndarray,
     boxes: Boxes,
+    foregrounds: Footprints,
     selected: np.ndarray,
     *,
     border: int,
-    frame: int,
-) -> dict:
+) -> CutShoeboxes:
     """Cut the shoeboxes of selected reflections of a shot out of its image.
 
-    image, mask: (panel, slow, fast). boxes: all of the shot (n). selected: (n,) bool, which of them
-    to cut out (m). border: px around the integration boxes. frame: how many px of these are
-    background. Returns `bbox` (m, 4) of shoeboxes, `first_pixel` (m,) and, per pixel, `photons`,
-    `valid`, `foreground` (see `foregrounds`) and `overlap` (bits of `models.Overlap`).
+    image, mask: (panel, slow, fast). boxes, foregrounds: all of the shot (n). selected: (n,) bool,
+    which of them to cut out. border: px around the integration boxes.
     """
     chosen_boxes = Boxes(*(column[selected] for column in boxes))
     bbox = widened(chosen_boxes.bbox, border, image.shape[1:])
     box, address = addresses(chosen_boxes.panel, bbox)
     n = np.bincount(box, minlength=len(bbox))
+    pixel = np.ravel_multi_index(address, image.shape)
 
-    _, slow, fast = address
-    cores = foregrounds(boxes.bbox, frame, image.shape[1:])
-    fast0, fast1, slow0, slow1 = cores[selected][box].T
-    is_foreground = (fast >= fast0) & (fast < fast1) & (slow >= slow0) & (slow < slow1)
-
+    inside = _inside(boxes, foregrounds, image.shape)
     overlap = shared(chosen_boxes, box, address, image.shape)
-    overlap |= _foreign(chosen_boxes.lattice[box], address, boxes, cores, image.shape)
-    return {
-        "bbox": bbox,
-        "first_pixel": np.cumsum(n) - n,
-        "photons": image[address],
-        "valid": mask[address],
-        "foreground": is_foreground,
-        "overlap": overlap,
-    }
+    overlap |= _foreign(chosen_boxes.lattice[box], pixel, inside, boxes.lattice)
+    return CutShoeboxes(
+        bbox=bbox,
+        first_pixel=np.cumsum(n) - n,
+        photons=image[address],
+        valid=mask[address],
+        foreground=_is_own(np.flatnonzero(selected)[box], pixel, inside),
+        overlap=overlap,
+    )
+
+
+class _Inside(NamedTuple):
+    """The pixels of foregrounds; one that is in several is there as often."""
+
+    reflection: np.ndarray
+    """(n,) row"""
+    pixel: np.ndarray
+    """(n,) number in the image"""
+    distance: np.ndarray
+    """(n,) from the predicted centroid, 1 at the edge of the foreground"""
+
+
+def _inside(boxes: Boxes, foregrounds: Footprints, shape: tuple[int, ...]) -> _Inside:
+    """Return the pixels of foregrounds. shape: (panel, slow, fast) of the image."""
+    reflection, address = addresses(boxes.panel, boxes.bbox)
+    _, slow, fast = address
+    middle = np.stack([boxes.fast, boxes.slow], axis=1)
+    offset = np.stack([fast, slow], axis=1) + 0.5 - middle[reflection]
+    distance = foregrounds.distance(reflection, offset)
+    is_inside = distance <= 1.0
+    pixel = np.ravel_multi_index(address, shape)
+    return _Inside(reflection[is_inside], pixel[is_inside], distance[is_inside])
+
+
+def _is_own(reflection: np.ndarray, pixel: np.ndarray, inside: _Inside) -> np.ndarray:
+    """Return whether each pixel (pixel,) of a reflection's shoebox is in its foreground, and in
+    none whose reflection is nearer: what integration summed.
+    """
+    order = np.lexsort((inside.distance, inside.pixel))
+    claimed, first = np.unique(inside.pixel[order], return_index=True)
+    owner = inside.reflection[order][first]
+    if not len(claimed):
+        return np.zeros(len(pixel), dtype=bool)
+    place = np.minimum(np.searchsorted(claimed, pixel), len(claimed) - 1)
+    return (claimed[place] == pixel) & (owner[place] == reflection)
 
 
 def shared(
@@ -155,20 +184,16 @@ def shared(
 
 
 def _foreign(
-    lattice: np.ndarray,
-    address: tuple[np.ndarray, ...],
-    boxes: Boxes,
-    cores: np.ndarray,
-    shape: tuple[int, ...],
+    lattice: np.ndarray, pixel: np.ndarray, inside: _Inside, lattice_of: np.ndarray
 ) -> np.ndarray:
     """Return the bit FOREIGN of each pixel (pixel,): it is in the foreground of another lattice.
 
-    lattice: (pixel,) whose shoebox the pixel is in; cores: (n, 4) the foregrounds of `boxes`.
+    lattice: (pixel,) whose shoebox the pixel is in; lattice_of: (reflection,).
     """
     out = np.zeros(len(lattice), np.uint8)
+    lattice_inside = lattice_of[inside.reflection]
     for k in np.unique(lattice):
-        others = boxes.lattice != k
-        is_core = np.zeros(shape, bool)
-        is_core[addresses(boxes.panel[others], cores[others])[1]] = True
-        out[(lattice == k) & is_core[address]] = Overlap.FOREIGN
+        own = np.flatnonzero(lattice == k)
+        is_foreign = np.isin(pixel[own], inside.pixel[lattice_inside != k])
+        out[own[is_foreign]] = Overlap.FOREIGN
     return out

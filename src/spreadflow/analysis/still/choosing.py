@@ -12,7 +12,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from spreadflow.analysis import identity_hash
-from spreadflow.analysis.still.variance import rest_variance
 from spreadflow.models import Choice, ReflectionFlag, Reflections, Spots
 
 IN_SHELL = 1000
@@ -100,8 +99,7 @@ def lattice_scale(
     photons, and Wilson's distribution of |F|². Those further off than N_SIGMA are left out.
     """
     intensity = reflections.intensity.astype(np.float64)
-    rest = rest_variance(intensity, reflections.sigma.astype(np.float64) ** 2)
-    rest = np.maximum(rest, LEAST_NOISE**2)
+    rest = np.maximum(reflections.sigma_background.astype(np.float64), LEAST_NOISE) ** 2
     nothing = LatticeScale(np.nan, np.full(len(average), np.nan))
     taking_part = usable & (average > 0)
     if taking_part.sum() < FEWEST:

@@ -40,8 +40,16 @@ class Footprints(NamedTuple):
 
     axes: np.ndarray
     """(reflection, 2, 2) rows radial, transverse in (fast, slow)"""
-    half: np.ndarray
-    """(reflection, 2) half sizes along them, px"""
+    half_px: np.ndarray
+    """(reflection, 2) half sizes along them"""
+
+    def distance(self, reflection: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Return how far pixels (pixel,) are from the middles of rectangles, 1 at their edges.
+
+        reflection: (pixel,) row of the rectangle; offset: (pixel, 2) fast, slow from its middle.
+        """
+        along = np.einsum("pc,pkc->pk", offset, self.axes[reflection])
+        return np.abs(along / self.half_px[reflection]).max(axis=1)
 
 
 class Boxes(NamedTuple):
@@ -69,8 +77,8 @@ def footprints_of(predicted: Predicted, detector: Detector) -> Footprints:
     """Return the foregrounds of predicted reflections."""
     axes = radial_axes(detector, predicted.panel, predicted.fast, predicted.slow)
     half_sizes = [predicted.radial_px, predicted.transverse_px]
-    half = EXTENT * np.stack(half_sizes, axis=-1) + MARGIN_PX
-    return Footprints(axes, half)
+    half_px = EXTENT * np.stack(half_sizes, axis=-1) + MARGIN_PX
+    return Footprints(axes, half_px.astype(np.float32))  # as products hold it
 
 
 def at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -83,7 +91,7 @@ def at_edge(bbox: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def boxes_of(predicted: Predicted, footprints: Footprints, shape: tuple[int, int]) -> Boxes:
     """Return the shoeboxes around footprints on panels of this shape (slow, fast)."""
     centre = np.stack([predicted.fast, predicted.slow], axis=-1)
-    reach = np.einsum("rk,rkc->rc", footprints.half, np.abs(footprints.axes))
+    reach = np.einsum("rk,rkc->rc", footprints.half_px, np.abs(footprints.axes))
     limit = np.array(shape[::-1])
 
     low = np.floor(centre - reach).astype(int)
@@ -133,8 +141,7 @@ def roles(
     """Return FREE, OWN or FOREIGN per pixel, and per reflection the fraction of its foreground that
     neighbours own.
     """
-    along = np.einsum("pc,pkc->pk", boxes.offset, footprints.axes[boxes.reflection])
-    distance = np.abs(along / footprints.half[boxes.reflection]).max(axis=1)
+    distance = footprints.distance(boxes.reflection, boxes.offset)
     inside = np.flatnonzero(distance <= 1.0)
 
     n_slow, n_fast = shape
@@ -146,7 +153,7 @@ def roles(
     role = np.where(_contains(claimed, pixel), FOREIGN, FREE).astype(np.uint8)
     role[nearest_first[first]] = OWN
 
-    n_inside = np.bincount(boxes.reflection[inside], minlength=len(footprints.half))
+    n_inside = np.bincount(boxes.reflection[inside], minlength=len(footprints.half_px))
     n_own = boxes.sums @ (role == OWN)
     return role, 1.0 - n_own / np.maximum(n_inside, 1)
 

@@ -115,7 +115,9 @@ class _Sums(NamedTuple):
     sigma: np.ndarray
     """photons"""
     sigma_background: np.ndarray
-    """the part of σ that is not the signal's own, photons"""
+    """the part of σ that is not from the number of the signal's own photons"""
+    sigma_empty: np.ndarray
+    """that of the sum of pixels which is from background and readout alone, photons"""
     background: np.ndarray
     """mean under the peak, photons per pixel"""
     n: np.ndarray
@@ -223,7 +225,7 @@ def _gathered(
 
 def _integrated(gathered: _Gathered, point_spread: Tails) -> Reflections:
     """Return the intensities of gathered reflections whose spots have these tails."""
-    predicted, _, boxes, pixels, overlap, shape, noise = gathered
+    predicted, footprints, boxes, pixels, overlap, shape, noise = gathered
     light = _light(gathered, point_spread) if point_spread.width_px else None
     plane = _fit_plane(boxes, pixels, noise, light)
     sums = _sums(boxes, pixels, plane, noise, light)
@@ -242,9 +244,11 @@ def _integrated(gathered: _Gathered, point_spread: Tails) -> Reflections:
         slow_obs=predicted.slow + observed[:, 1],
         intensity=sums.intensity,
         sigma=sums.sigma,
+        sigma_background=sums.sigma_background,
         background=sums.background,
         n_foreground=sums.n.astype(np.int32),
         bbox=boxes.bbox.astype(np.int32),
+        half_px=footprints.half_px,
         flags=flags.astype(np.int32),
     )
 
@@ -254,7 +258,7 @@ def _light(gathered: _Gathered, point_spread: Tails) -> _Light:
     profile = point_spread.profiles(gathered.spot_pixels())
     share = gathered.boxes.sums @ (gathered.pixels.summed * profile)
     share = np.maximum(share, LEAST_SHARE)
-    noise = point_spread.kept_noise(gathered.footprints.half)
+    noise = point_spread.kept_noise(gathered.footprints.half_px)
     return _Light(profile, share, point_spread.relative_sigma(share), noise)
 
 
@@ -275,7 +279,7 @@ def _failures(boxes: Boxes, pixels: _Pixels, plane: _Plane, sums: _Sums) -> np.n
     n_lost = boxes.sums @ (own & ~pixels.valid)
     n_saturated = boxes.sums @ (own & pixels.saturated)
     is_masked = (n_lost > 0) | boxes.is_cut | (sums.n == 0)
-    is_dark = sums.background * sums.n < -DARK * sums.sigma_background
+    is_dark = sums.background * sums.n < -DARK * sums.sigma_empty
     is_without_background = (plane.n < MIN_BACKGROUND) | is_dark
     return (
         ReflectionFlag.MASKED * is_masked
@@ -369,7 +373,7 @@ def _sums(
         from_counts = from_counts * light.noise
     rest = from_counts + n * noise.readout_photons**2 + from_plane
     rest = np.maximum(rest, LEAST_VARIANCE)
-    sigma_background = np.sqrt(rest)
+    sigma_empty = np.sqrt(rest)
 
     from_gains = noise.calibration_error**2 * (boxes.sums @ (summed * counts**2))
     if light is not None:
@@ -380,7 +384,8 @@ def _sums(
     return _Sums(
         intensity=intensity,
         sigma=np.sqrt(rest + own + from_gains),
-        sigma_background=sigma_background,
+        sigma_background=np.sqrt(rest + from_gains),
+        sigma_empty=sigma_empty,
         background=below / np.maximum(n, 1),
         n=n,
     )

@@ -28,6 +28,7 @@ from spreadflow.io.panels import sensor_of, with_sensor
 from spreadflow.io.supplied_spectra import SuppliedSpectra
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics.spectrum import gaussian
+from spreadflow.products import Reindex
 from spreadflow.units import wavelength
 
 MIN_VALID = 0.1
@@ -475,7 +476,7 @@ def open_indexed(manifest: Path | str, reindex: Path, detector: Detector | None 
     trusted range, and the spectra that were adopted with its lattices. detector: instead of the
     headers'. Raises FileError.
     """
-    attributes = store.attributes(reindex, "reindex")
+    attributes = store.attributes(reindex, Reindex)
     section = IndexSection.model_validate(attributes["config"])
     identity = attributes.get("spectra")
     spectra = None if identity is None else SuppliedSpectra(reindex, identity)
