@@ -13,9 +13,6 @@ from spreadflow.analysis.merging.loops import HUBER, LARGEST_CHANGE_OF_LOG, LARG
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 from spreadflow.analysis.merging.scaling import (
     EXPECTED_SPREAD,
-    HAS_MEAN,
-    LEAST_SPREAD,
-    N_EXPECTED,
     RELAXATION,
     STEP_MAX,
     TOLERANCE,
@@ -255,8 +252,8 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
         leverage=leverage,
         scale_variance=step.scale_variance,
     )
-    moved = moved._replace(spread=_spread(data, moved))
-    (mean_square,) = _mean(data, step.change[:, :1] ** 2 / step.variance[:, :1])
+    moved = moved._replace(spread=scaling._spread(data, moved))
+    (mean_square,) = scaling._mean(data, step.change[:, :1] ** 2 / step.variance[:, :1])
     return _merge(data, moved), float(np.sqrt(mean_square))
 
 
@@ -356,29 +353,6 @@ def _merge(data: _Data, state: _State) -> _State:
     )
 
 
-def _mean_unknowns(data: _Data, state: _State) -> np.ndarray:
-    """Return the means of the unknowns over all lattices, (5,); 0 for those that have none."""
-    return np.where(HAS_MEAN, _mean(data, state.unknowns), 0.0)
-
-
-def _mean(data: _Data, values: np.ndarray) -> np.ndarray:
-    """Return the means of columns of values (lattice, n) over all lattices, (n,). Collective."""
-    n_lattices = data.sums.over_lattices(np.ones(len(values)))
-    return data.sums.over_lattices(*values.T) / n_lattices
-
-
-def _spread(data: _Data, state: _State) -> np.ndarray:
-    """Return the standard deviations of the unknowns among lattices, (5,), one step nearer to the
-    likeliest: squares over the number of lattices whose data tell the unknown.
-    """
-    away = state.unknowns - _mean_unknowns(data, state)
-    well_determined = 1.0 - np.minimum(state.variance / state.spread**2, 1.0)
-    squares = data.sums.over_lattices(*(away**2).T)
-    n_determined = data.sums.over_lattices(*well_determined.T)
-    expected = (squares + N_EXPECTED * EXPECTED_SPREAD**2) / (n_determined + N_EXPECTED)
-    return np.maximum(np.sqrt(expected), LEAST_SPREAD)
-
-
 def _leverage(
     data: _Data, state: _State, scale_variance, k, variance, others: _Estimate
 ) -> np.ndarray:
@@ -418,7 +392,7 @@ def _step_to_others(data: _Data, state: _State, k, variance, others: _Estimate) 
     step = _step(data, state, k * others.mean, 1.0 / total_variance, damping)
 
     change = RELAXATION * step.change
-    change[:, :2] -= _mean(data, change[:, :2])
+    change[:, :2] -= scaling._mean(data, change[:, :2])
     return step._replace(change=change)
 
 
@@ -447,7 +421,7 @@ def _step(data: _Data, state: _State, photons, weight, damping) -> _Step:
     information = weight * photons**2
     pull = weight * photons * (data.obs.intensity - photons)
     restraint = state.spread**-2.0
-    away = state.unknowns - _mean_unknowns(data, state)
+    away = state.unknowns - scaling._mean_unknowns(data, state)
 
     slope = np.stack([_by_lattice(data.obs, pull * column) for column in design.T], axis=1)
     slope -= away * restraint

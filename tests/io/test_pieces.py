@@ -44,6 +44,7 @@ def finished(folder, size: int, make) -> Index:
     return store.read(folder / "index.h5", Index)
 
 
+@pytest.mark.stage
 def test_what_the_pieces_were_leaves_no_trace(tmp_path, make):
     whole = finished(tmp_path / "whole", 100, make)
     assert whole.spots.shot.tolist() == np.repeat(np.arange(17), np.arange(17)).tolist()
