@@ -1,26 +1,58 @@
-"""Where compiled loops are kept."""
+"""How loops are compiled, and where what was compiled is kept."""
 
+import ast
 from pathlib import Path
+
+import pytest
 
 import spreadflow
 from spreadflow.physics import compiling
 
+SOURCES = sorted(Path(spreadflow.__file__).parent.glob("*/**/*.py"))
+LOOPS = [path for path in SOURCES if path.name.endswith("loops.py")]
+
+
+def compiled_functions(path: Path) -> dict[str, tuple[str, ast.FunctionDef]]:
+    """Name of each compiled function of a module → its decorator, and the function."""
+    functions = [node for node in ast.parse(path.read_text()).body if _is_decorated(node)]
+    return {f.name: (ast.unparse(f.decorator_list[0]), f) for f in functions}
+
+
+def _is_decorated(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and bool(node.decorator_list)
+
 
 def test_modules_of_compiled_loops_are_told_by_their_names():
     """Their state is in the name of the folder where what was compiled is kept."""
-    sources = Path(spreadflow.__file__).parent.glob("*/**/*.py")
-    compiled = [path for path in sources if "\nimport numba" in path.read_text()]
+    compiled = [path for path in SOURCES if "physics.compiling import" in path.read_text()]
     assert len(compiled) > 5
-    assert [path for path in compiled if not path.name.endswith("loops.py")] == []
+    assert compiled == [path for path in LOOPS if compiled_functions(path)]
+    assert [path.name for path in SOURCES if "import numba" in path.read_text()] == ["compiling.py"]
+
+
+@pytest.mark.parametrize("path", LOOPS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_compiled_functions_call_is_compiled_into_them(path):
+    """Otherwise results depend on whether a process compiles or reads the cache."""
+    functions = compiled_functions(path)
+    for _, caller in functions.values():
+        calls = [node.func for node in ast.walk(caller) if isinstance(node, ast.Call)]
+        called = {call.id for call in calls if isinstance(call, ast.Name)}
+        for name in called & functions.keys():
+            assert functions[name][0] in ("inlined", "inlined_in_order"), (caller.name, name)
 
 
 def test_another_state_of_the_loops_has_a_folder_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "analysis").mkdir()
-    path = tmp_path / "analysis" / "new_loops.py"
+    loops = tmp_path / "analysis" / "new_loops.py"
+    constants = tmp_path / "analysis" / "constants.py"
+    loops.write_text("from spreadflow.analysis.constants import LARGEST\n")
+    constants.write_text("LARGEST = 1")
     monkeypatch.setattr(compiling, "PACKAGE", tmp_path)
-    path.write_text("one")
     before = compiling._state()
-    path.write_text("another")
-    assert compiling._state() != before
-    path.write_text("one")
-    assert compiling._state() == before
+    loops.write_text("from spreadflow.analysis.constants import LARGEST\nTWICE = 2 * LARGEST")
+    changed = compiling._state()
+    assert changed != before
+    constants.write_text("LARGEST = 2")
+    assert compiling._state() not in (before, changed)
+    constants.write_text("LARGEST = 1")
+    assert compiling._state() == changed

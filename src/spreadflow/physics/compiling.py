@@ -1,24 +1,38 @@
-"""Importing this module, before Numba, tells it where to keep compiled loops: in the user's cache,
-as JAX does (`precision`). By itself Numba keeps them beside their source, which a container or an
-installation for all may not allow, and then refuses to compile at all.
+"""How Numba compiles loops and where they are kept: in the user's cache, as JAX does (`precision`).
+By itself it puts them beside their source, which a container or an installation for all may not
+allow, and then refuses to compile at all.
 
 Each state of the loops has a folder of its own: Numba reads what it kept before it asks whether the
-source has changed, and fails where a type of then is no longer there.
+source has changed, fails where a type of then is no longer there, and knows nothing of constants
+that a module takes from another.
 """
 
 import hashlib
 import os
+import re
 import tempfile
+from functools import partial
 from pathlib import Path
+
+import numba
 
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package."""
 
+_IMPORTED = re.compile(r"^from spreadflow\.([\w.]+) import", re.MULTILINE)
+"""A module that another one takes names from."""
+
 
 def _state() -> str:
-    """Return eight hexadecimal digits that tell the loops from any others."""
+    """Return eight hexadecimal digits that tell the loops, and the modules that these import, from
+    any others.
+    """
+    sources = set(PACKAGE.glob("*/**/*loops.py"))
+    for path in tuple(sources):
+        names = _IMPORTED.findall(path.read_text())
+        sources |= {PACKAGE.joinpath(*name.split(".")).with_suffix(".py") for name in names}
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.glob("*/**/*loops.py")):
+    for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
@@ -36,4 +50,24 @@ def _cache_folder() -> Path:
 
 
 if not os.environ.get("NUMBA_CACHE_DIR"):
-    os.environ["NUMBA_CACHE_DIR"] = str(_cache_folder())
+    setattr(numba.config, "CACHE_DIR", str(_cache_folder()))  # noqa: B010 (Numba declares it late)
+
+
+_jit = partial(numba.njit, cache=True, error_model="numpy")
+
+compiled = _jit(fastmath={"reassoc", "contract", "nsz"})
+"""Compiles a function that Python calls. Sums may run in vector registers; infinities and NaN stay
+what they are, as after a division by zero.
+"""
+
+inlined = _jit(fastmath={"reassoc", "contract", "nsz"}, forceinline=True)
+"""Compiles a function that compiled ones call, into each of them. Had it code of its own as well, a
+process that compiles it would call that, and one that finds its callers in the cache the copy in
+there, optimized once more: sums would differ in their last bits from process to process.
+"""
+
+compiled_in_order = _jit(fastmath={"contract"})
+"""As `compiled`; operations keep their order."""
+
+inlined_in_order = _jit(fastmath={"contract"}, forceinline=True)
+"""As `inlined`; operations keep their order."""

@@ -5,21 +5,13 @@ All is float64. The exponential is a polynomial, so that a window of channels ru
 registers. Nothing is kept of a pair but what it adds to its point, in the order of the pairs.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from spreadflow.physics.compiling import compiled, inlined, inlined_in_order
 from spreadflow.physics.mosaic import Clouds
 from spreadflow.physics.pair_tables import WINDOW, Pairs
-
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
-
-_as_written = numba.njit(cache=True, error_model="numpy", fastmath={"contract"})
-"""Compiles a function whose operations keep their order."""
 
 LOG2_E = 1.4426950408889634
 LN_2_HIGH = 0.6931471803691238
@@ -80,7 +72,7 @@ def rows_of_clouds(cloud: Clouds) -> np.ndarray:
 # ---------------------------------------------------------------- one pair
 
 
-@_as_written
+@inlined_in_order
 def _exp(y):
     """Return exp(y) within 1e-14, 0 below `LOWEST_EXPONENT`, NaN of NaN; y < 709."""
     shifted = y * LOG2_E + ROUNDER
@@ -103,13 +95,13 @@ def _exp(y):
     return 0.0 if y < LOWEST_EXPONENT else series * power
 
 
-@_compiled
+@inlined
 def _dot(u, v):
     """Return u·v."""
     return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
 
 
-@_compiled
+@inlined
 def _times(s, v):
     """Return the product of a symmetric matrix xx yy zz yz xz xy and a vector."""
     return (
@@ -119,7 +111,7 @@ def _times(s, v):
     )
 
 
-@_compiled
+@inlined
 def _offset(ray, cloud, middle, i, k):
     """Return turn t, d = t·middle − q and M of a pair, as `pair_tables.pair_geometry`."""
     t = (ray[i, 0], ray[i, 1], ray[i, 2])
@@ -132,14 +124,14 @@ def _offset(ray, cloud, middle, i, k):
     return t, d, M
 
 
-@_compiled
+@inlined
 def _vertex(a2, a1, a0):
     """Return centre and floor of the parabola of a pair, as `pair_tables.Parabola`."""
     centre = -a1 / a2
     return centre, 0.5 * (a0 + a1 * centre)
 
 
-@_compiled
+@inlined
 def _parabola(ray, cloud, middle, i, k):
     """Return a₂, centre and floor of the parabola of a pair."""
     t, d, M = _offset(ray, cloud, middle, i, k)
@@ -149,7 +141,7 @@ def _parabola(ray, cloud, middle, i, k):
     return a2, centre, floor
 
 
-@_compiled
+@inlined
 def _moments(x, strength, node, channel, centre, a2):
     """Return Σ strength·exp(−½a₂u²)·uⁿ over a window, u = x − centre, for n = 0, 1, 2."""
     m0 = 0.0
@@ -167,7 +159,7 @@ def _moments(x, strength, node, channel, centre, a2):
 # ---------------------------------------------------------------- sums
 
 
-@_compiled
+@compiled
 def add_photons(tables: LoopTables, pairs: Pairs, total):
     """Add the photons of pairs, and photons times x, to those of their points (point, 2)."""
     for n in range(len(pairs.point)):
@@ -181,7 +173,7 @@ def add_photons(tables: LoopTables, pairs: Pairs, total):
         total[i, 1] += height * (m1 + centre * m0)
 
 
-@_compiled
+@compiled
 def photons_of_each(tables: LoopTables, pairs: Pairs):
     """Return the photons (pair,) of every pair."""
     out = np.empty(len(pairs.point))
@@ -195,7 +187,7 @@ def photons_of_each(tables: LoopTables, pairs: Pairs):
     return out
 
 
-@_compiled
+@compiled
 def add_channels(tables: LoopTables, pairs: Pairs, row, total):
     """Add the photons of each channel of pairs to their rows (row, channel + WINDOW)."""
     for n in range(len(pairs.point)):
@@ -214,7 +206,7 @@ def add_channels(tables: LoopTables, pairs: Pairs, row, total):
 # ---------------------------------------------------------------- derivatives by the crystal
 
 
-@_compiled
+@inlined
 def _by_cloud(tables: LoopTables, i, k, channel):
     """Return the derivatives of the photons of a pair by its cloud: photons, Y and Q.
 
@@ -248,7 +240,7 @@ def _by_cloud(tables: LoopTables, i, k, channel):
     return m0, Y, Q
 
 
-@_compiled
+@compiled
 def add_derivatives(tables: LoopTables, changes, pairs: Pairs, row, total):
     """Add what the photons of pairs change by to the rows (row, column) of their points.
 
@@ -278,7 +270,7 @@ def add_derivatives(tables: LoopTables, changes, pairs: Pairs, row, total):
 # ---------------------------------------------------------------- pairs that matter
 
 
-@_compiled
+@inlined
 def _twice_as_long(rows):
     """Return an array that begins with these rows (n, 3)."""
     out = np.empty((2 * len(rows), 3), dtype=np.int32)
@@ -288,7 +280,7 @@ def _twice_as_long(rows):
     return out
 
 
-@_compiled
+@compiled
 def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
     """Return the pairs (n, 3) int32 of the points and clouds of pieces that can hold signal, one
     for each window of channels, as the first n rows of an array. cut: (cloud,) largest exponent

@@ -6,18 +6,13 @@ columns of a reflection in a shoebox follow one another (a *run*); two runs may 
 reflection (Friedel mates).
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
-import numba
 import numpy as np
 
 from spreadflow.analysis.scoring import LARGEST_SQUARE, LEAST_LEFT, MEAN_OF_SQUARES
-
-REASSOCIATED = {"reassoc", "contract", "nsz"}
-"""Freedoms that let sums run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 
-@numba.njit(cache=True)
+@inlined
 def structure_factors(columns, f, x, sites):
     """Return F (column,), complex."""
     n_sites = columns.groups.shape[1]
@@ -34,7 +29,7 @@ def structure_factors(columns, f, x, sites):
     return F
 
 
-@numba.njit(cache=True)
+@inlined
 def _derivatives(columns, F, first, last):
     """Return the derivatives (2, n) of |F|² by a and b of columns first to last."""
     J = np.empty((2, last - first))
@@ -44,7 +39,7 @@ def _derivatives(columns, F, first, last):
     return J
 
 
-@numba.njit(cache=True)
+@inlined
 def _group(columns, i, s, sites):
     """Return g of a site in a column."""
     g = columns.groups[i, s]
@@ -54,7 +49,7 @@ def _group(columns, i, s, sites):
     return g
 
 
-@numba.njit(cache=True)
+@inlined
 def _by_curves(columns, F, sites, first, last):
     """Return the derivatives (n, 2·site) of |F|² by f′ and f″ of each site."""
     n_sites = columns.groups.shape[1]
@@ -67,7 +62,7 @@ def _by_curves(columns, F, sites, first, last):
     return D
 
 
-@numba.njit(cache=True)
+@inlined
 def _square(columns, box):
     """Return the matrix (n, n) of a shoebox."""
     n = columns.first_column[box + 1] - columns.first_column[box]
@@ -82,7 +77,7 @@ def _square(columns, box):
     return G
 
 
-@numba.njit(cache=True)
+@inlined
 def _shoeboxes(columns):
     """Return lattice, shoebox, its first column and the end (shoebox, 4), of those shoeboxes of the
     lattices that take part which have columns.
@@ -102,7 +97,7 @@ def _shoeboxes(columns):
     return out[:n]
 
 
-@numba.njit(cache=True)
+@inlined
 def _runs(columns, first, last):
     """Return the first column of each run among columns first to last, counted from first, and
     their number.
@@ -116,7 +111,7 @@ def _runs(columns, first, last):
     return starts
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def information(columns, f, x, sites, n_reflections):
     """Return what shoeboxes say about a and b of each reflection, (reflection, 6): Σ JᵀGJ, its
     elements aa, ab, bb; Σ GJ, its elements a, b; and Σ G. Lattices are held.
@@ -128,7 +123,7 @@ def information(columns, f, x, sites, n_reflections):
     return out
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@inlined
 def _add_information(columns, F, box, out):
     """Add what a shoebox says about a and b to `out` (reflection, 6)."""
     first = columns.first_column[box]
@@ -157,7 +152,7 @@ def _add_information(columns, F, box, out):
         place += i + 1
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def forces(columns, f, x, sites, covariance, scale, held_pulls):
     """Return −ln L of each lattice, its ln scale's pull, and the force on F of each column.
 
@@ -223,7 +218,7 @@ def forces(columns, f, x, sites, covariance, scale, held_pulls):
     return losses, pulls, W, slopes
 
 
-@numba.njit(cache=True)
+@compiled
 def scores(columns, W, f, sites, row, n_rows):
     """Return the gradients by the curves' values (row, 2·site, channel) and by the unknowns of
     sites (row, site unknown) of forces W (column,), summed over the columns of each row.
@@ -244,7 +239,7 @@ def scores(columns, W, f, sites, row, n_rows):
     return by_value, by_site
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def by_curves(columns, f, x, sites):
     """Return the second derivatives of −ln L by the curves' values, lattices held, and what these
     share with lattices: (channel, channel, 2·site, 2·site), of which only those are filled whose
@@ -283,7 +278,7 @@ def by_curves(columns, f, x, sites):
     return curves, shared
 
 
-@numba.njit(cache=True)
+@inlined
 def _n_pairs(columns):
     """Return how many pairs of runs the shoeboxes have, and how many runs."""
     pairs = 0
@@ -295,7 +290,7 @@ def _n_pairs(columns):
     return pairs, runs
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def by_rest(columns, f, x, sites, n_reflections):
     """Return the second derivatives of −ln L by a and b, lattices held, and what a and b share with
     curves and lattices.
@@ -352,7 +347,7 @@ def by_rest(columns, f, x, sites, n_reflections):
     return mixed, pair_reflections, pair_blocks, run_places, run_cross
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def by_sites(columns, f, x, sites, n_reflections):
     """Return the second derivatives of −ln L by the unknowns of sites, lattices held, and what
     these share with all else: (site unknown, site unknown); with the curves' values, (site unknown,
@@ -396,7 +391,7 @@ def by_sites(columns, f, x, sites, n_reflections):
     return own, with_curves, with_rest, with_lattices
 
 
-@numba.njit(cache=True)
+@compiled
 def residuals(columns, f, x, sites, slopes):
     """Return the sums (2, channel) of −slope·|F|² and of normal·|F|⁴ over the columns of a channel,
     normal being the diagonal of the shoeboxes' matrices.
@@ -418,7 +413,7 @@ def residuals(columns, f, x, sites, slopes):
     return out
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@inlined
 def _along_intensities(columns, slope, cross, G, first, start, end):
     """Return what a shoebox says where all |F|² of a run grow by the same share: v = G I (n,), Iᵀv,
     the fall of −ln L, and what it shares with what stage 1 refines (unknown,).
@@ -442,7 +437,7 @@ def _along_intensities(columns, slope, cross, G, first, start, end):
     return v, known, fall, shared
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def scattered(columns, square):
     """Return the parabolas of lattices with a factor 1 + s of each run where it is likeliest.
 
@@ -484,7 +479,7 @@ def scattered(columns, square):
     return normal, slope, cross, shared, score, loss
 
 
-@numba.njit(cache=True, fastmath=REASSOCIATED)
+@compiled
 def of_factors(columns, f, x, sites, slopes, covariance):
     """Return what lattices say about the variance of factors 1 + s of runs: Σ P (z² − 1) and Σ P².
 

@@ -11,17 +11,11 @@ reflection is a row of `uniques`, (unique, 8), so that it takes one line of the 
 Sums are formed in the order of observations.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are, as
-after a division by zero.
-"""
+from spreadflow.physics.compiling import compiled, inlined
 
 PRIOR, PRIOR_PRECISION, MEASURED, PRECISION, EXPECTED, IS_REPEATED, TARGET, OF_SCALES = range(8)
 """Columns of `uniques`: mean and 1/variance of Wilson's distribution; mean and 1/variance of all
@@ -91,7 +85,7 @@ class Kept(NamedTuple):
     """1/variance of that mean"""
 
 
-@_compiled
+@inlined
 def _others(prior, of_prior, measured, total, own_mean, own_precision):
     """Return mean and 1/variance of what prior, mate and all other observations say about the
     intensity of an observation.
@@ -109,7 +103,7 @@ def _others(prior, of_prior, measured, total, own_mean, own_precision):
     return (of_prior * prior + precision * mean) / both, both
 
 
-@_compiled
+@inlined
 def _variance(model, m, rest, g):
     """Return the variance of an observation of m expected photons, photons².
 
@@ -118,7 +112,7 @@ def _variance(model, m, rest, g):
     return model[0] * (rest + m) + model[1] * m + (model[2] + model[3] * g) * m**2
 
 
-@_compiled
+@inlined
 def _share(residual, variance):
     """Return the share of its weight that an observation keeps: all of it up to `HUBER` standard
     deviations from what all others say, less in proportion beyond.
@@ -128,7 +122,7 @@ def _share(residual, variance):
     return HUBER * np.sqrt(variance) / np.abs(residual)
 
 
-@_compiled
+@inlined
 def _largest(first):
     """Return the number of observations of the largest lattice."""
     largest = 0
@@ -137,7 +131,7 @@ def _largest(first):
     return largest
 
 
-@_compiled
+@inlined
 def _dot(a, b, n):
     """Return the sum of the products of the first n elements."""
     total = 0.0
@@ -146,7 +140,7 @@ def _dot(a, b, n):
     return total
 
 
-@_compiled
+@compiled
 def error_sums(observed, kept, uniques, model, first, last):
     """Return the sums (14,) of the normal equations of the error model, as `error_model.fit` takes
     them, and keep what the others say of each observation.
@@ -201,7 +195,7 @@ def error_sums(observed, kept, uniques, model, first, last):
     return out
 
 
-@_compiled
+@inlined
 def _inverted(matrix):
     """Invert a symmetric positive definite matrix (n, n) in place: Gauss-Jordan elimination, which
     needs no pivots there.
@@ -220,7 +214,7 @@ def _inverted(matrix):
                     matrix[i, j] -= factor * matrix[p, j]
 
 
-@_compiled
+@inlined
 def _fill_design(by_b, slopes, first, last, design):
     """Put the derivatives of ln k of observations first to last by the unknowns into the first
     columns of design (5, n).
@@ -233,7 +227,7 @@ def _fill_design(by_b, slopes, first, last, design):
         design[4, i - first] = slopes[i, 2]
 
 
-@_compiled
+@inlined
 def _fill_scale_variance(design, covariance, out, n):
     """Put the relative variances of k of the first n observations into out. covariance: (5, 5) of
     the unknowns of the lattice.
@@ -264,7 +258,7 @@ class Step(NamedTuple):
     """(lattice, 5, 5) of the unknowns, by the observations and the spread among lattices"""
 
 
-@_compiled
+@inlined
 def _to_target(k, target, robust, model, rest, g):
     """Return expected photons, weight and factor on the curvature of an observation in the step of
     its lattice towards the reference.
@@ -278,7 +272,7 @@ def _to_target(k, target, robust, model, rest, g):
     return k * target, robust / variance, 1.0
 
 
-@_compiled
+@inlined
 def _to_others(k, mean, precision, own_precision, robust, variance):
     """Return the same in the step towards the others.
 
@@ -290,7 +284,7 @@ def _to_others(k, mean, precision, own_precision, robust, variance):
     return k * mean, 1.0 / (variance / robust + k**2 / precision), damping
 
 
-@_compiled
+@inlined
 def _solve(information, pull, damping, design, n, away, precision, change, covariance):
     """Fill change (5,) and covariance (5, 5) of the unknowns of a lattice of n observations.
 
@@ -315,7 +309,7 @@ def _solve(information, pull, damping, design, n, away, precision, change, covar
         change[a] = _dot(covariance[a], slope, N_UNKNOWNS) / mean_damping
 
 
-@_compiled
+@compiled
 def step(observed, kept, uniques, model, has_target, restraint, out, table, first, last):
     """Fill the step of the unknowns of each lattice, with d(photons)/d unknown = photons·design,
     and add to table (unique, 1) what `OF_SCALES` is the sum of.
@@ -368,7 +362,7 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
             table[u, 0] += precisions[i] ** 2 * of_scale
 
 
-@_compiled
+@inlined
 def _log_k(unknowns, by_b, about_x, about_y, by_width):
     """Return ln(k/factor): k = G exp(−2 B s²)·factor·exp(slopes·tilt). unknowns: (5,) of the
     lattice; all others: derivatives by them.
@@ -378,7 +372,7 @@ def _log_k(unknowns, by_b, about_x, about_y, by_width):
     return unknowns[0] + unknowns[1] * by_b + tilt
 
 
-@_compiled
+@compiled
 def move(observed, kept, uniques, model, unknowns, table, first, last):
     """Take the observations to the moved unknowns (lattice, 5), and add to table (unique, 2) their
     weighted intensities, on the common scale, and weights.
@@ -417,7 +411,7 @@ def move(observed, kept, uniques, model, unknowns, table, first, last):
             table[u, 1] += weight * k
 
 
-@_compiled
+@compiled
 def result(observed, kept, uniques, model, covariance):
     """Return how well each observation is known, √variance in photons (observation,), larger for
     outliers, and for each lattice the mean squared deviation, in standard deviations, from what

@@ -6,15 +6,11 @@ The pixels of all shoeboxes are one flat list, box after box, slow outer and fas
 pixels stay in the processor's cache. Sums are formed in the order of pixels.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 FREE = 0
 """The pixel is in nobody's foreground."""
@@ -119,7 +115,7 @@ class Sums(NamedTuple):
 # ---------------------------------------------------------------- pixels
 
 
-@_compiled
+@compiled
 def gathered(image, mask, boxes, saturation):
     """Return counts, and whether pixels are valid and saturated, of the pixels of all boxes:
     columns of `Pixels`.
@@ -148,7 +144,7 @@ def gathered(image, mask, boxes, saturation):
     return counts, valid, saturated
 
 
-@_compiled
+@inlined
 def _footprint(boxes, box):
     """Return the footprint of a box as numbers: centroid, axes and half sizes."""
     one = boxes.axes[box, 0]
@@ -158,7 +154,7 @@ def _footprint(boxes, box):
     return centre[0], centre[1], one[0], one[1], other[0], other[1], half[0], half[1]
 
 
-@_compiled
+@inlined
 def _distance(footprint, fast, slow):
     """Return how far the middle of a pixel is from the centroid of a box, in half sizes of its
     footprint: at most 1 within it.
@@ -169,7 +165,7 @@ def _distance(footprint, fast, slow):
     return max(np.abs(x * a + y * b) / half_radial, np.abs(x * c + y * d) / half_transverse)
 
 
-@_compiled
+@compiled
 def roles(boxes, order):
     """Return the role (pixel,) of each pixel, how many pixels are in the footprint of each box, and
     how many of them it owns, (box,).
@@ -202,7 +198,7 @@ def roles(boxes, order):
     return role, n_inside, n_own
 
 
-@_compiled
+@inlined
 def _contest(boxes, one, other, role, n_own):
     """Take from two boxes the pixels that are the other's: role (pixel,) and n_own (box,) change.
 
@@ -230,14 +226,14 @@ def _contest(boxes, one, other, role, n_own):
             role[place] = FOREIGN
 
 
-@_compiled
+@inlined
 def variance(level, variances):
     """Return the variance V = b + σ_r² + (ε b)² of pixels that expect a level b of photons."""
     level = max(level, 0.0)
     return level + variances.readout + variances.gain * level**2
 
 
-@_compiled
+@inlined
 def is_near(counts, level, variances):
     """Return whether counts are within `N_SIGMA` standard deviations of a level: above it by
     Anscombe's transform, for the long tail of few counts; below it as they are, for there is none.
@@ -251,7 +247,7 @@ def is_near(counts, level, variances):
     return np.abs(counts - level - middle) <= reach + middle
 
 
-@_compiled
+@compiled
 def weights(counts, free, level, variances, least, rejects):
     """Return the weights (pixel,) of free pixels that expect a level (pixel,) of photons: 1 over
     their variance, which is at least `least`; 0 of outliers, where `rejects`, and of other pixels.
@@ -263,7 +259,7 @@ def weights(counts, free, level, variances, least, rejects):
     return out
 
 
-@_compiled
+@inlined
 def _list_pixels(boxes, pixels, box, own, free):
     """List the valid pixels of a box that are its own, and the free ones: x, y (px from the
     predicted centroid), counts and number in the list of all pixels are put into own (4, n) and
@@ -297,7 +293,7 @@ def _list_pixels(boxes, pixels, box, own, free):
     return n_own, n_free, n_lost, n_saturated
 
 
-@_compiled
+@inlined
 def _median(values, n, work):
     """Return the upper median of the first n values, 0 of none, by Hoare's selection in work."""
     if n == 0:
@@ -329,7 +325,7 @@ def _median(values, n, work):
     return work[middle]
 
 
-@_compiled
+@inlined
 def _choose(free, n, tail, theta, variances, level, chosen):
     """Choose those of the n free pixels that a plane is fitted to: those near the plane theta (3,)
     with the spot's tail on it. level (n,) and chosen (n,), 1 or 0, are filled; returns the sum of
@@ -354,7 +350,7 @@ def _choose(free, n, tail, theta, variances, level, chosen):
     return n_chosen, total
 
 
-@_compiled
+@inlined
 def _fit(free, n, tail, chosen, level, least, variances, theta, covariance):
     """Fit a plane to the chosen pixels by weighted least squares: theta (3,) and its covariance
     (3, 3) are filled. Weights are those of the plane before, level (n,), which counts as `least`
@@ -390,7 +386,7 @@ def _fit(free, n, tail, chosen, level, least, variances, theta, covariance):
         theta[a] = covariance[a, 0] * r + covariance[a, 1] * rx + covariance[a, 2] * ry
 
 
-@_compiled
+@inlined
 def _invert(matrix):
     """Invert a symmetric positive definite matrix (n, n) in place: Gauss-Jordan elimination, which
     needs no pivots there.
@@ -409,7 +405,7 @@ def _invert(matrix):
                     matrix[i, j] -= factor * matrix[p, j]
 
 
-@_compiled
+@inlined
 def _above(own, n, theta):
     """Return the sum of the n counts own (4, n), as from `_list_pixels`, above a plane, and of the
     plane.
@@ -423,7 +419,7 @@ def _above(own, n, theta):
     return above, below
 
 
-@_compiled
+@inlined
 def _plane(free, own, counted, light, box, variances, work, theta, covariance):
     """Fit the plane of the background of a box, outliers left out: theta (3,) and its covariance
     are filled. Returns the number of pixels it was fitted to.
@@ -454,7 +450,7 @@ def _plane(free, own, counted, light, box, variances, work, theta, covariance):
     return n_fitted
 
 
-@_compiled
+@compiled
 def summed(boxes, pixels, light, variances, strong):
     """Return `Sums` of all boxes: the plane below each, what its foreground holds above and below
     the plane, and its centroid, of pixels more than `strong` standard deviations above the plane.
@@ -486,7 +482,7 @@ def summed(boxes, pixels, light, variances, strong):
     return Sums(out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7], centre)
 
 
-@_compiled
+@inlined
 def _squares(own, n, covariance):
     """Return the sum of the squares of the n counts own (4, n), and the variance of the sum of a
     plane over their pixels.
@@ -506,7 +502,7 @@ def _squares(own, n, covariance):
     return squares, of_plane
 
 
-@_compiled
+@inlined
 def _highest(own, n, theta, variances):
     """Return the number, in the list of all pixels, of the one of the n own (4, n) that is the most
     standard deviations above the plane; −1 of none.
@@ -522,7 +518,7 @@ def _highest(own, n, theta, variances):
     return place
 
 
-@_compiled
+@inlined
 def _find_centre(boxes, pixels, box, theta, variances, strong, start, work):
     """Return the centre of mass, minus the predicted centroid, of the pixels more than `strong`
     standard deviations above the plane that are connected with pixel `start` (4 neighbours) and not

@@ -7,16 +7,12 @@ of the pulse, in vector registers. Exponentials are NumPy's, of all points at on
 vectorized where Numba's are not.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 NEGLIGIBLE = 200.0
 """Logarithm of how much less dense than the densest a point of a cloud is that does not count."""
@@ -73,7 +69,7 @@ def densities(x, y, eta, sigma_q, pulse):
     return out, top
 
 
-@_compiled
+@compiled
 def _exponents(x, y, eta, sigma_q, pulse):
     """Return the exponents −ε²/2σ_n² (node, quadrature point, channel) of the densities of clouds
     less the highest of the node, and that, (node,).
@@ -116,7 +112,7 @@ def clouds(x, y, eta, sigma_q, pulse):
     return _clouds(x, y, eta, sigma_q, pulse, density, top)
 
 
-@_compiled
+@compiled
 def _clouds(x, y, eta, sigma_q, pulse, density, top):
     """Return `Clouds` from `densities`. Second moments are summed about the ray of the middle
     channel to the node itself.
@@ -151,7 +147,7 @@ def _clouds(x, y, eta, sigma_q, pulse, density, top):
     return Clouds(out[0], out[1], out[2], out[3], out[4], out[5])
 
 
-@_compiled
+@inlined
 def _add_moments(x, y, about_x, about_y, tilt, size, pulse, density, sums):
     """Add to sums (9,) what the channels bring at a quadrature point: weight; first and second
     moments of the ray about (about_x, about_y); energy; variances within the cuts, in the plane and
@@ -219,7 +215,7 @@ def slopes(x, y, eta, sigma_q, pulse):
     return Slopes(along, across, along_by, across_by, by_log)
 
 
-@_compiled
+@compiled
 def _slope_sums(x, y, eta, sigma_q, pulse, density):
     """Return sums (node, 3, 1 + 4) over the points of clouds: rows w, w·r along and across the
     beam; columns themselves and their derivatives by the unknowns.
@@ -234,7 +230,7 @@ def _slope_sums(x, y, eta, sigma_q, pulse, density):
     return sums
 
 
-@_compiled
+@inlined
 def _fill_levers(x, y, ks, out):
     """Fill out (15, channel) with what spheres of radius k are to a node: ε; the normal, two rows,
     and its derivatives by x and y, three; the lever of rotations, |q|² less the square along the
@@ -266,7 +262,7 @@ def _fill_levers(x, y, ks, out):
         out[14, channel] = 2.0 * y * ny + g2 * ny_y - of_q - y * of_q_y
 
 
-@_compiled
+@inlined
 def _add_slopes(x, y, tilt, size, ks, density, levers, sums):
     """Add to sums (3, 1 + 4), as from `_slope_sums`, what the channels bring at a quadrature point.
     Derivatives by ln η and ln σ_q are those by the parts of the variance.
@@ -354,7 +350,7 @@ class Reach(NamedTuple):
     """largest |q|, Å⁻¹"""
 
 
-@_compiled
+@inlined
 def _is_reached(g, along, reach):
     """Return whether the cloud of a node comes within reach of the spheres: g, its distance from
     the origin, and `along`, its component against the beam, Å⁻¹.
@@ -367,7 +363,7 @@ def _is_reached(g, along, reach):
     return lowest - width < angle < highest + width
 
 
-@_compiled
+@compiled
 def reached(A, limits, reach):
     """Return the Miller indices (n, 3) int32, ordered, of the nodes whose clouds come within reach
     of the spheres of a pulse. limits: (3,) largest |h|, |k| and |l|.

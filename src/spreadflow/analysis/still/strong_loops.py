@@ -5,15 +5,11 @@ A position is a flat index into panels that have a margin of one pixel around ea
 it, but a pixel beyond an edge has a position of its own. Windows end at the edges of their panel.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 LEAST_VARIANCE = 1e-9
 """Photons²; the least variance of a pixel, so that nothing is divided by zero where neither photons
@@ -86,13 +82,13 @@ class Rows(NamedTuple):
 # ---------------------------------------------------------------- one pixel
 
 
-@_compiled
+@inlined
 def _is_background(role):
     """Whether a pixel of this role is valid and not beside a strong one."""
     return (role & (VALID | BESIDE)) == VALID
 
 
-@_compiled
+@inlined
 def _readout_variance(frame, settings, panel, slow, fast):
     """Return the variance of the readout of a pixel, photons²."""
     if frame.relative_gain.size == 0:
@@ -101,7 +97,7 @@ def _readout_variance(frame, settings, panel, slow, fast):
     return np.float64(readout * readout)
 
 
-@_compiled
+@inlined
 def _gather(frame, settings, role, panel, slow, fast, values):
     """Put the photons of the background pixels in the window of a pixel one after the other, so
     that loops over them run in vector registers, and return their number. values: (n,) float64.
@@ -118,7 +114,7 @@ def _gather(frame, settings, role, panel, slow, fast, values):
     return n
 
 
-@_compiled
+@inlined
 def _is_strong(frame, settings, role, panel, slow, fast, values):
     """Whether a pixel is brighter than the background pixels in its window, and these with it more
     dispersed than their noise. A pixel that is no background itself need not pass the second.
@@ -149,7 +145,7 @@ def _is_strong(frame, settings, role, panel, slow, fast, values):
     return squares / (n - 1) > noise * (1.0 + settings.sigma_background * relative_sigma)
 
 
-@_compiled
+@inlined
 def _room(settings):
     """Return an array for the pixels of a window, and one more."""
     return np.empty((2 * settings.k_slow + 1) * (2 * settings.k_fast + 1) + 1, np.float64)
@@ -158,7 +154,7 @@ def _room(settings):
 # ---------------------------------------------------------------- all pixels
 
 
-@_compiled
+@inlined
 def _fill(image, mask, photons, role):
     """Set the photons of a row, 0 where masked, and the roles of its pixels."""
     for j in range(len(photons)):
@@ -166,28 +162,28 @@ def _fill(image, mask, photons, role):
         role[j] = mask[j]
 
 
-@_compiled
+@inlined
 def _add(one, total):
     """Add a row to a total."""
     for j in range(len(total)):
         total[j] += one[j]
 
 
-@_compiled
+@inlined
 def _set_sum(one, two, total):
     """Set the sum of two rows."""
     for j in range(len(total)):
         total[j] = one[j] + two[j]
 
 
-@_compiled
+@inlined
 def _set_sum_of_three(one, two, three, total):
     """Set the sum of three rows."""
     for j in range(len(total)):
         total[j] = one[j] + two[j] + three[j]
 
 
-@_compiled
+@inlined
 def _sum_rows(rows, slot):
     """Set the sums over the rows of the windows that end with the row in this slot, newly filled.
 
@@ -210,7 +206,7 @@ def _sum_rows(rows, slot):
         _set_sum(rows.photons[earlier], rows.behind[earlier + 1], rows.behind[earlier])
 
 
-@_compiled
+@inlined
 def _sum_columns(rows, width):
     """Set the sums over windows of `width` columns, by threes where these fill it."""
     n = len(rows.total)
@@ -230,7 +226,7 @@ def _sum_columns(rows, width):
         _add(column[j : j + n], rows.total)
 
 
-@_compiled
+@inlined
 def _compare(photons, rows, share, settings, relative_gain):
     """Mark the pixels of a row that exceed the mean of their windows by the noise that it has, and
     return their number.
@@ -255,13 +251,13 @@ def _compare(photons, rows, share, settings, relative_gain):
     return n_above
 
 
-@_compiled
+@inlined
 def _position(shape, panel, slow, fast):
     """Return the position of a pixel. shape: (panel, slow, fast)."""
     return (panel * (shape[1] + 2) + slow + 1) * (shape[2] + 2) + fast + 1
 
 
-@_compiled
+@inlined
 def _place(shape, position):
     """Return panel, slow and fast of a position."""
     row, fast = divmod(position, shape[2] + 2)
@@ -269,7 +265,7 @@ def _place(shape, position):
     return panel, slow - 1, fast - 1
 
 
-@_compiled
+@inlined
 def _appended(positions, n, position):
     """Return the first n positions with another after them, in an array that has room for more."""
     if n < len(positions):
@@ -282,7 +278,7 @@ def _appended(positions, n, position):
     return longer
 
 
-@_compiled
+@inlined
 def _rows(n_fast, settings):
     """Return rows for panels of so many columns."""
     n_kept = 2 * settings.k_slow + 1
@@ -303,14 +299,14 @@ def _rows(n_fast, settings):
     return rows
 
 
-@_compiled
+@inlined
 def _zero(row):
     """Set a row to 0."""
     for j in range(len(row)):
         row[j] = 0
 
 
-@_compiled
+@inlined
 def _clear(rows):
     """Forget the rows of the panel before."""
     _zero(rows.since)
@@ -318,7 +314,7 @@ def _clear(rows):
         _zero(rows.behind[slot])
 
 
-@_compiled
+@inlined
 def _valid_above(words, is_above, role, columns):
     """Put the valid columns of a row that are marked into `columns`, and return their number.
 
@@ -333,7 +329,7 @@ def _valid_above(words, is_above, role, columns):
     return n
 
 
-@_compiled
+@compiled
 def strong_once(frame, settings, role):
     """Return the sorted positions of the strong pixels of a shot when no other is known. role: is
     set, (panel, slow, fast) uint8.
@@ -381,7 +377,7 @@ def strong_once(frame, settings, role):
 # ---------------------------------------------------------------- around strong pixels
 
 
-@_compiled
+@compiled
 def mark(positions, role):
     """Give strong pixels and those next to them their roles."""
     _, n_slow, n_fast = role.shape
@@ -393,7 +389,7 @@ def mark(positions, role):
                 role[panel, i, j] |= BESIDE
 
 
-@_compiled
+@compiled
 def strong_around(frame, settings, role, strong):
     """Return the positions, not sorted, of more strong pixels in the windows around those that are
     known, `strong`: brighter than what is background by `role`.
@@ -418,7 +414,7 @@ def strong_around(frame, settings, role, strong):
     return found[:n_found]
 
 
-@_compiled
+@compiled
 def window_moments(frame, settings, role, strong):
     """Return sums (pixel, 9) over the background pixels in the window around each strong pixel: the
     columns of `spots._Moments`, counted from that pixel.

@@ -2,15 +2,11 @@
 what is left of their counts without plane and tail (`tails`).
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 PIXEL_VARIANCE = 1.0 / 12.0
 """Of a place within a pixel, px²."""
@@ -38,13 +34,13 @@ class SpotPixels(NamedTuple):
     """(spot, 2) standard deviations of the spot along them, px"""
 
 
-@_compiled
+@inlined
 def _corner(x, y, width):
     """Return the integral of the point spread from 0 to x and from 0 to y."""
     return np.arctan(x * y / (width * np.sqrt(width**2 + x * x + y * y))) / (2.0 * np.pi)
 
 
-@_compiled
+@inlined
 def _within(x, y, width):
     """Return the share of the light from a place (x, y) in the pixel about 0."""
     high = _corner(x + 0.5, y + 0.5, width) - _corner(x - 0.5, y + 0.5, width)
@@ -52,14 +48,14 @@ def _within(x, y, width):
     return high - low
 
 
-@_compiled
+@inlined
 def _density(x, y, width):
     """Return the point spread at a place (x, y), 1/px²."""
     square = width**2 + x**2 + y**2
     return width / (2.0 * np.pi) / (square * np.sqrt(square))
 
 
-@_compiled
+@inlined
 def _points(axes, sigma, variance):
     """Return the four points (4, 2), px, that a spot is: they have its second moments, with
     `variance` px² added. axes: (2, 2); sigma: (2,).
@@ -75,7 +71,7 @@ def _points(axes, sigma, variance):
     return points
 
 
-@_compiled
+@compiled
 def profiles(pixels, width):
     """Return the share of its spot's light that each pixel holds, (pixel,), for a point spread of a
     width, px; 0 where it is neither summed nor free.
@@ -102,7 +98,7 @@ def profiles(pixels, width):
     return out
 
 
-@_compiled
+@compiled
 def plane_sums(pixels, columns, weight):
     """Return the normal matrices (spot, 3, 3) of planes below spots, and the right sides (spot, 3,
     3) of three columns (3, pixel), the last axis that of the columns. weight: (pixel,).
@@ -121,7 +117,7 @@ def plane_sums(pixels, columns, weight):
     return normal, right
 
 
-@_compiled
+@compiled
 def residuals(pixels, columns, planes):
     """Return what counts have that planes and tails do not, with either of two profiles, as two
     rows (2, pixel).

@@ -3,16 +3,12 @@
 the refinement over spots.
 """
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-"""Compiles a function. Sums may run in vector registers; infinities and NaN stay what they are."""
+from spreadflow.physics.compiling import compiled, inlined
 
 RIDGE = 1e-4
 """Of normal matrices, relative to their trace, where the spots span less than space."""
@@ -51,7 +47,7 @@ class Refined(NamedTuple):
     """
 
 
-@_compiled
+@compiled
 def scores(trials, q, weights):
     """Return Σ w |v·q − round(v·q)| over the spots of each trial vector v: (m,) float32.
 
@@ -72,14 +68,14 @@ def scores(trials, q, weights):
     return out
 
 
-@_compiled
+@inlined
 def _tolerance(square, phase, spread):
     """Return within what a phase counts as an integer. square: (|v| across)² of its vector."""
     sigma = math.sqrt(square + (spread.radial * phase) ** 2)
     return min(spread.n_sigma * sigma, spread.largest)
 
 
-@_compiled
+@inlined
 def _step(v, q, weights, width, spread):
     """Move a vector v (3,) to the least-squares solution of the integers that it makes of spots q
     (3, n), those within the tolerance, which is at least `width`. weights: (n,).
@@ -124,7 +120,7 @@ def _step(v, q, weights, width, spread):
     v[2] = vz - sz
 
 
-@_compiled
+@compiled
 def refined(vectors, q, weights, norm, limits, widths, spread):
     """Return vectors (k, 3) fitted to the integers that they make of spots q (3, n): `Refined`.
 

@@ -1,14 +1,10 @@
 """The loop that makes photons of the numbers of a frame, compiled: one pass over the pixels."""
 
-import spreadflow.physics.compiling  # noqa: F401  (before Numba)  # isort: skip
-
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-_compiled = numba.njit(cache=True, error_model="numpy")
-"""Compiles a function; numbers are those of NumPy to the last bit."""
+from spreadflow.physics.compiling import compiled_in_order
 
 
 class Scale(NamedTuple):
@@ -31,7 +27,7 @@ class Flat(NamedTuple):
     """bool, is set: usable and within the trusted range"""
 
 
-@_compiled
+@compiled_in_order
 def convert(flat, low, high, scale):
     """Set photons and valid pixels, and return how many are usable, numbers and not below the
     trusted range, and how many of these not above it either. low, high: of that range, ADU.
@@ -50,7 +46,7 @@ def convert(flat, low, high, scale):
     return n_good, n_valid
 
 
-@_compiled
+@compiled_in_order
 def convert_mapped(flat, low, high, scale, pedestal, gain):
     """Do what `convert` does where each pixel has a pedestal and a gain of its own, (pixel,)
     float32. high: (pixel,), or (1,) for all.
@@ -70,7 +66,7 @@ def convert_mapped(flat, low, high, scale, pedestal, gain):
     return n_good, n_valid
 
 
-@_compiled
+@compiled_in_order
 def is_constant(adu, valid):
     """Whether all valid pixels hold the same number. adu, valid: (pixel,)."""
     first = -1
