@@ -180,6 +180,7 @@ class LatticeSums:
             n_alone=X_FIRST if is_from_model else 0,
             moves_curves=trial.moves_curves,
             max_steps=trial.max_steps or refinement.MAX_STEPS,
+            right_value=trial.right_value,
         )
         start = Start(trial.theta, x, priors)
         return self._at_rest(self._problem(columns, rest, p), start, how, trial.needs_sigma)

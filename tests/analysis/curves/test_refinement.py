@@ -274,6 +274,29 @@ def test_only_x_moves_where_curves_are_held(wrong, found):
 
 
 @pytest.mark.stage
+def test_wrong_input_ends_where_its_rise_is_known(wrong, found):
+    """Right input is refined to its end all the same."""
+    fit, sums = found
+    zero = np.zeros(len(wrong.crystal.p.names))
+
+    def ended(change, right_value):
+        trial = Trial(zero, change, needs_sigma=False, right_value=right_value)
+        return sums.again(wrong.crystal.p, trial, fit)
+
+    def index(columns, numbers):
+        return controls.wrong_index(columns, sums.factors)
+
+    early = ended(index, fit.value)
+    late = ended(index, None)
+    assert len(early.steps) < len(late.steps)
+    assert late.value <= early.value
+    assert early.value - fit.value == pytest.approx(late.value - fit.value, rel=0.15)
+    assert not early.rest.has_converged
+    right = ended(None, fit.value)
+    assert right.rest.has_converged
+    assert right.value == pytest.approx(fit.value, abs=1.0)
+
+
 def test_wrong_moduli_no_longer_bias_curves():
     """Phases are the model's, moduli are 2 % off, and known to be."""
     crystal = drawn.orthorhombic()

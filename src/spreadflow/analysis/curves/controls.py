@@ -47,8 +47,8 @@ SAME_SCALE = 0.05
 DARK_SHARE = 1e-4
 """Channels below this share of the brightest hold nothing that could be scaled."""
 
-WRONG_CYCLES = 12
-"""Cycles of refinements from wrong input, at most: where they would end is of no interest."""
+WRONG_STEPS = 12
+"""Steps of refinements from wrong input, at most: where they would end is of no interest."""
 
 
 RISE_PER_LATTICE = "rise of −ln L per lattice"
@@ -115,6 +115,9 @@ class Trial(NamedTuple):
     needs_sigma: bool = True
     """σ of the curves is asked for; otherwise information is that with X held, and there are no
     scores: to integrate X out takes longer than the refinement
+    """
+    right_value: float | None = None
+    """what the right input was worth, where it is how much worse wrong input is that is asked for
     """
 
 
@@ -258,8 +261,7 @@ def _index(
     refine: Refine, p: Parametrisation, best: RefinedCurves, index: Change, band: np.ndarray
 ) -> Verdict:
     """Judge the curves of lattices with wrong indices."""
-    zero = np.zeros(len(p.names))
-    wrong = refine(Trial(zero, index, max_steps=WRONG_CYCLES, needs_sigma=False))
+    wrong = refine(_wrong(p, index, best))
     worse = (wrong.value - best.value) / len(best.losses)
     correlation = _correlation(p, wrong, best, band)
     return Verdict(
@@ -273,8 +275,7 @@ def _index(
 
 def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum: Change) -> Verdict:
     """Judge the likelihood of lattices with other pulses' spectra, in standard errors."""
-    zero = np.zeros(len(p.names))
-    shuffled = refine(Trial(zero, spectrum, max_steps=WRONG_CYCLES, needs_sigma=False))
+    shuffled = refine(_wrong(p, spectrum, best))
     drop = shuffled.losses - best.losses
     figure = 0.0
     if len(drop) > 1:
@@ -287,6 +288,12 @@ def _spectrum(refine: Refine, p: Parametrisation, best: RefinedCurves, spectrum:
         what="rise of −ln L, standard errors",
         bar=f"above {SIGNIFICANT_SIGMA:g}",
     )
+
+
+def _wrong(p: Parametrisation, change: Change, best: RefinedCurves) -> Trial:
+    """Return the refinement of wrong input, from the start, that says how much worse it is."""
+    zero = np.zeros(len(p.names))
+    return Trial(zero, change, max_steps=WRONG_STEPS, needs_sigma=False, right_value=best.value)
 
 
 def of_rest(best: RefinedCurves) -> list[Verdict]:

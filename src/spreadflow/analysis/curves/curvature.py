@@ -90,9 +90,9 @@ def _held(problem: Problem, here: Point) -> _Held:
     sites = problem.of_sites(theta)
     basis = _by_channel(problem.p.basis, len(f))
     n_values = len(basis)
-    by_values, of_lattices = loops.by_curves(columns, f, x, sites)
+    halves, of_lattices = loops.by_curves(columns, f, x, sites)
     mixed, pairs, pair_blocks, runs, run_cross = loops.by_rest(columns, f, x, sites, n)
-    curves = symmetric(by_values).transpose(0, 2, 1, 3).reshape(n_values, n_values)
+    curves = symmetric(halves).reshape(n_values, n_values)
     H = basis.T @ curves @ basis
     K = mixed.reshape(2 * n, n_values) @ basis
     shared = of_lattices.reshape(*columns.score.shape, n_values) @ basis

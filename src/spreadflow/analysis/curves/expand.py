@@ -150,23 +150,21 @@ def expand(columns: Columns, curves: np.ndarray) -> Normal:
     losses, _, forces, _ = loops.forces(columns, f, NO_REST, NO_SITES, NO_COVARIANCE, -1, no_pull)
     n = len(losses)
     scores, _ = loops.scores(columns, forces, f, NO_SITES, columns.lattice, n)
-    curvature, shared = loops.by_curves(columns, f, NO_REST, NO_SITES)
+    halves, shared = loops.by_curves(columns, f, NO_REST, NO_SITES)
     n_unknowns = shared.shape[1]
-    hessian = symmetric(curvature).transpose(2, 0, 3, 1).reshape(curves.size, curves.size)
+    hessian = symmetric(halves).transpose(1, 0, 3, 2).reshape(curves.size, curves.size)
     across = shared.transpose(0, 1, 3, 2).reshape(n, n_unknowns, curves.size)
     rooted = np.einsum("luv,lut->lvt", np.linalg.cholesky(columns.held), across)
     rooted = rooted.reshape(-1, curves.size)
     return Normal(losses, scores.reshape(n, curves.size), hessian - rooted.T @ rooted)
 
 
-def symmetric(curvature: np.ndarray) -> np.ndarray:
-    """Return second derivatives (channel, channel, curve, curve) of which only those were given
-    whose first channel is not less than the second.
+def symmetric(halves: np.ndarray) -> np.ndarray:
+    """Return second derivatives (channel, curve, channel, curve) of `loops.by_curves`, which has
+    them (channel, curve, curve, channel) less their transpose.
     """
-    full = curvature + curvature.transpose(1, 0, 3, 2)
-    diagonal = np.arange(len(curvature))
-    full[diagonal, diagonal] = curvature[diagonal, diagonal]
-    return full
+    ordered = halves.transpose(0, 1, 3, 2)
+    return ordered + ordered.transpose(2, 3, 0, 1)
 
 
 def normal(columns: Columns, p: Parametrisation, theta: np.ndarray) -> Normal:

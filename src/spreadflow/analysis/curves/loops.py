@@ -51,14 +51,14 @@ def _group(columns, i, s, sites):
 
 @inlined
 def _by_curves(columns, F, sites, first, last):
-    """Return the derivatives (n, 2·site) of |F|² by f′ and f″ of each site."""
+    """Return the derivatives (2·site, n) of |F|² by f′ and f″ of each site."""
     n_sites = columns.groups.shape[1]
-    D = np.empty((last - first, 2 * n_sites))
+    D = np.empty((2 * n_sites, last - first))
     for i in range(first, last):
         for s in range(n_sites):
             product = 2.0 * np.conj(F[i]) * _group(columns, i, s, sites)
-            D[i - first, 2 * s] = product.real
-            D[i - first, 2 * s + 1] = -product.imag
+            D[2 * s, i - first] = product.real
+            D[2 * s + 1, i - first] = -product.imag
     return D
 
 
@@ -241,39 +241,46 @@ def scores(columns, W, f, sites, row, n_rows):
 
 @compiled
 def by_curves(columns, f, x, sites):
-    """Return the second derivatives of −ln L by the curves' values, lattices held, and what these
-    share with lattices: (channel, channel, 2·site, 2·site), of which only those are filled whose
-    first channel is not less than the second, and (lattice, unknown, channel, 2·site).
+    """Return the second derivatives of −ln L by the curves' values, lattices held, less their
+    transpose: (channel, 2·site, 2·site, channel), to which the transpose is to be added; and what
+    they share with lattices, (lattice, unknown, channel, 2·site).
+
+    The channels of a run follow one another, so that its products run in vector registers.
     """
     F = structure_factors(columns, f, x, sites)
     n_channels = f.shape[1]
     n_curves = 2 * columns.groups.shape[1]
     n_unknowns = columns.cross.shape[1]
-    curves = np.zeros((n_channels, n_channels, n_curves, n_curves))
+    curves = np.zeros((n_channels, n_curves, n_curves, n_channels))
     shared = np.zeros((len(columns.loss), n_unknowns, n_channels, n_curves))
+    weighted = np.empty(n_channels)
     for lattice, box, first, last in _shoeboxes(columns):
         D = _by_curves(columns, F, sites, first, last)
-        channel = columns.channel[first:last]
+        starts = _runs(columns, first, last)
         place = columns.first_value[box]
         for i in range(last - first):
+            channel = columns.channel[first + i]
             for u in range(n_unknowns):
                 for s in range(n_curves):
-                    shared[lattice, u, channel[i], s] += columns.cross[first + i, u] * D[i, s]
-            for j in range(i + 1):
-                value = np.float64(columns.normal[place + j])
-                later, earlier = i, j
-                if channel[i] < channel[j]:
-                    later, earlier = j, i
-                block = curves[channel[later], channel[earlier]]
-                for s in range(n_curves):
-                    weighted = value * D[later, s]
-                    for t in range(n_curves):
-                        block[s, t] += weighted * D[earlier, t]
-                if channel[i] == channel[j] and i != j:
+                    shared[lattice, u, channel, s] += columns.cross[first + i, u] * D[s, i]
+            for run in range(len(starts) - 1):
+                start = starts[run]
+                n = min(starts[run + 1], i + 1) - start
+                if n <= 0:
+                    break
+                normal = columns.normal[place + start : place + start + n]
+                begin = columns.channel[first + start]
+                for t in range(n_curves):
+                    by_curve = D[t, start : start + n]
+                    for j in range(n):
+                        weighted[j] = normal[j] * by_curve[j]
+                    if start + n == i + 1:
+                        weighted[n - 1] *= 0.5
                     for s in range(n_curves):
-                        weighted = value * D[earlier, s]
-                        for t in range(n_curves):
-                            block[s, t] += weighted * D[later, t]
+                        row = curves[channel, s, t, begin : begin + n]
+                        slope = D[s, i]
+                        for j in range(n):
+                            row[j] += slope * weighted[j]
             place += i + 1
     return curves, shared
 
@@ -332,8 +339,8 @@ def by_rest(columns, f, x, sites, n_reflections):
             for i in range(last - first):
                 channel = columns.channel[first + i]
                 for s in range(n_curves):
-                    mixed[r, 0, channel, s] += along[i] * D[i, s]
-                    mixed[r, 1, channel, s] += across[i] * D[i, s]
+                    mixed[r, 0, channel, s] += along[i] * D[s, i]
+                    mixed[r, 1, channel, s] += across[i] * D[s, i]
             for b in range(len(starts) - 1):
                 block = pair_blocks[pair]
                 for i in range(starts[b], starts[b + 1]):
@@ -383,7 +390,7 @@ def by_sites(columns, f, x, sites, n_reflections):
                 for d in range(n_site):
                     own[e, d] += pulled * E[i, d]
                 for s in range(n_curves):
-                    with_curves[e, channel, s] += pulled * D[i, s]
+                    with_curves[e, channel, s] += pulled * D[s, i]
                 with_rest[r, 0, e] += pulled * J[0, i]
                 with_rest[r, 1, e] += pulled * J[1, i]
                 for u in range(n_unknowns):

@@ -77,6 +77,9 @@ SMALLEST_MOVE = 0.01
 MAX_STEPS = 60
 """Steps at most."""
 
+SMALLEST_SHARE = 0.05
+"""A refinement from wrong input ends where a step promises less than this share of its rise."""
+
 MAX_TRIES = 6
 """Tries of a step at most."""
 
@@ -119,6 +122,8 @@ class How(NamedTuple):
     """steps in which X moves alone, at first"""
     moves_curves: bool = True
     max_steps: int = MAX_STEPS
+    right_value: float | None = None
+    """Φ of the right input, where it is the rise from there that is asked for; None = it is not"""
 
 
 class AtRest(NamedTuple):
@@ -161,12 +166,23 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
             prior = rests.prior(rest, priors.variance)
             scattered = _scattered(problem, priors)
         here = objective.point(scattered, there.theta, there.x, prior)
+        if not is_first and _is_as_high(how, here.value, step.promise):
+            break
         away = np.max(here.by_x**2 * here.covariance[:, [0, 2]], initial=0.0)
         is_still = step.promise < SMALLEST_FALL and step.move < SMALLEST_MOVE and away < FURTHEST
         if is_still and is_settled and not is_first:
             has_converged = True
             break
     return AtRest(here, scattered, prior, priors, steps, has_converged)
+
+
+def _is_as_high(how: How, value: float, promise: float) -> bool:
+    """Whether Φ of wrong input, its value, is as far above that of the right one as it will be:
+    what a step promises counts no longer.
+    """
+    if how.right_value is None:
+        return False
+    return promise < SMALLEST_SHARE * (value - how.right_value)
 
 
 def _scattered(problem: Problem, priors: Priors) -> Problem:
