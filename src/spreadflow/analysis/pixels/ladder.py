@@ -236,7 +236,7 @@ class _Exact(_Points):
 
     @cached_property
     def _at_start(self) -> np.ndarray:
-        """Photons (pixel,) at the start, to 1e-6: in float32, which takes two thirds of the time."""
+        """Photons (pixel,) at the start, to 1e-6: in float32, a third faster."""
         p = self.parameters(np.zeros(self.n_unknowns))
         boxes = self.problem.boxes
         points = lattice_fit.points(boxes, POINTS)
