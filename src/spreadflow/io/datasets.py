@@ -113,7 +113,7 @@ def content(path: Path, kind: str, name: str, dataset: h5py.Dataset) -> np.ndarr
     return data
 
 
-def read_group(group: h5py.Group, product: type[P]) -> P:
+def product_in(group: h5py.Group, product: type[P]) -> P:
     """Return a product from an open group that has all of its datasets."""
     return product.from_columns({path: group[path][()] for path in product.described()})
 

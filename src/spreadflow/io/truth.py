@@ -96,7 +96,7 @@ def read_truth(manifest: Path | str) -> Truth | None:
         with _opened(path) as group:
             if group is None or stored_ids is None:
                 return None
-            part = datasets.read_group(group, Truth)
+            part = datasets.product_in(group, Truth)
 
         identities = {}
         for frame, stored_id in enumerate(stored_ids):
@@ -125,14 +125,14 @@ def true_intensities(manifest: Path) -> TrueIntensities | None:
         with _opened(path) as group:
             if group is None or "intensities" not in group:
                 return None
-            intensities = datasets.read_group(group, products.TrueIntensities).intensities
+            intensities = datasets.product_in(group, products.TrueIntensities).intensities
             return TrueIntensities(intensities.hkl, intensities.f_squared)
     return None
 
 
 def _curves(group: h5py.Group) -> dict[str, TrueCurve]:
     """Return the curve of each site."""
-    sites = datasets.read_group(group, products.TrueCurves).curves
+    sites = datasets.product_in(group, products.TrueCurves).curves
     names = json.loads(group.attrs["sites"])
     curves = {}
     for number, name in enumerate(names):
