@@ -151,11 +151,11 @@ def decoded(value: Any) -> Any:
 
 
 def leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of every leaf of nested dictionaries."""
+    """Yield name and value of every leaf of nested dictionaries, and of every text of a list."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from leaves_of(f"{name}/{key}", item)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+    elif isinstance(value, list) and any(isinstance(item, dict | str) for item in value):
         for number, item in enumerate(value):
             yield from leaves_of(f"{name}/{number}", item)
     else:
@@ -164,7 +164,7 @@ def leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def values_of(path: Path) -> dict[str, Any]:
     """Return every value that a product or summary holds, by name; of other files the bytes."""
-    if path.suffix == ".json":
+    if path.suffix in (".json", ".expt"):
         return dict(leaves_of("", json.loads(path.read_text())))
     if h5py.is_hdf5(path):
         return dict(tables_of(path))
