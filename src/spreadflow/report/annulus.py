@@ -222,7 +222,7 @@ def _shoeboxes(figure: Any, reflections: Reflections, boxes: Boxes) -> None:
         fontweight="bold",
     )
     for ax in axes.flat:
-        ax.set_axis_off()
+        style.without_axes(ax)
     for ax, (row, box) in zip(axes.flat, boxes.items(), strict=False):
         fast0, fast1, slow0, slow1 = reflections.bbox[row]
         _shoebox(ax, box, (slow1 - slow0, fast1 - fast0))

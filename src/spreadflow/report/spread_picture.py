@@ -262,7 +262,7 @@ def _label_resolution(axes: Any, shells: Shells) -> None:
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     """Write the sentences and what the controls say: what their figure is, and has to be."""
-    axes.set_axis_off()
+    style.without_axes(axes)
     lines = []
     if not figures["converged"]:
         sentence = f"not converged: {last_change(figures)}"
