@@ -83,6 +83,11 @@ STYLE: dict[Any, Any] = {
 DIFFUSE = 0.22
 """Darkness of the strongest background of a still; the strongest spot has 1."""
 
+AROUND = (np.indices((9, 9)) % 2 == 0).all(axis=0)
+"""Blocks whose median is the background of the one in their middle: every other one of 9 × 9, for a
+third of the time that all of them take.
+"""
+
 RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
 """Resolution rings on a still, Å."""
 
@@ -417,7 +422,7 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     total = tiled(photons).sum(axis=(1, 3))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
-    background = np.maximum(scipy.ndimage.median_filter(mean, size=9), 0)
+    background = np.maximum(scipy.ndimage.median_filter(mean, footprint=AROUND), 0)
 
     level = background.repeat(k, axis=0).repeat(k, axis=1)
     sigma = np.sqrt(level + 1)
