@@ -74,7 +74,7 @@ class Crystal(NamedTuple):
     """(3,) unit cells of one mosaic domain along the conventional a, b, c"""
     eta_rad: Array
     """() r.m.s. total rotation angle of the mosaic domains (axis uniform), rad; or (3,) η by axis,
-    √3 times the r.m.s. rotation about each of `mosaic.crystal_axes`
+    √3 times the r.m.s. rotation about each of `clouds.crystal_axes`
     """
 
     @property

@@ -7,6 +7,8 @@ import pytest
 
 from spreadflow.models import Crystal, Mosaic
 from spreadflow.physics import mosaic, rotation, unit_cell
+from spreadflow.physics.clouds import clouds as clouds_of
+from spreadflow.physics.lattice_factor import GAUSS
 from spreadflow.units import DEG
 
 N_DRAWS = 400_000
@@ -37,7 +39,7 @@ def around(crystal: Crystal, hkl: np.ndarray) -> np.ndarray:
     across = np.cross(along, [0.8, 0.5, 0.3])
     across /= np.linalg.norm(across)
     third = np.cross(along, across)
-    own = np.sqrt(mosaic.GAUSS / 4 * ((crystal.A / crystal.n_cells) ** 2).sum() / 3)
+    own = np.sqrt(GAUSS / 4 * ((crystal.A / crystal.n_cells) ** 2).sum() / 3)
     wide = np.sqrt(own**2 + (crystal.eta_rad * np.linalg.norm(q)) ** 2 / 3)
     offsets = [
         0 * along,
@@ -66,7 +68,7 @@ def sampled(
 
 def closed(crystal: Crystal, mosaicity: Mosaic, hkl: np.ndarray, p: np.ndarray) -> np.ndarray:
     """|F_latt|²/ΠN² at points p (n, 3) from the clouds of the closed form."""
-    cloud = mosaic.clouds(crystal, mosaicity, hkl[None])
+    cloud = clouds_of(crystal, mosaicity, hkl[None])
     x, y, z = (p[:, i, None] - np.asarray(cloud.q[i]) for i in range(3))
     xx, yy, zz, yz, xz, xy = map(np.asarray, cloud.precision)
     diagonal = xx * x * x + yy * y * y + zz * z * z
@@ -116,7 +118,7 @@ def test_as_many_widths_as_a_crystal_needs_hold_its_peaks(name, eta_deg):
     n = mosaic.n_widths(crystal, 1 / np.linalg.norm(A @ hkl))
 
     def peak(n_widths: int) -> float:
-        clouds = mosaic.clouds(crystal, mosaic.continuous(n_widths), np.array([hkl]))
+        clouds = clouds_of(crystal, mosaic.continuous(n_widths), np.array([hkl]))
         return np.asarray(clouds.amplitude).sum()
 
     assert peak(n) == pytest.approx(peak(300), rel=0.01) and n >= 8
@@ -161,8 +163,8 @@ def test_equal_spreads_by_axis_are_one_spread(name):
     rng = np.random.default_rng(6)
     domains = Mosaic(rotation.random(rng)[None], np.array([0.7]), np.ones(1))
     for mosaicity in (mosaic.continuous(), domains):
-        one = mosaic.clouds(crystal, mosaicity, hkl[None])
-        other = mosaic.clouds(by_axis, mosaicity, hkl[None])
+        one = clouds_of(crystal, mosaicity, hkl[None])
+        other = clouds_of(by_axis, mosaicity, hkl[None])
         for column, like in zip(one.precision, other.precision, strict=True):
             np.testing.assert_allclose(like, column, rtol=1e-9, atol=1e-9 * one.precision[0].max())
         np.testing.assert_allclose(other.amplitude, one.amplitude, rtol=1e-9)
@@ -171,9 +173,7 @@ def test_equal_spreads_by_axis_are_one_spread(name):
 def covariance(crystal: Crystal, hkl: np.ndarray) -> np.ndarray:
     """(3, 3) of the cloud of one component of width 1."""
     one_width = Mosaic(np.eye(3)[None], np.ones(1), np.ones(1))
-    (xx,), (yy,), (zz,), (yz,), (xz,), (xy,) = mosaic.clouds(
-        crystal, one_width, hkl[None]
-    ).precision
+    (xx,), (yy,), (zz,), (yz,), (xz,), (xy,) = clouds_of(crystal, one_width, hkl[None]).precision
     return np.linalg.inv(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
 
 

@@ -5,6 +5,7 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -158,3 +159,43 @@ def test_why_pixels_look_worse():
     assert why_worse(unknown) == ""
     assert why_worse(unknown | {"radial_rmsd_mm": None, "radial_rmsd_mm_before": None}) == ""
     assert "learned" not in why_worse(figures | {"mosaicity": "learned"})
+
+
+def test_powers_on_logarithmic_axes_are_plain_text():
+    """Formulas would be set by matplotlib's parser, which takes long to start."""
+    page = Figure()
+    wide, narrow = page.subplots(2, 1)
+    wide.set(yscale="log", ylim=(0.05, 2e4))
+    narrow.set(yscale="log", ylim=(1.5e3, 6e3))
+    style._label_plainly(page)
+    wide_labels, narrow_labels = (
+        dict(zip(axis.get_ticklocs(minor=minor), texts(axis, minor), strict=True))
+        for axis, minor in ((wide.yaxis, False), (narrow.yaxis, True))
+    )
+    assert [wide_labels[y] for y in (0.1, 1.0, 1e3)] == ["10⁻¹", "10⁰", "10³"]
+    assert narrow_labels[2e3] == "2×10³"
+
+
+def texts(axis, minor: bool) -> list[str]:
+    """The labels of an axis, empty ones too."""
+    formatter = axis.get_minor_formatter() if minor else axis.get_major_formatter()
+    return formatter.format_ticks(axis.get_ticklocs(minor=minor))
+
+
+def a_page() -> Figure:
+    """A page with a curve, its labels, and an image without axes."""
+    page = style.page("a title", "and what is beneath")
+    left, right = page.subplots(1, 2)
+    left.plot([1, 3, 2], label="a curve")
+    left.set(title="left", xlabel="x, mm", ylabel="a label\nof two lines")
+    left.legend()
+    style.without_axes(right)
+    right.imshow(np.eye(4))
+    return page
+
+
+def test_a_picture_that_is_drawn_once_is_as_matplotlib_saves_it(tmp_path):
+    a_page().savefig(tmp_path / "saved.png", dpi=style.DPI)
+    style.save(a_page(), tmp_path / "once.png")
+    saved, once = (image.imread(tmp_path / f"{name}.png") for name in ("saved", "once"))
+    np.testing.assert_array_equal(once, saved)

@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder
+from spreadflow.analysis.pixels.rungs import MODELLED, RUNGS
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import ConfigError, LatticeOutcome
 from spreadflow.io import store
@@ -43,7 +44,7 @@ def test_every_lattice_is_read_and_flagged_and_the_first_are_modelled(packed_run
     np.testing.assert_array_equal(found.lattices.n_counted, n_flagged)
     assert n_flagged.min() > 5
     assert set(zip(found.rungs.lattice.tolist(), found.rungs.rung.tolist(), strict=True)) == {
-        (i, list(ladder.RUNGS).index(name)) for i in range(3) for name in ladder.MODELLED
+        (i, list(RUNGS).index(name)) for i in range(3) for name in MODELLED
     }
 
     first = {name: figure for name, figure in figures.items() if name != "rungs"}
@@ -87,7 +88,7 @@ def test_figures_are_sums_over_the_list(packed_run, product):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert rungs["1"]["rmsd_mm"] == pytest.approx(np.hypot(*expected), rel=1e-4)
     assert rungs["1"]["rmsd_px"] == pytest.approx(np.hypot(*expected) / 0.3, rel=1e-4)
-    assert {rungs[name]["n"] for name in ladder.MODELLED} == {on.sum()}
+    assert {rungs[name]["n"] for name in MODELLED} == {on.sum()}
 
 
 def test_with_what_is_true_the_last_rung_is_right(product):
@@ -105,7 +106,7 @@ def test_with_what_is_true_the_last_rung_is_right(product):
     assert last["transverse_rmsd_mm"] < 0.5 * before["transverse_rmsd_mm"]
     assert last["sigma_z"] < before["sigma_z"]
     assert abs(last["z_mean"]) < 0.1
-    assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *ladder.MODELLED))
+    assert all(rungs[name]["seconds_per_lattice"] > 0 for name in ("00", *MODELLED))
 
 
 def test_samples_are_pixels_of_the_annulus_with_models_beside(packed_run, product):
@@ -162,7 +163,7 @@ def test_a_lattice_without_solution_is_a_failed_rung(packed_run, tmp_path, monke
     monkeypatch.setattr(ladder, "run_rungs", singular)
     figures = run(packed_run, tmp_path / "ladder.h5")[1]
     failed = {rung["name"]: rung["why"] for rung in figures["rungs"] if not rung["passed"]}
-    assert failed == dict.fromkeys(ladder.MODELLED, "0 of 4 lattices have a model")
+    assert failed == dict.fromkeys(MODELLED, "0 of 4 lattices have a model")
 
 
 def test_finished_parts_are_kept_and_other_structure_factors_make_others(

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import chdtri
-from sklearn.covariance import MinCovDet
 
 from spreadflow.models import Array
 from spreadflow.units import MAD_TO_SIGMA
@@ -97,6 +96,8 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
     Minimum covariance determinant (Rousseeuw & Van Driessen 1999) with a fixed seed: the same on
     every rank.
     """
+    from sklearn.covariance import MinCovDet
+
     robust = MinCovDet(random_state=0).fit(z)
     return Cut(
         centre=robust.location_,

@@ -16,7 +16,11 @@ class Section(BaseModel):
     """A section forbids unknown keys and is immutable."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # a stage builds the sections that it reads
     )
 
 

@@ -5,7 +5,6 @@ Sign convention F = Σ (f0 + f' + i f'') exp(2πi h·x), f'' > 0.
 """
 
 import numpy as np
-import xraydb
 from numpy.typing import ArrayLike
 
 VALENCE = {"oxidized": 3, "reduced": 2, "metallic": 0}
@@ -34,6 +33,8 @@ _SPAN = 50
 
 def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
     """Return f' + i f'' (channel,), complex, of the free atom."""
+    import xraydb  # with a database
+
     energies = np.atleast_1d(np.asarray(energies_ev, dtype=np.float64))
     f1 = xraydb.f1_chantler(element, energies)
     f2 = xraydb.f2_chantler(element, energies)
@@ -42,6 +43,8 @@ def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
 
 def nearest_edge(element: str, energy_ev: float) -> float:
     """Return the energy, eV, of the K or L edge of an element that is nearest to `energy_ev`."""
+    import xraydb  # with a database
+
     edges = xraydb.xray_edges(element)
     energies = [edges[name].energy for name in _EDGES if name in edges]
     return min(energies, key=lambda energy: abs(np.log(energy / energy_ev)))

@@ -13,7 +13,7 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Parameters
 from spreadflow.physics import geometry
-from spreadflow.physics.mosaic import Clouds, dot, inverse, times
+from spreadflow.physics.clouds import Clouds, dot, inverse, times
 from spreadflow.physics.padding import to_few_sizes
 from spreadflow.physics.pair_tables import averaged
 from spreadflow.physics.parallax import reached

@@ -10,7 +10,7 @@ import numpy as np
 
 from spreadflow.models import Parameters
 from spreadflow.physics import pair_loops
-from spreadflow.physics.mosaic import cloud_changes
+from spreadflow.physics.clouds import cloud_changes
 from spreadflow.physics.pair_loops import LoopTables
 from spreadflow.physics.pair_tables import WINDOW, Pairs, averaged, compiled_channels
 
@@ -55,7 +55,7 @@ def by_crystal(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return photons (row,) and their derivatives (row, direction) along directions of the crystal.
 
-    directions: (parameter, direction), in the order of `mosaic.cloud_changes`. row: (point,) of the
+    directions: (parameter, direction), in the order of `clouds.cloud_changes`. row: (point,) of the
     sums that each point adds to.
     """
     changes = np.asarray(cloud_changes(parameters.crystal, parameters.mosaic, parameters.hkl))

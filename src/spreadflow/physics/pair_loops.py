@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.physics.clouds import Clouds
 from spreadflow.physics.compiling import compiled, inlined, inlined_in_order
-from spreadflow.physics.mosaic import Clouds
 from spreadflow.physics.pair_tables import WINDOW, Pairs
 
 LOG2_E = 1.4426950408889634
@@ -244,7 +244,7 @@ def _by_cloud(tables: LoopTables, i, k, channel):
 def add_derivatives(tables: LoopTables, changes, pairs: Pairs, row, total):
     """Add what the photons of pairs change by to the rows (row, column) of their points.
 
-    changes: (cloud, 10, column) of ln height, q and Σ, as of `mosaic.cloud_changes`; row: (point,).
+    changes: (cloud, 10, column) of ln height, q and Σ, as of `clouds.cloud_changes`; row: (point,).
     """
     n_columns = changes.shape[2]
     for n in range(len(pairs.point)):

@@ -14,7 +14,7 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Detector, Parameters, Pixels
 from spreadflow.physics import geometry
-from spreadflow.physics.mosaic import Clouds, clouds, dot, symmetric, times
+from spreadflow.physics.clouds import Clouds, clouds, dot, symmetric, times
 from spreadflow.physics.parallax import deepened
 from spreadflow.physics.response import depth, efficiency
 from spreadflow.units import HC_EV_ANGSTROM, R_E_SQUARED_M2

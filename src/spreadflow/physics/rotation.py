@@ -1,30 +1,30 @@
 """Rotations as (3, 3) matrices acting on column vectors from the left. Angles in rad."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+import scipy
 
 
 def from_vector(vector: np.ndarray) -> np.ndarray:
     """Return the rotations (..., 3, 3) of rotation vectors (..., 3), rad."""
     vector = np.asarray(vector, dtype=np.float64)
-    matrices = Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix()
+    matrices = scipy.spatial.transform.Rotation.from_rotvec(vector.reshape(-1, 3)).as_matrix()
     return matrices.reshape(*vector.shape[:-1], 3, 3)
 
 
 def vector(rotation: np.ndarray) -> np.ndarray:
     """Return the rotation vectors (..., 3), rad, of rotations (..., 3, 3)."""
-    vectors = Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_rotvec()
+    vectors = scipy.spatial.transform.Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_rotvec()
     return vectors.reshape(rotation.shape[:-1])
 
 
 def random(rng: np.random.Generator) -> np.ndarray:
     """Return a rotation (3, 3) drawn uniformly from SO(3) (Shoemake 1992)."""
-    return Rotation.random(rng=rng).as_matrix()
+    return scipy.spatial.transform.Rotation.random(rng=rng).as_matrix()
 
 
 def mean(rotations: np.ndarray) -> np.ndarray:
     """Return the mean (3, 3) of rotations (n, 3, 3) in the chordal sense."""
-    return Rotation.from_matrix(rotations).mean().as_matrix()
+    return scipy.spatial.transform.Rotation.from_matrix(rotations).mean().as_matrix()
 
 
 def angle(rotation: np.ndarray) -> np.ndarray:

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import gemmi
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
 from spreadflow.physics import miller, symmetry, unit_cell
 
@@ -23,9 +20,6 @@ CHUNK_HKL = 4096
 
 CHUNK_ATOMS = 256
 """Atoms summed at a time: what they need stays in the cache."""
-
-UNROLL = 8
-"""Atoms added in one step of the loop."""
 
 SOLVENT_RADIUS = 1.11
 """Radius of the probe that finds the solvent mask, Å: that of the published programs."""
@@ -44,9 +38,6 @@ WRONG_XYZ_ANG = 0.1
 
 WRONG_MISSING = 0.05
 """Fraction of the atoms that a perturbed model lacks."""
-
-_PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-"""Elements of β in the order in which they are summed."""
 
 
 class Atoms(NamedTuple):
@@ -293,10 +284,12 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
     """Return g(h) (n,), complex, of nodes (n, 3): Σ over the atoms of the whole cell of
     occupancy·exp(−hᵀβh)·exp(2πi h·x).
     """
+    from spreadflow.physics import atom_sums  # JAX
+
     rotations, translations, n_centring = _operations(space_group)
     xyz = np.einsum("oij,aj->oai", rotations, atoms.xyz) + translations[:, None]
     beta = np.einsum("oij,ajk,olk->oail", rotations, atoms.beta, rotations)
-    entries = [beta[..., i, j] * (1 if i == j else 2) for i, j in _PAIRS]
+    entries = [beta[..., i, j] * (1 if i == j else 2) for i, j in atom_sums.PAIRS]
     weight = np.broadcast_to(n_centring * atoms.occupancy, xyz.shape[:2])
 
     xyz = _padded(np.mod(xyz, 1.0).reshape(-1, 3), CHUNK_ATOMS)
@@ -308,7 +301,7 @@ def geometric(atoms: Atoms, hkl: np.ndarray, space_group: str) -> np.ndarray:
         rows = slice(start, start + CHUNK_HKL)
         for first in range(0, len(weight), CHUNK_ATOMS):
             block = slice(first, first + CHUNK_ATOMS)
-            sums = _sum_over_atoms(nodes[rows], xyz[block], six[block], weight[block])
+            sums = atom_sums.sum_over_block(nodes[rows], xyz[block], six[block], weight[block])
             real, imaginary = map(np.asarray, sums)
             total[rows] += real + 1j * imaginary
     return total[: len(hkl)]
@@ -342,73 +335,6 @@ def geometric_slopes(
 def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
     """Return rows with zeros up to a multiple."""
     return np.pad(rows, ((0, -len(rows) % multiple), (0, 0)))
-
-
-def _half_turn_series() -> tuple[np.ndarray, np.ndarray]:
-    """Return the coefficients in x² of cos(πx) and sin(πx)/x on |x| ≤ ½, to 1e-8 (least squares at
-    Chebyshev nodes).
-    """
-    x = 0.5 * np.cos(np.pi * (np.arange(200) + 0.5) / 200)
-
-    def fit(y: np.ndarray) -> np.ndarray:
-        series = np.polynomial.Polynomial.fit(x**2, y, 5, domain=[0, 1], window=[0, 1])
-        return series.coef.astype(np.float32)
-
-    return fit(np.cos(np.pi * x)), fit(np.sin(np.pi * x) / x)
-
-
-_COS, _SIN = _half_turn_series()
-
-
-def _phase(turns):
-    """Return cos and sin of 2π·turns, |turns| ≤ ½, in arithmetic that vectorises (the library's
-    float32 functions do not).
-    """
-    t2 = turns * turns
-    cosine = jnp.float32(_COS[-1])
-    sine = jnp.float32(_SIN[-1])
-    for c, s in zip(_COS[-2::-1], _SIN[-2::-1], strict=True):
-        cosine = cosine * t2 + c
-        sine = sine * t2 + s
-    sine = sine * turns
-    return 1.0 - 2.0 * sine * sine, 2.0 * sine * cosine
-
-
-@jax.jit
-def _sum_over_atoms(hkl, xyz, beta, weight):
-    """Return the real and imaginary parts (n,) float32 of the sum over one block of atoms; phases
-    are reduced to a turn in float64.
-
-    hkl: (n, 3); xyz: (atom, 3); beta: (atom, 6) in the order of `_PAIRS`; weight: (atom,).
-    """
-    h = hkl[:, 0]
-    k = hkl[:, 1]
-    l = hkl[:, 2]
-    indices = (h, k, l)
-    products = [jnp.float32(indices[i] * indices[j]) for i, j in _PAIRS]
-
-    def unrolled(column):
-        return column.reshape(-1, UNROLL, *column.shape[1:])
-
-    xyz = unrolled(xyz)
-    beta = unrolled(jnp.float32(beta))
-    weight = unrolled(jnp.float32(weight))
-
-    def add_atoms(n, sums):
-        real, imaginary = sums
-        for u in range(UNROLL):
-            x, y, z = xyz[n, u]
-            turns = h * x + k * y + l * z
-            within_half = jnp.float32(turns - jnp.round(turns))
-            cosine, sine = _phase(within_half)
-            exponent = sum(product * beta[n, u, i] for i, product in enumerate(products))
-            height = weight[n, u] * jnp.exp(-exponent)
-            real = real + height * cosine
-            imaginary = imaginary + height * sine
-        return real, imaginary
-
-    zero = jnp.zeros(len(hkl), dtype=jnp.float32)
-    return jax.lax.fori_loop(0, len(weight), add_atoms, (zero, zero))
 
 
 def mask_transform(

@@ -10,6 +10,9 @@ from spreadflow.products.core import (
     TableOf,
 )
 
+SITE_UNITS = {"x": " Å", "y": " Å", "z": " Å", "B": " Å²", "ln occupancy": ""}
+"""Units of unknowns of sites, by name."""
+
 
 class Curves(Table):
     """The curves of each fit at their nodes."""

@@ -2,11 +2,17 @@
 like.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from spreadflow.config import IndexSection
 from spreadflow.errors import Outcome
+
+MOST_REASONS = 20
+"""Reasons for which shots were not indexed that log and summary have, the most frequent ones."""
 
 HITS = (Outcome.INDEXED, Outcome.NO_LATTICE, Outcome.OVERFLOW)
 """Outcomes of shots with enough spots for a crystal."""
@@ -117,3 +123,17 @@ def of_spots(counts: SpotCounts, section: IndexSection, word: str) -> list[str]:
             f"{counts.d_outer:.2f}."
         )
     return sentences
+
+
+def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, str]]:
+    """Return how many shots were not indexed for which reason: (outcome, reason) → shots. outcomes,
+    reasons: columns of `shots`.
+    """
+    pairs = Counter(zip(outcomes.tolist(), reasons.tolist(), strict=True))
+    return Counter(
+        {
+            (outcome, reason.decode(errors="ignore")): n_shots
+            for (outcome, reason), n_shots in pairs.items()
+            if outcome != Outcome.INDEXED and reason
+        }
+    )

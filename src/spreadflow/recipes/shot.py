@@ -2,7 +2,6 @@
 product.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,9 +42,6 @@ HEADER_SIGMA_MM = 0.3
 """Mm; how far headers are off, along each edge of the detector: one or two pixels are usual before
 the first refinement of the geometry.
 """
-
-MOST_REASONS = 20
-"""Reasons for which shots were not indexed that log and summary have, the most frequent ones."""
 
 LARGEST_ETA_RAD = 0.5 * DEG
 """Mosaic spread beyond which a lattice is none: wrong ones explain everything by smearing all nodes
@@ -447,20 +443,6 @@ def peaks(spots: SpotRows) -> Spots:
     """Return rows of `spots` as the analysis takes them."""
     columns = spots.as_dict()
     return Spots(**{name: columns[name] for name in Spots._fields})
-
-
-def reasons_of(outcomes: np.ndarray, reasons: np.ndarray) -> Counter[tuple[int, str]]:
-    """Return how many shots were not indexed for which reason: (outcome, reason) → shots. outcomes,
-    reasons: columns of `shots`.
-    """
-    pairs = Counter(zip(outcomes.tolist(), reasons.tolist(), strict=True))
-    return Counter(
-        {
-            (outcome, reason.decode(errors="ignore")): n_shots
-            for (outcome, reason), n_shots in pairs.items()
-            if outcome != Outcome.INDEXED and reason
-        }
-    )
 
 
 def _spot_rows(all_spots: Spots, lattices: Sequence[Lattice]) -> SpotRows:

@@ -23,9 +23,6 @@ LARGEST_B_ANG2 = 3.0
 PLACE = ("x", "y", "z")
 """Unknowns of a site that are its place."""
 
-UNITS = {"x": " Å", "y": " Å", "z": " Å", "B": " Å²", "ln occupancy": ""}
-"""Units of unknowns of sites, by name."""
-
 ABSURD = "Believe no curve: look at the model, at the labels of sites, and at the resolution range."
 """What to do about a site that is another one."""
 
@@ -71,8 +68,8 @@ def site_warnings(
             StageWarning(
                 f"{name} of {site} is beyond {BEYOND:g} of the standard deviations that the "
                 "model was said to have",
-                f"{value:+.2g}{UNITS[name]}",
-                f"±{BEYOND * sigma[name]:.2g}{UNITS[name]}",
+                f"{value:+.2g}{spread.SITE_UNITS[name]}",
+                f"±{BEYOND * sigma[name]:.2g}{spread.SITE_UNITS[name]}",
                 UNLIKELY,
             )
             for name, value in values.items()

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from spreadflow.errors import Outcome
 from spreadflow.models import ReflectionFlag
 from spreadflow.products import Index
-from spreadflow.recipes.advice import HITS
-from spreadflow.recipes.shot import MOST_REASONS, reasons_of
+from spreadflow.recipes.advice import HITS, MOST_REASONS, reasons_of
 from spreadflow.report import index_course, index_picture, style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts

@@ -156,7 +156,7 @@ def _read(run: IndexedRun, row: int) -> Shot | str:
 
 def _words(axes: Any, figures: dict) -> None:
     """Write why shots were not indexed, and what would help."""
-    axes.set_axis_off()
+    style.without_axes(axes)
     lines = [("bold", style.INK, "why shots are not indexed")]
     for cause in figures["reasons"][:MOST_REASONS]:
         name = cause["outcome"].replace("_", " ")

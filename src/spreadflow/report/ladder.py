@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from spreadflow.analysis.pixels.ladder import RUNGS
+from spreadflow.analysis.pixels.rungs import RUNGS
 from spreadflow.io import store
 from spreadflow.products import Ladder
 from spreadflow.products.ladder import Rungs
@@ -212,7 +212,7 @@ def _sigma_z(axes: Any, rungs: list[dict]) -> None:
 
 def _list(axes: Any, rungs: list[dict]) -> None:
     """Write what each rung does and its criterion, in as many lines as these need."""
-    axes.set_axis_off()
+    style.without_axes(axes)
     cells = [
         (wrap(rung["does"], DOES_LENGTH), wrap(rung["why"] or rung["passes"], PASSES_LENGTH))
         for rung in rungs
@@ -253,7 +253,7 @@ def _samples(figure: Any, ladder: Ladder, pictured: list[str]) -> None:
         fontweight="bold",
     )
     for ax in axes.flat:
-        ax.set_axis_off()
+        style.without_axes(ax)
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(name, fontsize=8, loc="center")
 

@@ -86,7 +86,7 @@ def draw(
         style.bars(of_kinds, names, counts, [COLORS[name] for name in names])
         of_kinds.set_title("pixels of each kind")
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out)
+        style.save(figure, out)
 
 
 def _draw_kinds(axes: Any, unusable: Unusable, detector: Detector) -> None:

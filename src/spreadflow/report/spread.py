@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.edges import edges, metals
 from spreadflow.errors import SpreadOutcome
-from spreadflow.recipes.site_rows import UNITS
+from spreadflow.products.spread import SITE_UNITS
 from spreadflow.report import spread_picture, spread_product
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import median, outcome_counts, root_mean_square
@@ -108,7 +108,7 @@ def _sites_in_words(figures: dict[str, Any]) -> list[str]:
     """Return in words what was refined of sites beside their curves; nothing where nothing was."""
     sites = [
         ", ".join(
-            f"{site} {name} {value:+.2g} ± {sigma:.2g}{UNITS[name]}"
+            f"{site} {name} {value:+.2g} ± {sigma:.2g}{SITE_UNITS[name]}"
             for name, (value, sigma) in of_site.items()
         )
         for site, of_site in figures["site_unknowns"].items()

@@ -1,5 +1,6 @@
 """The picture of `spread`."""
 
+from functools import cache
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -103,8 +104,9 @@ def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dic
     kind: 0 = f′, 1 = f″.
     """
     name = product.sites[site]
-    fine = np.arange(product.nodes_ev[0], product.nodes_ev[-1], 0.25)
-    references = _references(product.attributes["elements"][site], kind, fine)
+    element = product.attributes["elements"][site]
+    fine, curves = _references(element, product.nodes_ev[0], product.nodes_ev[-1])
+    references = {known: curve.imag if kind else curve.real for known, curve in curves.items()}
     if product.true:
         true = product.true[name].at(fine)[kind]
         axes.plot(fine, true, color=style.INK, lw=1.3, label="truth")
@@ -132,13 +134,15 @@ def _curve(axes: Any, product: SpreadProduct, site: int, kind: int, figures: dic
         axes.legend(fontsize=7, loc="lower left")
 
 
-def _references(element: str, kind: int, energies_ev: np.ndarray) -> dict[str, np.ndarray]:
-    """Return f′ or f″ of the curves known by name."""
-    references = {}
-    for name in REFERENCES:
-        curve = anomalous.site(element, name, energies_ev)
-        references[name] = curve.imag if kind else curve.real
-    return references
+@cache
+def _references(
+    element: str, first_ev: float, last_ev: float
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return energies, eV, and f′ + i f″ of the curves known by name there: the same for all sites
+    of an element.
+    """
+    fine = np.arange(first_ev, last_ev, 0.25)
+    return fine, {name: anomalous.site(element, name, fine) for name in REFERENCES}
 
 
 def _fits(axes: Any, product: SpreadProduct, site: int, kind: int) -> None:
@@ -262,7 +266,7 @@ def _label_resolution(axes: Any, shells: Shells) -> None:
 
 def _words(axes: Any, figures: dict, sentences: list[str]) -> None:
     """Write the sentences and what the controls say: what their figure is, and has to be."""
-    axes.set_axis_off()
+    style.without_axes(axes)
     lines = []
     if not figures["converged"]:
         sentence = f"not converged: {last_change(figures)}"

@@ -23,7 +23,7 @@ N_SAMPLES = 7
 """Shoeboxes in the picture."""
 
 CRYSTAL_AXES = ("a", "c* × a", "c*")
-"""Axes about which η is told, those of `physics.mosaic.crystal_axes`."""
+"""Axes about which η is told, those of `physics.clouds.crystal_axes`."""
 
 FEWEST_DISTANCES = 20
 """Centroids without which r.m.s.d. are not drawn by resolution."""

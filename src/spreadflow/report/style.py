@@ -1,19 +1,27 @@
 """How all pictures look, and the still they share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
+import scipy
 from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    ScalarFormatter,
+)
 from matplotlib.transforms import Affine2D
-from scipy.ndimage import median_filter, uniform_filter
 
 from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
@@ -75,6 +83,11 @@ STYLE: dict[Any, Any] = {
 DIFFUSE = 0.22
 """Darkness of the strongest background of a still; the strongest spot has 1."""
 
+AROUND = (np.indices((9, 9)) % 2 == 0).all(axis=0)
+"""Blocks whose median is the background of the one in their middle: every other one of 9 × 9, for a
+third of the time that all of them take.
+"""
+
 RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
 """Resolution rings on a still, Å."""
 
@@ -96,6 +109,12 @@ CHARACTERS_PER_IN = 12.5
 MOST_WARNINGS = 6
 """Warnings that a picture shows."""
 
+DPI = 120
+"""Pixels of a picture to an inch."""
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+"""Digits of powers."""
+
 ENDLESS = "endless"
 """Stands for a number that is out of reach."""
 
@@ -108,6 +127,15 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
     figure.text(0.015, subtitle_y, subtitle, fontsize=9.5, color=GREY, va="center")
     _lay_out_below(figure, HEAD_IN)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure (PNG). It is drawn once: `savefig` would go through all of it a second time,
+    before, to lay it out.
+    """
+    _label_plainly(figure)
+    figure.dpi = DPI
+    FigureCanvasAgg(figure).print_png(path)
 
 
 def warn(figure: Figure, sentences: Sequence[str]) -> None:
@@ -193,6 +221,12 @@ def empty(axes: Any, text: str) -> None:
     axes.set_yticks([])
 
 
+def without_axes(axes: Any) -> None:
+    """Leave away frame, axes and ticks: ticks that nobody sees are laid out all the same."""
+    axes.set(xticks=[], yticks=[])
+    axes.set_axis_off()
+
+
 def photon_scale(photons: np.ndarray) -> LogNorm:
     """Return a log scale for the photons of a shoebox; NaN = masked."""
     low = max(1.0, float(np.nanpercentile(photons, 5)))
@@ -219,6 +253,31 @@ def few_ticks(axes: Any, n: int = 4) -> None:
     """Set few enough ticks to read, with whole numbers on the axis of counts."""
     axes.xaxis.set_major_locator(MaxNLocator(nbins=n))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+class Powers(LogFormatterSciNotation):
+    """Labels of a logarithmic axis as plain text, such as 10³. To set the first formula of a
+    process, as matplotlib's own labels are, takes a quarter of a second.
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the label of a tick at x."""
+        formula = super().__call__(x, pos)
+        text = formula.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+        number, _, power = text.partition("^")
+        return number + power.strip("{}").translate(RAISED)
+
+
+def _label_plainly(figure: Figure) -> None:
+    """Label logarithmic axes of a figure by `Powers` where they have matplotlib's own labels."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            major = axis.get_major_formatter()
+            minor = axis.get_minor_formatter()
+            if type(major) is LogFormatterSciNotation:
+                axis.set_major_formatter(Powers())
+            if type(minor) is LogFormatterSciNotation:
+                axis.set_minor_formatter(Powers(labelOnlyBase=minor.labelOnlyBase))
 
 
 def log_ticks(*log_axes: Axis) -> None:
@@ -363,12 +422,12 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     total = tiled(photons).sum(axis=(1, 3))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
-    background = np.maximum(median_filter(mean, size=9), 0)
+    background = np.maximum(scipy.ndimage.median_filter(mean, footprint=AROUND), 0)
 
     level = background.repeat(k, axis=0).repeat(k, axis=1)
     sigma = np.sqrt(level + 1)
     deviation = np.where(valid, (padded - level) / sigma, 0)
-    excess = tiled(3 * uniform_filter(deviation, 3)).max(axis=(1, 3))
+    excess = tiled(3 * scipy.ndimage.uniform_filter(deviation, 3)).max(axis=(1, 3))
     return np.where(n > 0, excess, np.nan), background
 
 

@@ -48,7 +48,7 @@ def _without_blanks(text: str) -> str:
 def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:
     """Write `out` (JSON) and, beside it, the picture (PNG)."""
     with replacing(out.with_suffix(".png")) as temporary:
-        picture.savefig(temporary, format="png", dpi=120)
+        style.save(picture, temporary)
     figures = {"software": f"spreadflow {__version__}"} | figures
     text = json.dumps(_plain(figures), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(out) as temporary:

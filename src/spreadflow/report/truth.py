@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy
 
 from spreadflow.models import ReflectionFlag
 from spreadflow.physics import miller, symmetry, unit_cell
@@ -269,7 +269,7 @@ def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) ->
     """Return (reflection,) whether simulated reflections of a lattice exceed `STRONG_SIGMAS` σ."""
     reflections = run.product.reflections
     true_reflections = run.truth.reflections
-    tree = cKDTree(_positions(reflections, predicted))
+    tree = scipy.spatial.cKDTree(_positions(reflections, predicted))
     _, nearest = tree.query(_positions(true_reflections, true_rows))
     neighbours = predicted[nearest]
     photons = true_reflections.photons[true_rows]

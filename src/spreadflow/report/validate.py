@@ -120,4 +120,4 @@ def _draw_gain(axes: Any, found: Estimates) -> None:
 def _save(figure: Figure, out: Path) -> None:
     """Write a picture."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    style.save(figure, out)

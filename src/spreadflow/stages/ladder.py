@@ -15,6 +15,7 @@ import numpy as np
 from spreadflow import build
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
+from spreadflow.analysis.pixels.rungs import RUNGS
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
@@ -103,7 +104,7 @@ def run(
         runs=attributes["runs"],
         space_group=attributes["space_group"],
         detectors=attributes["detectors"],
-        rungs=list(ladder.RUNGS),
+        rungs=list(RUNGS),
         pictured=ladder.PICTURED,
         n_modelled=int(sum(map(np.sum, chosen))),
     )
@@ -280,7 +281,7 @@ def _model(config: LadderConfig, lattice: PackedLattice, model: RunModel) -> Lad
             centroids = ladder.centroids(step, data, lattice.boxes)
         row = {
             "lattice": 0,
-            "rung": list(ladder.RUNGS).index(name),
+            "rung": list(RUNGS).index(name),
             **_distances(lattice, model, centroids),
             **_sums_of(*ladder.deviations(step, data, noise)),
             "seconds": step.seconds,

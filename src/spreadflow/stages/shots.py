@@ -21,7 +21,7 @@ from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.products import Children, Index
 from spreadflow.recipes import advice
-from spreadflow.recipes.shot import MOST_REASONS, Result, index, peaks, reasons_of, tables_of
+from spreadflow.recipes.shot import Result, index, peaks, tables_of
 from spreadflow.stages import blocks as skeleton
 
 LARGEST_PIECE = 8
@@ -160,11 +160,11 @@ def _reasons(parts: store.Parts[Index], world: World) -> list[str]:
     own = Counter[tuple[int, str]]()
     for block in range(world.rank, len(parts.keys), world.size):
         shots = parts.read(block, [Index.shots.outcome, Index.shots.reason]).shots
-        own.update(reasons_of(shots.outcome, shots.reason))
+        own.update(advice.reasons_of(shots.outcome, shots.reason))
     reasons = sum(world.gather(own), Counter[tuple[int, str]]())
     return [
         f"{n_shots} {Outcome(outcome).name.lower()}: {reason}"
-        for (outcome, reason), n_shots in reasons.most_common(MOST_REASONS)
+        for (outcome, reason), n_shots in reasons.most_common(advice.MOST_REASONS)
     ]
 
 

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from lab import cached
 from spreadflow.analysis.pixels import ladder, lattice_fit, shoeboxes
+from spreadflow.analysis.pixels.rungs import RUNGS, Figures
 from spreadflow.config import for_stage, parse, section
 from spreadflow.models import Detector, Noise, ReflectionFlag
 from spreadflow.physics import rotation
@@ -142,10 +143,10 @@ def test_a_plain_count_is_that_of_chosen():
     assert ladder.plain_count(d, strength, np.full(4000, ReflectionFlag.MASKED), 2.0, 3.0) == 0
 
 
-def figures(**changes) -> ladder.Figures:
+def figures(**changes) -> Figures:
     """Figures of a ladder that passes, with changes by rung."""
     radial = (None, 0.04, 0.3, 0.3, 0.1, 0.1, 0.06)
-    good = {name: {"radial_rmsd_mm": mm} for name, mm in zip(ladder.RUNGS, radial, strict=True)}
+    good = {name: {"radial_rmsd_mm": mm} for name, mm in zip(RUNGS, radial, strict=True)}
     good["00"] |= {"n_read": 9, "n_accepted": 9, "n_others": 0, "growth_percent": 4.9}
     good["1"] |= {"n_flagged": 80, "n_counted": 80}
     good["2"] |= {"share_fell": 0.9}
@@ -155,7 +156,7 @@ def figures(**changes) -> ladder.Figures:
 
 
 def test_a_good_ladder_passes():
-    assert all(rung.test(figures()) for rung in ladder.RUNGS.values())
+    assert all(rung.test(figures()) for rung in RUNGS.values())
 
 
 @pytest.mark.parametrize(
@@ -176,5 +177,5 @@ def test_a_good_ladder_passes():
 )
 def test_a_rung_fails_by_itself(name, change):
     changed = figures(**{name: change})
-    failed = [other for other, rung in ladder.RUNGS.items() if not rung.test(changed)]
+    failed = [other for other, rung in RUNGS.items() if not rung.test(changed)]
     assert failed == [name]

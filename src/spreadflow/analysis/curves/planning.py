@@ -17,8 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh, solve_triangular
-from scipy.optimize import brentq
+import scipy
 
 from spreadflow.analysis.curves import dispersion
 from spreadflow.analysis.curves.dispersion import Parametrisation
@@ -113,7 +112,7 @@ def outlook(information: np.ndarray, p: Parametrisation, band_ev: np.ndarray) ->
     information: (theta, theta) of one lattice, restraints left out. band_ev: the nodes that count,
     see `inside`.
     """
-    values, modes = eigh(information, p.restraints)
+    values, modes = scipy.linalg.eigh(information, p.restraints)
     share = [np.square(rows @ modes).mean(axis=0) for rows in rows_of_quantities(p, band_ev)]
     return Outlook(np.maximum(values, 0.0), np.array(share))
 
@@ -164,7 +163,8 @@ def sigma_from(
     """
     root = np.linalg.cholesky(n * information + p.restraints)
     whitened = [
-        solve_triangular(root, rows.T, lower=True) for rows in rows_of_quantities(p, band_ev)
+        scipy.linalg.solve_triangular(root, rows.T, lower=True)
+        for rows in rows_of_quantities(p, band_ev)
     ]
     return np.sqrt([np.square(columns).sum(axis=0).mean() for columns in whitened])
 
@@ -210,7 +210,7 @@ def reached(outlook: Outlook | Halves | XUnknown, sigma_e: float, kind: int) -> 
         return 1.0
     if excess(last) >= 0.0:
         return np.inf
-    return float(np.exp(brentq(excess, first, last)))
+    return float(np.exp(scipy.optimize.brentq(excess, first, last)))
 
 
 def edge_sigma(

@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
-from scipy.special import chdtr, chdtri
-from sklearn.cluster import DBSCAN
-from sklearn.covariance import MinCovDet
+import scipy
 
 from spreadflow.errors import LatticeOutcome
 from spreadflow.physics import symmetry, unit_cell
@@ -139,7 +136,7 @@ def neighbour_distances(x: np.ndarray, min_samples: int) -> np.ndarray:
     n_neighbours = max(2, round(min_samples * len(rows) / max(len(x), 1)))
     if len(rows) < n_neighbours:
         return np.empty(0)
-    distance, _ = KDTree(x[rows]).query(x[rows], k=[n_neighbours])
+    distance, _ = scipy.spatial.KDTree(x[rows]).query(x[rows], k=[n_neighbours])
     return np.sort(distance[:, 0])
 
 
@@ -155,7 +152,7 @@ def suggested_eps(x: np.ndarray, min_samples: int) -> float:
     if not len(distances):
         return SMALLEST_DIFFERENCE
     n_features = x.shape[1]
-    middle, outer = chdtri(n_features, [0.5, 1.0 - _REACHED])
+    middle, outer = scipy.special.chdtri(n_features, [0.5, 1.0 - _REACHED])
     ratio = np.exp((outer - middle) / (2 * n_features))
     return max(float(np.median(distances) * ratio), SMALLEST_DIFFERENCE)
 
@@ -168,6 +165,8 @@ def dbscan(x: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
     exact where points are sparse, and without the n² list of neighbours where 100 000 lattices
     share one cell.
     """
+    from sklearn.cluster import DBSCAN
+
     if not len(x):
         return np.empty(0, dtype=np.int32)
     corner = np.floor(x / (eps / 4))
@@ -231,8 +230,8 @@ def robust(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     location, covariance = _minimum_determinant(x)
     covariance = widening * covariance
-    cut = chdtri(p, 1.0 - _QUANTILE)
-    consistency = _QUANTILE / chdtr(p + 2, cut)
+    cut = scipy.special.chdtri(p, 1.0 - _QUANTILE)
+    consistency = _QUANTILE / scipy.special.chdtr(p + 2, cut)
     counts = np.zeros(n, dtype=bool)
     for _ in range(_MAX_REWEIGHTINGS):
         within = mahalanobis(x, location, covariance) ** 2 <= cut
@@ -249,6 +248,8 @@ def _minimum_determinant(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean (p,) and covariance (p, p) of the three quarters of x (n, p), thinned out, whose
     covariance has the least determinant.
     """
+    from sklearn.covariance import MinCovDet
+
     scale = np.maximum(np.std(x, axis=0), SMALLEST_DIFFERENCE)
     noise = np.random.default_rng(0).standard_normal(x.shape)
     jittered = x + SMALLEST_DIFFERENCE * noise  # equal cells have no determinant

@@ -314,7 +314,7 @@ class Model:
     def _directions(
         self, name: Unknown, u: np.ndarray, p: Parameters
     ) -> tuple[slice, np.ndarray | float]:
-        """Return how the parameters of the crystal, in the order of `mosaic.cloud_changes`, change
+        """Return how the parameters of the crystal, in the order of `clouds.cloud_changes`, change
         with the unknowns of a kind: which do, and (parameter, n) by how much.
         """
         of_A = slice(0, 9)

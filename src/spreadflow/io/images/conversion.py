@@ -11,8 +11,7 @@ import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import common_mode, conversion_loops
-from spreadflow.io.images.conversion_loops import Flat, Scale
+from spreadflow.io.images import common_mode
 from spreadflow.io.images.kept import KeptArrays
 from spreadflow.io.images.nexus_items import BROKEN
 from spreadflow.models import Detector
@@ -135,18 +134,20 @@ class Conversion(NamedTuple):
         adu, usable: (panel, slow, fast); usable pixels within the trusted range, ADU, both ends
         included, are valid, and they alone count for the common mode.
         """
+        from spreadflow.io.images import conversion_loops as loops  # Numba
+
         kept = KeptArrays() if kept is None else kept
         image = kept.empty("image", adu.shape, np.float32)
         valid = kept.empty("valid", adu.shape, bool)
         native = _computable(adu)
-        flat = Flat(native.ravel(), usable.ravel(), image.ravel(), valid.ravel())
+        flat = loops.Flat(native.ravel(), usable.ravel(), image.ravel(), valid.ravel())
         low, high = (np.atleast_1d(_limit(limit, native.dtype)).ravel() for limit in trusted_range)
-        scale = Scale(np.float32(self.offset_adu), np.float32(self.adu_per_photon))
+        scale = loops.Scale(np.float32(self.offset_adu), np.float32(self.adu_per_photon))
         if self.maps is None:
-            counts = conversion_loops.convert(flat, low[0], high[0], scale)
+            counts = loops.convert(flat, low[0], high[0], scale)
         else:
             of_pixels = self.maps.pedestal_adu.ravel(), self.maps.gain.ravel()
-            counts = conversion_loops.convert_mapped(flat, low[0], high, scale, *of_pixels)
+            counts = loops.convert_mapped(flat, low[0], high, scale, *of_pixels)
         if self.region is not None:
             common_mode.subtract(image, valid, self.region)
         return Photons(image, valid, *counts)
@@ -154,6 +155,8 @@ class Conversion(NamedTuple):
 
 def is_constant(adu: np.ndarray, valid: np.ndarray) -> bool:
     """Return whether all valid pixels hold the same number. adu, valid: of one shape."""
+    from spreadflow.io.images import conversion_loops  # Numba
+
     return bool(conversion_loops.is_constant(_computable(adu).ravel(), valid.ravel()))
 
 
