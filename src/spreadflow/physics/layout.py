@@ -268,21 +268,22 @@ def _select(
     followed: FollowedClouds, spectrum: Spectrum, rays: np.ndarray, pieces: Pieces
 ) -> Pairs:
     """Return the pairs among the points and clouds of the pieces that can hold signal."""
-    first, last = lit(spectrum)
     energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
-    ticks = _ticks(energies, first, last)
+    ticks = ticks_of(spectrum)
     clouds = pair_loops.rows_of_clouds(followed.cloud)
     rows, n = pair_loops.matching(rays, clouds, followed.cut, middle, pieces, ticks)
     return Pairs(*np.ascontiguousarray(rows[:n].T))
 
 
-def _ticks(energies: np.ndarray, first: int, last: int) -> Ticks:
+def ticks_of(spectrum: Spectrum) -> Ticks:
     """Return marks no farther apart than the channels (at most 4096 of them).
 
-    They are exact, or on the safe side. first, last: of `lit`. There are as many marks whatever is
-    lit: pulses share one compiled program.
+    They are exact, or on the safe side. There are as many marks whatever is lit: pulses share one
+    compiled program.
     """
+    first, last = lit(spectrum)
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     span = float(energies[-1] - energies[0])
     step = 1.0
     if len(energies) > 1:

@@ -22,9 +22,10 @@ from spreadflow.analysis.orientation_matrix import (
     recentred,
     turn,
 )
-from spreadflow.analysis.pixels import pixel_points, restraints, solve
-from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
+from spreadflow.analysis.pixels import pixel_points, plane_loops, restraints, solve
+from spreadflow.analysis.pixels.likelihood import Target, dark, pixelwise, variance
 from spreadflow.analysis.pixels.pixel_points import PixelPoints
+from spreadflow.analysis.pixels.plane_loops import NoiseTerms, PixelColumns
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout
@@ -453,14 +454,15 @@ def refine(
     minimizer: solve.Minimizer = "levenberg",
     is_rough: bool = True,
     n_iterations: int = 30,
+    reach: float = REACH,
 ) -> RefinedLattice:
     """Refine the free unknowns and all planes.
 
     is_rough: with broad spots first, which find an orientation from 0.1° away. The fit then begins
     where that pass ended (it is always Levenberg's), or at the start if the pixels are likelier
-    there.
+    there. reach: standard deviations out to which clouds are followed.
     """
-    before = best = _scaled(Model(problem, free, n_axes), target)
+    before = best = _scaled(Model(problem, free, n_axes, reach), target)
     n_evaluations = 1
     if is_rough and "rotation" in free:
         turned, n_broad = _broad(problem, target)

@@ -14,15 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, pixel_points, rotation_grid, solve
+from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight_loops
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
+from spreadflow.analysis.pixels.weight_loops import Lit
 from spreadflow.models import Mosaic
-from spreadflow.physics import forward, geometry, layout, rotation
+from spreadflow.physics import geometry, rotation
+from spreadflow.physics.components import by_component
 from spreadflow.physics.lattice_factor import GAUSS
 from spreadflow.physics.mosaic import continuous, merged
-from spreadflow.physics.pair_tables import rays_by_point
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -50,20 +51,26 @@ MAX_NODES = 2500
 TEMPLATE_REACH = 3.5
 """Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
 
-BATCH = 64
-"""Nodes whose templates are made at a time."""
-
 HELD_OUT = 6
 """One of so many shoeboxes is held out."""
 
-CHECK_INTERVAL = 10
-"""Iterations between looks at the held-out shoeboxes."""
+CHECK_INTERVAL = 2
+"""Strides between looks at the held-out shoeboxes."""
 
 PATIENCE = 3
 """Looks without gain that end a round."""
 
-MAX_ITERATIONS = 200
-"""Iterations of a round, at most."""
+MAX_STRIDES = 30
+"""Strides of a round, at most."""
+
+LONGEST_STRIDE = 8.0
+"""Iterations that a stride extrapolates over, at most."""
+
+LARGEST_CHANGE = 3.0
+"""Change of ln of a weight by which a stride may lengthen iterations, at most."""
+
+SMALLEST_WEIGHT = 1e-12
+"""Weight of a node that counts as none."""
 
 SMALLEST_GAIN = 1.0
 """Fall of −ln L of the held-out shoeboxes that counts as one."""
@@ -364,30 +371,8 @@ def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
     """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
     all domains.
     """
-    n = len(mosaic.share)
-    boxes = problem.boxes
-    start = problem.start
-    places = layout.rectangles(boxes.panel, boxes.bbox, problem.oversample)
-    rays = rays_by_point(start.detector, start.polarization, layout.points(places))
-    of_boxes = pixel_points.of_boxes(boxes, problem.oversample)
-    values = []
-    points = []
-    nodes = []
-    for first in range(0, n, BATCH):
-        batch = np.minimum(np.arange(first, first + BATCH), n - 1)
-        alone = Mosaic(mosaic.rotations[batch], mosaic.width[batch], np.ones(BATCH))
-        p = start._replace(mosaic=alone)
-        pairs = layout.pairs_within(p, places, rays, TEMPLATE_REACH)
-        photons = forward.each(p, rays, pairs)
-        node = first + pairs.cloud % BATCH
-        is_lit = (node < n) & (photons > 0)
-        values.append(photons[is_lit].astype(np.float32))
-        points.append(pairs.point[is_lit])
-        nodes.append(node[is_lit])
-
-    place = (of_boxes.pixel[np.concatenate(points)], np.concatenate(nodes))
-    sums = csr_matrix((np.concatenate(values), place), (of_boxes.n_pixels + 1, n))
-    return csr_matrix(of_boxes.means_of_sums(sums))
+    start = problem.start._replace(mosaic=mosaic)
+    return by_component(start, problem.boxes, problem.oversample, TEMPLATE_REACH)
 
 
 class _TemplatedLattice(NamedTuple):
@@ -425,17 +410,10 @@ class _Expectation(NamedTuple):
     lit ones.
     """
 
-    lit: csr_matrix
-    """templates (pixel, node)"""
+    lit: Lit
     factor: float
-    counted: np.ndarray
-    """(pixel,) photons, readout variance added, never negative"""
-    background: np.ndarray
-    """(pixel,) photons of the planes, readout variance added"""
-    counting_share: np.ndarray
-    """(pixel,) the variance of counting over that of the pixel: 1 where there is no other"""
     expected: np.ndarray
-    """(node,) Σ counting_share·template"""
+    """(node,) Σ factor·counting_share·template"""
 
 
 def _maximized(
@@ -459,7 +437,7 @@ def _maximized(
     best = grid.weight
     smallest_loss = np.inf
     n_best = 0
-    for n in range(0, MAX_ITERATIONS + 1, CHECK_INTERVAL):
+    for n in range(0, MAX_STRIDES + 1, CHECK_INTERVAL):
         expectations, loss = _expectations(lattices, weight, settings)
         if loss < smallest_loss - SMALLEST_GAIN:
             best = weight
@@ -468,7 +446,7 @@ def _maximized(
         if n - n_best >= PATIENCE * CHECK_INTERVAL:
             break
         for _ in range(CHECK_INTERVAL):
-            weight = _iterated(weight, expectations, settings.add)
+            weight = _after_stride(weight, expectations, settings.add)
 
     rows = rotation_grid.heaviest(best, negligible)
     weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
@@ -505,16 +483,37 @@ def _expectation(
     counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
     counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
     background = np.maximum(background, FLOOR) + readout
-    counting_share = counting_share.astype(np.float32)
-    sums = (lattice.lit.T @ counting_share).astype(np.float64)
-    return _Expectation(
-        lit=lattice.lit,
-        factor=factor,
-        counted=counted.astype(np.float32),
-        background=background.astype(np.float32),
+    lit = Lit(
+        ends=lattice.lit.indptr,
+        node=lattice.lit.indices,
+        template=lattice.lit.data,
+        counted=counted,
+        background=background,
         counting_share=counting_share,
-        expected=factor * sums,
     )
+    return _Expectation(lit, factor, expected=factor * (lattice.lit.T @ counting_share))
+
+
+def _after_stride(
+    weight: np.ndarray, expectations: Sequence[_Expectation], add: Add
+) -> np.ndarray:
+    """Return the weights (node,) after two iterations, an extrapolation and a third: squared
+    extrapolation (Varadhan & Roland 2008) of ln weight, which stays finite. Collective.
+    """
+    once = _iterated(weight, expectations, add)
+    twice = _iterated(once, expectations, add)
+    logs = [np.log(np.maximum(one, SMALLEST_WEIGHT)) for one in (weight, once, twice)]
+    first_step = logs[1] - logs[0]
+    bend = (logs[2] - logs[1]) - first_step
+    length_square = (weight * first_step**2).sum()
+    bend_square = (weight * bend**2).sum()
+    length = LONGEST_STRIDE
+    if length_square < LONGEST_STRIDE**2 * bend_square:
+        length = max(float(np.sqrt(length_square / bend_square)), 1.0)
+    change = 2.0 * length * first_step + length**2 * bend
+    lengthened = np.clip(change - (logs[2] - logs[0]), -LARGEST_CHANGE, LARGEST_CHANGE)
+    extrapolated = twice * np.exp(lengthened)
+    return _iterated(extrapolated / extrapolated.sum(), expectations, add)
 
 
 def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
@@ -522,11 +521,8 @@ def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add
     template·counting_share·counted/model / Σ template·counting_share)^`STEP_POWER`. Collective.
     """
     sums = []
-    single = weight.astype(np.float32)
     for of_lattice in expectations:
-        model = of_lattice.factor * (of_lattice.lit @ single) + of_lattice.background
-        weighted_ratio = of_lattice.counting_share * of_lattice.counted / model
-        observed = of_lattice.factor * (of_lattice.lit.T @ weighted_ratio)
+        observed = weight_loops.observed(of_lattice.lit, of_lattice.factor, weight)
         sums.append(np.stack([observed, of_lattice.expected]))
     observed, expected = add(sums)
     ratio = np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
