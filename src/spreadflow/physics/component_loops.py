@@ -15,6 +15,7 @@ from spreadflow.physics.pair_loops import (
     Ticks,
     channels_within,
     exp,
+    parabola,
     times,
 )
 
@@ -130,23 +131,6 @@ def channel_sums(tables: LoopTables, ticks: Ticks, n_channels):
 
 
 @inlined
-def _parabola(t, q, M, middle):
-    """Return a₂, centre and floor of the parabola of a ray and a cloud, as `pair_tables.Parabola`.
-
-    It takes numbers alone: an array that is handed on is counted, which costs more than the
-    arithmetic.
-    """
-    d = (t[0] * middle - q[0], t[1] * middle - q[1], t[2] * middle - q[2])
-    v = times(M, t)
-    w = times(M, d)
-    a2 = v[0] * t[0] + v[1] * t[1] + v[2] * t[2]
-    centre = -(v[0] * d[0] + v[1] * d[1] + v[2] * d[2]) / a2
-    a0 = w[0] * d[0] + w[1] * d[1] + w[2] * d[2]
-    a1 = -centre * a2
-    return a2, centre, 0.5 * (a0 + a1 * centre)
-
-
-@inlined
 def _twice_as_long(column):
     """Return an array that begins with a column."""
     out = np.empty(2 * len(column), dtype=column.dtype)
@@ -205,7 +189,8 @@ def _add_cloud(tables, ticks, sums, grid, cloud, overlap, place, total, is_lit):
                 for j in range(n_edge):
                     point = corner + i * n_edge * width + j
                     t = (tables.ray[point, 0], tables.ray[point, 1], tables.ray[point, 2])
-                    a2, centre, floor = _parabola(t, q, M, middle)
+                    d = (t[0] * middle - q[0], t[1] * middle - q[1], t[2] * middle - q[2])
+                    a2, centre, floor = parabola(t, d, M)
                     if not floor < cut:
                         continue
                     height = tables.ray[point, 3] * exp(-floor)

@@ -135,13 +135,19 @@ def _vertex(a2, a1, a0):
 
 
 @inlined
-def parabola(ray, cloud, middle, i, k):
-    """Return a₂, centre and floor of the parabola of a pair."""
-    t, d, M = _offset(ray, cloud, middle, i, k)
+def parabola(t, d, M):
+    """Return a₂, centre and floor of the parabola of turn t, d = t·middle − q and M."""
     v = times(M, t)
     a2 = _dot(v, t)
     centre, floor = _vertex(a2, _dot(v, d), _dot(times(M, d), d))
     return a2, centre, floor
+
+
+@inlined
+def _parabola_of_pair(ray, cloud, middle, i, k):
+    """Return a₂, centre and floor of the parabola of a pair."""
+    t, d, M = _offset(ray, cloud, middle, i, k)
+    return parabola(t, d, M)
 
 
 @inlined
@@ -168,7 +174,7 @@ def add_photons(tables: LoopTables, pairs: Pairs, total):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
         m0, m1, _ = _moments(tables.x, tables.strength, node, pairs.channel[n], centre, a2)
         height = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor)
@@ -183,7 +189,7 @@ def photons_of_each(tables: LoopTables, pairs: Pairs):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
         m0, _, _ = _moments(tables.x, tables.strength, node, pairs.channel[n], centre, a2)
         out[n] = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor) * m0
@@ -196,7 +202,7 @@ def add_channels(tables: LoopTables, pairs: Pairs, row, total):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
         height = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor)
         first = pairs.channel[n]
@@ -311,7 +317,7 @@ def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
         for j in range(pieces.height[piece]):
             first_point = pieces.corner[piece] + j * pieces.stride[piece]
             for i in range(first_point, first_point + pieces.width[piece]):
-                a2, centre, floor = parabola(ray, cloud, middle, i, k)
+                a2, centre, floor = _parabola_of_pair(ray, cloud, middle, i, k)
                 left = cut[k] - floor
                 if not left > 0.0:
                     continue

@@ -57,7 +57,7 @@ HELD_OUT = 6
 CHECK_INTERVAL = 2
 """Strides between looks at the held-out shoeboxes."""
 
-PATIENCE = 3
+PATIENCE = 2
 """Looks without gain that end a round."""
 
 MAX_STRIDES = 30
@@ -72,22 +72,35 @@ LARGEST_CHANGE = 3.0
 SMALLEST_WEIGHT = 1e-12
 """Weight of a node that counts as none."""
 
-SMALLEST_GAIN = 1.0
-"""Fall of −ln L of the held-out shoeboxes that counts as one."""
+LAST_STRIDES = 2
+"""Strides of the nodes that were kept: what the others had goes to their neighbours."""
 
 STEP_POWER = 1.8
 """Power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
 weights, sooner.
 """
 
-NEGLIGIBLE_WEIGHT = 0.03
-"""Weight that the nodes dropped may hold together at the end of a grid."""
-
-NEGLIGIBLE_WEIGHT_AT_END = 0.05
-"""Weight that the nodes dropped may hold together at the end of the last grid."""
-
 PLANE_ROUNDS = 2
 """Rounds of reweighting in which planes are fitted."""
+
+ITERATIONS_OF_STRIDE = 3
+"""Iterations that a stride takes."""
+
+
+class _Ending(NamedTuple):
+    """When the search on a grid ends, and what is left of it."""
+
+    smallest_gain: float
+    """fall of −ln L of the held-out shoeboxes that counts as one"""
+    negligible: float
+    """weight that the nodes dropped may hold together"""
+
+
+COARSE_ENDING = _Ending(smallest_gain=5.0, negligible=0.03)
+"""Of the grids before the last, which only tell where nodes are needed."""
+
+LAST_ENDING = _Ending(smallest_gain=1.0, negligible=0.05)
+"""Of the last grid."""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
 """Sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
@@ -176,10 +189,9 @@ def learn(
         if i:
             fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
             grid = rotation_grid.finer(grid, step)
-        is_last = i == len(steps) - 1
-        negligible = NEGLIGIBLE_WEIGHT_AT_END if is_last else NEGLIGIBLE_WEIGHT
+        ending = LAST_ENDING if i == len(steps) - 1 else COARSE_ENDING
         n_grid = len(grid.weight)
-        grid, n_iterations, loss = _maximized(grid, fits, splits, negligible, settings)
+        grid, n_iterations, loss = _maximized(grid, fits, splits, ending, settings)
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
     # to cells as wide as a domain: fewer, and no worse
@@ -238,16 +250,20 @@ def _refined_with(
     mosaic: Mosaic, fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings
 ) -> list[Problem]:
     """Return the lattices refined with a distribution whose unit is no unknown: N, which goes with
-    η, has to fit it.
+    η, has to fit it. Clouds are followed as far as those of templates.
     """
     return [
-        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings)
+        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings, TEMPLATE_REACH)
         for problem, split in zip(fits, splits, strict=True)
     ]
 
 
-def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
-    """Return the problem that starts where the shoeboxes that teach are likeliest."""
+def _refined(
+    problem: Problem, split: _Split, settings: _Settings, reach: float = lattice_fit.REACH
+) -> Problem:
+    """Return the problem that starts where the shoeboxes that teach are likeliest. reach: standard
+    deviations out to which clouds are followed.
+    """
     boxes = problem.boxes
     data = problem.data
     teaching_boxes = boxes.chosen(split.box)
@@ -259,7 +275,12 @@ def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
     )
     teaching = problem._replace(boxes=teaching_boxes, data=teaching_data)
     fit = lattice_fit.refine(
-        teaching, settings.free, n_axes=settings.n_axes, target=settings.target, is_rough=False
+        teaching,
+        settings.free,
+        n_axes=settings.n_axes,
+        target=settings.target,
+        is_rough=False,
+        reach=reach,
     )
     return lattice_fit.moved(problem, fit.parameters)
 
@@ -420,7 +441,7 @@ def _maximized(
     grid: Grid,
     fits: Sequence[Problem],
     splits: Sequence[_Split],
-    negligible: float,
+    ending: _Ending,
     settings: _Settings,
 ) -> tuple[Grid, int, float]:
     """Return the grid with weights that make the pixels that teach likely, as far as those held out
@@ -439,7 +460,7 @@ def _maximized(
     n_best = 0
     for n in range(0, MAX_STRIDES + 1, CHECK_INTERVAL):
         expectations, loss = _expectations(lattices, weight, settings)
-        if loss < smallest_loss - SMALLEST_GAIN:
+        if loss < smallest_loss - ending.smallest_gain:
             best = weight
             smallest_loss = loss
             n_best = n
@@ -448,10 +469,14 @@ def _maximized(
         for _ in range(CHECK_INTERVAL):
             weight = _after_stride(weight, expectations, settings.add)
 
-    rows = rotation_grid.heaviest(best, negligible)
+    rows = rotation_grid.heaviest(best, ending.negligible)
     weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
+    expectations, _ = _expectations(lattices, weight, settings)
+    for _ in range(LAST_STRIDES):
+        weight = _after_stride(weight, expectations, settings.add)
     _, loss = _expectations(lattices, weight, settings)
-    return Grid(grid.step, grid.place[rows], weight[rows]), n_best, loss
+    n_iterations = ITERATIONS_OF_STRIDE * (n_best + LAST_STRIDES)
+    return Grid(grid.step, grid.place[rows], weight[rows]), n_iterations, loss
 
 
 def _expectations(
