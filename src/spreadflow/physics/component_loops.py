@@ -213,9 +213,7 @@ def _add_cloud(tables, ticks, sums, grid, cloud, overlap, place, total, is_lit):
 
 
 @compiled
-def by_component(
-    tables: LoopTables, ticks: Ticks, sums: ChannelSums, reaches: Reaches, grid: Grid
-):
+def by_component(tables: LoopTables, ticks: Ticks, sums: ChannelSums, reaches: Reaches, grid: Grid):
     """Return the mean photons of each component in each valid pixel, as a sparse matrix (valid
     pixel, component): values float32, components and ends of rows int32.
     """

@@ -1,4 +1,4 @@
-"""Expected Bragg photons of each component of a mosaicity by itself, in the pixels of rectangles."""
+"""Expected Bragg photons of each component of a mosaicity by itself, in pixels of rectangles."""
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack

@@ -22,10 +22,9 @@ from spreadflow.analysis.orientation_matrix import (
     recentred,
     turn,
 )
-from spreadflow.analysis.pixels import pixel_points, plane_loops, restraints, solve
-from spreadflow.analysis.pixels.likelihood import Target, dark, pixelwise, variance
+from spreadflow.analysis.pixels import pixel_points, restraints, solve
+from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
 from spreadflow.analysis.pixels.pixel_points import PixelPoints
-from spreadflow.analysis.pixels.plane_loops import NoiseTerms, PixelColumns
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout

@@ -3,9 +3,11 @@ distribution.
 
 The distribution is a set of non-negative weights on a grid of rotations. A pixel is expected to
 hold Σ weight·template + plane, which expectation-maximization solves without ever going negative
-(Richardson 1972, Lucy 1974; Shepp & Vardi 1982). Shoeboxes that are held out of everything decide
-when it ends, and whether what was learned is better than the continuous distribution. Between
-rounds lattices are refined anew, empty nodes are dropped and the grid is made finer.
+(Richardson 1972, Lucy 1974; Shepp & Vardi 1982); it goes in strides, each an extrapolation
+(Varadhan & Roland 2008). Shoeboxes that are held out of everything decide when it ends, and
+whether what was learned is better than the continuous distribution. At the end of a round light
+nodes are dropped, and their weight goes to those around them; between rounds lattices are refined
+anew, and the grid is made finer.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,13 +59,10 @@ HELD_OUT = 6
 CHECK_INTERVAL = 2
 """Strides between looks at the held-out shoeboxes."""
 
-PATIENCE = 2
-"""Looks without gain that end a round."""
-
 MAX_STRIDES = 30
 """Strides of a round, at most."""
 
-LONGEST_STRIDE = 8.0
+LONGEST_STRIDE = 16.0
 """Iterations that a stride extrapolates over, at most."""
 
 LARGEST_CHANGE = 3.0
@@ -74,11 +73,6 @@ SMALLEST_WEIGHT = 1e-12
 
 LAST_STRIDES = 2
 """Strides of the nodes that were kept: what the others had goes to their neighbours."""
-
-STEP_POWER = 1.8
-"""Power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
-weights, sooner.
-"""
 
 PLANE_ROUNDS = 2
 """Rounds of reweighting in which planes are fitted."""
@@ -96,10 +90,10 @@ class _Ending(NamedTuple):
     """weight that the nodes dropped may hold together"""
 
 
-COARSE_ENDING = _Ending(smallest_gain=5.0, negligible=0.03)
+COARSE_ENDING = _Ending(smallest_gain=5.0, negligible=0.06)
 """Of the grids before the last, which only tell where nodes are needed."""
 
-LAST_ENDING = _Ending(smallest_gain=1.0, negligible=0.05)
+LAST_ENDING = _Ending(smallest_gain=1.5, negligible=0.08)
 """Of the last grid."""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
@@ -445,7 +439,7 @@ def _maximized(
     settings: _Settings,
 ) -> tuple[Grid, int, float]:
     """Return the grid with weights that make the pixels that teach likely, as far as those held out
-    agree, and without the nodes that are then empty.
+    agree, and without the lightest nodes, whose weight goes to the others in some more strides.
 
     With it come the number of iterations, and −ln L of the held-out pixels with the nodes kept.
     Collective.
@@ -460,12 +454,11 @@ def _maximized(
     n_best = 0
     for n in range(0, MAX_STRIDES + 1, CHECK_INTERVAL):
         expectations, loss = _expectations(lattices, weight, settings)
-        if loss < smallest_loss - ending.smallest_gain:
-            best = weight
-            smallest_loss = loss
-            n_best = n
-        if n - n_best >= PATIENCE * CHECK_INTERVAL:
+        if not loss < smallest_loss - ending.smallest_gain:
             break
+        best = weight
+        smallest_loss = loss
+        n_best = n
         for _ in range(CHECK_INTERVAL):
             weight = _after_stride(weight, expectations, settings.add)
 
@@ -519,9 +512,7 @@ def _expectation(
     return _Expectation(lit, factor, expected=factor * (lattice.lit.T @ counting_share))
 
 
-def _after_stride(
-    weight: np.ndarray, expectations: Sequence[_Expectation], add: Add
-) -> np.ndarray:
+def _after_stride(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
     """Return the weights (node,) after two iterations, an extrapolation and a third: squared
     extrapolation (Varadhan & Roland 2008) of ln weight, which stays finite. Collective.
     """
@@ -542,8 +533,8 @@ def _after_stride(
 
 
 def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
-    """Return the weights (node,), which sum to 1, after one step: weight·(Σ
-    template·counting_share·counted/model / Σ template·counting_share)^`STEP_POWER`. Collective.
+    """Return the weights (node,), which sum to 1, after one step: weight·Σ
+    template·counting_share·counted/model / Σ template·counting_share. Collective.
     """
     sums = []
     for of_lattice in expectations:
@@ -551,5 +542,5 @@ def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add
         sums.append(np.stack([observed, of_lattice.expected]))
     observed, expected = add(sums)
     ratio = np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
-    moved = weight * ratio**STEP_POWER
+    moved = weight * ratio
     return moved / moved.sum()
