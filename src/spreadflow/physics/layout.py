@@ -277,13 +277,17 @@ def _select(
 
 
 def ticks_of(spectrum: Spectrum) -> Ticks:
+    """Return the marks of a pulse."""
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
+    return _ticks(energies, *lit(spectrum))
+
+
+def _ticks(energies: np.ndarray, first: int, last: int) -> Ticks:
     """Return marks no farther apart than the channels (at most 4096 of them).
 
-    They are exact, or on the safe side. There are as many marks whatever is lit: pulses share one
-    compiled program.
+    They are exact, or on the safe side. first, last: of `lit`. There are as many marks whatever is
+    lit: pulses share one compiled program.
     """
-    first, last = lit(spectrum)
-    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     span = float(energies[-1] - energies[0])
     step = 1.0
     if len(energies) > 1:
