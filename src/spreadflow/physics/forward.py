@@ -10,7 +10,7 @@ import numpy as np
 
 from spreadflow.models import Parameters
 from spreadflow.physics import pair_loops
-from spreadflow.physics.clouds import cloud_changes
+from spreadflow.physics.clouds import Clouds, cloud_changes
 from spreadflow.physics.pair_loops import LoopTables
 from spreadflow.physics.pair_tables import WINDOW, Pairs, averaged, compiled_channels
 
@@ -69,10 +69,15 @@ def by_crystal(
 
 def _tables(parameters: Parameters, rays: np.ndarray) -> LoopTables:
     """Return the tables that pairs of points and the clouds of a lattice are looked up in."""
+    return tables_of_clouds(parameters, rays, averaged(parameters))
+
+
+def tables_of_clouds(parameters: Parameters, rays: np.ndarray, clouds: Clouds) -> LoopTables:
+    """Return the tables that pairs are looked up in; clouds: of `pair_tables.averaged`."""
     channels = compiled_channels(parameters)
     x = np.array(channels.x)
     strength = np.array(channels.strength).reshape(-1, len(x))
-    cloud = pair_loops.rows_of_clouds(averaged(parameters))
+    cloud = pair_loops.rows_of_clouds(clouds)
     return LoopTables(
         ray=rays,
         cloud=cloud,

@@ -268,13 +268,18 @@ def _select(
     followed: FollowedClouds, spectrum: Spectrum, rays: np.ndarray, pieces: Pieces
 ) -> Pairs:
     """Return the pairs among the points and clouds of the pieces that can hold signal."""
-    first, last = lit(spectrum)
     energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
     middle = 0.5 * (energies[0] + energies[-1])
-    ticks = _ticks(energies, first, last)
+    ticks = ticks_of(spectrum)
     clouds = pair_loops.rows_of_clouds(followed.cloud)
     rows, n = pair_loops.matching(rays, clouds, followed.cut, middle, pieces, ticks)
     return Pairs(*np.ascontiguousarray(rows[:n].T))
+
+
+def ticks_of(spectrum: Spectrum) -> Ticks:
+    """Return the marks of a pulse."""
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
+    return _ticks(energies, *lit(spectrum))
 
 
 def _ticks(energies: np.ndarray, first: int, last: int) -> Ticks:

@@ -18,6 +18,9 @@ LN_2_HIGH = 0.6931471803691238
 LN_2_LOW = 1.9082149292705877e-10
 """ln 2 in two parts, the first with so few digits that its multiples are exact."""
 
+HALF_WINDOW = WINDOW // 2
+"""Channels of a component that are summed at a time: near its middle fewer matter."""
+
 ROUNDER = 6755399441055744.0
 """1.5 · 2⁵²: added to a number, it leaves its nearest integer in the lowest bits."""
 
@@ -73,7 +76,7 @@ def rows_of_clouds(cloud: Clouds) -> np.ndarray:
 
 
 @inlined_in_order
-def _exp(y):
+def exp(y):
     """Return exp(y) within 1e-14, 0 below `LOWEST_EXPONENT`, NaN of NaN; y < 709."""
     shifted = y * LOG2_E + ROUNDER
     n = shifted - ROUNDER
@@ -102,7 +105,7 @@ def _dot(u, v):
 
 
 @inlined
-def _times(s, v):
+def times(s, v):
     """Return the product of a symmetric matrix xx yy zz yz xz xy and a vector."""
     return (
         s[0] * v[0] + s[5] * v[1] + s[4] * v[2],
@@ -132,13 +135,19 @@ def _vertex(a2, a1, a0):
 
 
 @inlined
-def _parabola(ray, cloud, middle, i, k):
+def parabola(t, d, M):
+    """Return a₂, centre and floor of the parabola of turn t, d = t·middle − q and M."""
+    v = times(M, t)
+    a2 = _dot(v, t)
+    centre, floor = _vertex(a2, _dot(v, d), _dot(times(M, d), d))
+    return a2, centre, floor
+
+
+@inlined
+def _parabola_of_pair(ray, cloud, middle, i, k):
     """Return a₂, centre and floor of the parabola of a pair."""
     t, d, M = _offset(ray, cloud, middle, i, k)
-    v = _times(M, t)
-    a2 = _dot(v, t)
-    centre, floor = _vertex(a2, _dot(v, d), _dot(_times(M, d), d))
-    return a2, centre, floor
+    return parabola(t, d, M)
 
 
 @inlined
@@ -149,7 +158,7 @@ def _moments(x, strength, node, channel, centre, a2):
     m2 = 0.0
     for j in range(channel, channel + WINDOW):
         u = x[j] - centre
-        photons = strength[node, j] * _exp(-0.5 * a2 * u * u)
+        photons = strength[node, j] * exp(-0.5 * a2 * u * u)
         m0 += photons
         m1 += photons * u
         m2 += photons * u * u
@@ -165,10 +174,10 @@ def add_photons(tables: LoopTables, pairs: Pairs, total):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = _parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
         m0, m1, _ = _moments(tables.x, tables.strength, node, pairs.channel[n], centre, a2)
-        height = tables.ray[i, 3] * tables.cloud[k, 9] * _exp(-floor)
+        height = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor)
         total[i, 0] += height * m0
         total[i, 1] += height * (m1 + centre * m0)
 
@@ -180,10 +189,10 @@ def photons_of_each(tables: LoopTables, pairs: Pairs):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = _parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
         m0, _, _ = _moments(tables.x, tables.strength, node, pairs.channel[n], centre, a2)
-        out[n] = tables.ray[i, 3] * tables.cloud[k, 9] * _exp(-floor) * m0
+        out[n] = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor) * m0
     return out
 
 
@@ -193,13 +202,13 @@ def add_channels(tables: LoopTables, pairs: Pairs, row, total):
     for n in range(len(pairs.point)):
         i = pairs.point[n]
         k = pairs.cloud[n]
-        a2, centre, floor = _parabola(tables.ray, tables.cloud, tables.middle, i, k)
+        a2, centre, floor = _parabola_of_pair(tables.ray, tables.cloud, tables.middle, i, k)
         node = k // tables.n_components
-        height = tables.ray[i, 3] * tables.cloud[k, 9] * _exp(-floor)
+        height = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor)
         first = pairs.channel[n]
         for j in range(first, first + WINDOW):
             u = tables.x[j] - centre
-            photons = height * tables.strength[node, j] * _exp(-0.5 * a2 * u * u)
+            photons = height * tables.strength[node, j] * exp(-0.5 * a2 * u * u)
             total[row[n], j] += photons
 
 
@@ -215,13 +224,13 @@ def _by_cloud(tables: LoopTables, i, k, channel):
     at the centre of the parabola, v = Mt.
     """
     t, d, M = _offset(tables.ray, tables.cloud, tables.middle, i, k)
-    v = _times(M, t)
-    Md = _times(M, d)
+    v = times(M, t)
+    Md = times(M, d)
     a2 = _dot(v, t)
     centre, floor = _vertex(a2, _dot(v, d), _dot(Md, d))
     node = k // tables.n_components
     m0, m1, m2 = _moments(tables.x, tables.strength, node, channel, centre, a2)
-    height = tables.ray[i, 3] * tables.cloud[k, 9] * _exp(-floor)
+    height = tables.ray[i, 3] * tables.cloud[k, 9] * exp(-floor)
     m0 *= height
     m1 *= height
     m2 *= height
@@ -280,13 +289,27 @@ def _twice_as_long(rows):
     return out
 
 
+@inlined
+def channels_within(centre, left, a2, ticks: Ticks, middle):
+    """Return the first channel, and one past the last, where the exponent exceeds that of the
+    centre by less than `left` > 0.
+    """
+    half_width = np.sqrt(2.0 * left / a2)
+    from_start = centre + middle - ticks.start
+    low = np.floor((from_start - half_width) / ticks.step)
+    high = np.ceil((from_start + half_width) / ticks.step)
+    last_tick = len(ticks.channel) - 1
+    first = ticks.channel[int(min(max(low, 0.0), last_tick))]
+    last = ticks.channel[int(min(max(high, 0.0), last_tick))]
+    return first, last
+
+
 @compiled
 def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
     """Return the pairs (n, 3) int32 of the points and clouds of pieces that can hold signal, one
     for each window of channels, as the first n rows of an array. cut: (cloud,) largest exponent
     that matters.
     """
-    last_tick = len(ticks.channel) - 1
     out = np.empty((4096, 3), dtype=np.int32)
     n = 0
     for piece in range(len(pieces.cloud)):
@@ -294,16 +317,11 @@ def matching(ray, cloud, cut, middle, pieces: Pieces, ticks: Ticks):
         for j in range(pieces.height[piece]):
             first_point = pieces.corner[piece] + j * pieces.stride[piece]
             for i in range(first_point, first_point + pieces.width[piece]):
-                a2, centre, floor = _parabola(ray, cloud, middle, i, k)
+                a2, centre, floor = _parabola_of_pair(ray, cloud, middle, i, k)
                 left = cut[k] - floor
                 if not left > 0.0:
                     continue
-                half_width = np.sqrt(2.0 * left / a2)
-                from_start = centre + middle - ticks.start
-                low = np.floor((from_start - half_width) / ticks.step)
-                high = np.ceil((from_start + half_width) / ticks.step)
-                first = ticks.channel[int(min(max(low, 0.0), last_tick))]
-                last = ticks.channel[int(min(max(high, 0.0), last_tick))]
+                first, last = channels_within(centre, left, a2, ticks, middle)
                 for channel in range(first, last, WINDOW):
                     if n == len(out):
                         out = _twice_as_long(out)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spreadflow.analysis.pixels.likelihood import FLOOR, _dark, pixelwise, variance
+from spreadflow.analysis.pixels.likelihood import FLOOR, dark, pixelwise, variance
 from spreadflow.models import Noise
 
 MODEL = np.array([0.02, 0.7, 3.0, 40.0, 900.0, 2e4])
@@ -14,7 +14,7 @@ NOISE = Noise(1.5, 0.02)
 
 
 def test_the_normal_loss_is_minus_the_logarithm_of_the_density():
-    model = MODEL[_dark(NOISE) < MODEL]
+    model = MODEL[dark(NOISE) < MODEL]
     data = model + np.array([-0.6, 2.0, -9.0, 60.0, 500.0])
     sigma = np.sqrt(model + 1.5**2 + (0.02 * model) ** 2)
     expected = -stats.norm.logpdf(data, model, sigma)
@@ -52,7 +52,7 @@ def test_below_zero_the_loss_has_a_slope_that_leads_to_the_data(target, readout)
         np.testing.assert_allclose(here.score, (up.loss - down.loss) / 2e-6, rtol=1e-5)
     assert (here.score[2:] < 0).all()
     above, below = (
-        pixelwise(data, np.full(5, _dark(noise) + d), noise, target) for d in (1e-9, -1e-9)
+        pixelwise(data, np.full(5, dark(noise) + d), noise, target) for d in (1e-9, -1e-9)
     )
     np.testing.assert_allclose(above.score, below.score, rtol=1e-3)
 

@@ -22,9 +22,10 @@ from spreadflow.analysis.orientation_matrix import (
     recentred,
     turn,
 )
-from spreadflow.analysis.pixels import pixel_points, restraints, solve
-from spreadflow.analysis.pixels.likelihood import Target, pixelwise, variance
+from spreadflow.analysis.pixels import pixel_points, plane_loops, restraints, solve
+from spreadflow.analysis.pixels.likelihood import Target, dark, pixelwise, variance
 from spreadflow.analysis.pixels.pixel_points import PixelPoints
+from spreadflow.analysis.pixels.plane_loops import NoiseTerms, PixelColumns
 from spreadflow.analysis.pixels.restraints import Restraints, Unknown
 from spreadflow.models import Crystal, Mosaic, Noise, Parameters, Pixels, Shoeboxes, pixel_places
 from spreadflow.physics import forward, geometry, layout
@@ -422,26 +423,19 @@ def planes_and_scale(
 
     counted: (pixel,) 0 where a pixel does not count for the factor.
     """
-    factor = 1.0
-    model = np.maximum(data.photons, 1.0)
-    both = np.stack([data.photons, bragg], axis=1)
-    for _ in range(n_rounds):
-        weighted = data.plane / variance(model, noise)[:, None]
-        normal = solve.by_box(weighted, data.plane, data.start)
-
-        # planes of the data and of the Bragg photons, and what these leave of both
-        regular = least_squares.regular(normal)
-        planes_of = least_squares.solve(regular, solve.by_box(weighted, both, data.start))
-        background = solve.of_pixels(data.plane, planes_of, data.start)
-        above, bragg_above = (both - background).T
-
-        weight = counted * weighted[:, 0]
-        top = weight @ (above * bragg_above)
-        bottom = weight @ bragg_above**2
-        factor = max(top / bottom, 1e-3) if bottom > 0 else 1.0
-        planes = planes_of[:, :, 0] - factor * planes_of[:, :, 1]
-        model = factor * bragg + solve.backgrounds(planes, data)
-    return factor, planes
+    pixels = PixelColumns(
+        photons=data.photons,
+        bragg=np.asarray(bragg, dtype=np.float64),
+        plane=np.ascontiguousarray(data.plane),
+        counted=np.ones(len(bragg)) * counted,
+        start=data.start,
+    )
+    terms = NoiseTerms(
+        readout_variance=float(noise.readout_photons) ** 2,
+        calibration_variance=float(noise.calibration_error) ** 2,
+        dark=float(dark(noise)),
+    )
+    return plane_loops.planes_and_scale(pixels, terms, least_squares.RIDGE, n_rounds)
 
 
 def refine(
@@ -453,14 +447,15 @@ def refine(
     minimizer: solve.Minimizer = "levenberg",
     is_rough: bool = True,
     n_iterations: int = 30,
+    reach: float = REACH,
 ) -> RefinedLattice:
     """Refine the free unknowns and all planes.
 
     is_rough: with broad spots first, which find an orientation from 0.1° away. The fit then begins
     where that pass ended (it is always Levenberg's), or at the start if the pixels are likelier
-    there.
+    there. reach: standard deviations out to which clouds are followed.
     """
-    before = best = _scaled(Model(problem, free, n_axes), target)
+    before = best = _scaled(Model(problem, free, n_axes, reach), target)
     n_evaluations = 1
     if is_rough and "rotation" in free:
         turned, n_broad = _broad(problem, target)

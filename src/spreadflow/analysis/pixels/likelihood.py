@@ -38,14 +38,14 @@ def variance(model: np.ndarray, noise: Noise) -> np.ndarray:
 def _counted(model: np.ndarray, noise: Noise) -> np.ndarray:
     """Return the photons (n,) whose counting noise a pixel has: the model's, never negative.
 
-    Below `_dark` they go to zero as a hyperbola. Where there is no background, planes come out
+    Below `dark` they go to zero as a hyperbola. Where there is no background, planes come out
     below zero as often as above, so that fits pass there, and −ln L must have no edge.
     """
-    dark = _dark(noise)
-    return np.maximum(model, dark / (2.0 - np.minimum(model, dark) / dark))
+    limit = dark(noise)
+    return np.maximum(model, limit / (2.0 - np.minimum(model, limit) / limit))
 
 
-def _dark(noise: Noise) -> float:
+def dark(noise: Noise) -> float:
     """Return the photons below which a pixel counts as dark."""
     return max(0.25 * noise.readout_photons**2, FLOOR)
 
@@ -63,7 +63,7 @@ def _poisson(data: np.ndarray, model: np.ndarray, noise: Noise) -> Pixelwise:
     """Return Poisson's loss; where the model is dark, it goes on as a parabola."""
     residual = data - model
     readout = noise.readout_photons**2
-    lit = np.maximum(model, _dark(noise))
+    lit = np.maximum(model, dark(noise))
     shifted = lit + readout
     below = model - lit
     parabola = below * (residual + 0.5 * below) / shifted
@@ -77,7 +77,7 @@ def _normal(data: np.ndarray, model: np.ndarray, noise: Noise) -> Pixelwise:
     counted = _counted(model, noise)
     v = variance(model, noise)
 
-    slope_of_counted = np.minimum(counted / _dark(noise), 1.0) ** 2
+    slope_of_counted = np.minimum(counted / dark(noise), 1.0) ** 2
     slope_of_v = slope_of_counted * (1.0 + 2.0 * noise.calibration_error**2 * counted)
 
     square = residual**2 / v

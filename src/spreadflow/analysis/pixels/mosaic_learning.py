@@ -3,9 +3,11 @@ distribution.
 
 The distribution is a set of non-negative weights on a grid of rotations. A pixel is expected to
 hold Σ weight·template + plane, which expectation-maximization solves without ever going negative
-(Richardson 1972, Lucy 1974; Shepp & Vardi 1982). Shoeboxes that are held out of everything decide
-when it ends, and whether what was learned is better than the continuous distribution. Between
-rounds lattices are refined anew, empty nodes are dropped and the grid is made finer.
+(Richardson 1972, Lucy 1974; Shepp & Vardi 1982); it goes in strides, each an extrapolation
+(Varadhan & Roland 2008). Shoeboxes that are held out of everything decide when it ends, and
+whether what was learned is better than the continuous distribution. At the end of a round light
+nodes are dropped, and their weight goes to those around them; between rounds lattices are refined
+anew, and the grid is made finer.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import lattice_fit, pixel_points, rotation_grid, solve
+from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight_loops
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
+from spreadflow.analysis.pixels.weight_loops import Lit
 from spreadflow.models import Mosaic
-from spreadflow.physics import forward, geometry, layout, rotation
+from spreadflow.physics import geometry, rotation
+from spreadflow.physics.components import by_component
 from spreadflow.physics.lattice_factor import GAUSS
 from spreadflow.physics.mosaic import continuous, merged
-from spreadflow.physics.pair_tables import rays_by_point
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -50,37 +53,48 @@ MAX_NODES = 2500
 TEMPLATE_REACH = 3.5
 """Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
 
-BATCH = 64
-"""Nodes whose templates are made at a time."""
-
 HELD_OUT = 6
 """One of so many shoeboxes is held out."""
 
-CHECK_INTERVAL = 10
-"""Iterations between looks at the held-out shoeboxes."""
+CHECK_INTERVAL = 2
+"""Strides between looks at the held-out shoeboxes."""
 
-PATIENCE = 3
-"""Looks without gain that end a round."""
+MAX_STRIDES = 30
+"""Strides of a round, at most."""
 
-MAX_ITERATIONS = 200
-"""Iterations of a round, at most."""
+LONGEST_STRIDE = 16.0
+"""Iterations that a stride extrapolates over, at most."""
 
-SMALLEST_GAIN = 1.0
-"""Fall of −ln L of the held-out shoeboxes that counts as one."""
+LARGEST_CHANGE = 3.0
+"""Change of ln of a weight by which a stride may lengthen iterations, at most."""
 
-STEP_POWER = 1.8
-"""Power of the multiplicative step: expectation-maximization has 1; below 2 it ends at the same
-weights, sooner.
-"""
+SMALLEST_WEIGHT = 1e-12
+"""Weight of a node that counts as none."""
 
-NEGLIGIBLE_WEIGHT = 0.03
-"""Weight that the nodes dropped may hold together at the end of a grid."""
-
-NEGLIGIBLE_WEIGHT_AT_END = 0.05
-"""Weight that the nodes dropped may hold together at the end of the last grid."""
+LAST_STRIDES = 2
+"""Strides of the nodes that were kept: what the others had goes to their neighbours."""
 
 PLANE_ROUNDS = 2
 """Rounds of reweighting in which planes are fitted."""
+
+ITERATIONS_OF_STRIDE = 3
+"""Iterations that a stride takes."""
+
+
+class _Ending(NamedTuple):
+    """When the search on a grid ends, and what is left of it."""
+
+    smallest_gain: float
+    """fall of −ln L of the held-out shoeboxes that counts as one"""
+    negligible: float
+    """weight that the nodes dropped may hold together"""
+
+
+COARSE_ENDING = _Ending(smallest_gain=5.0, negligible=0.06)
+"""Of the grids before the last, which only tell where nodes are needed."""
+
+LAST_ENDING = _Ending(smallest_gain=1.5, negligible=0.08)
+"""Of the last grid."""
 
 Add = Callable[[list[np.ndarray]], np.ndarray]
 """Sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
@@ -169,10 +183,9 @@ def learn(
         if i:
             fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
             grid = rotation_grid.finer(grid, step)
-        is_last = i == len(steps) - 1
-        negligible = NEGLIGIBLE_WEIGHT_AT_END if is_last else NEGLIGIBLE_WEIGHT
+        ending = LAST_ENDING if i == len(steps) - 1 else COARSE_ENDING
         n_grid = len(grid.weight)
-        grid, n_iterations, loss = _maximized(grid, fits, splits, negligible, settings)
+        grid, n_iterations, loss = _maximized(grid, fits, splits, ending, settings)
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
     # to cells as wide as a domain: fewer, and no worse
@@ -231,16 +244,20 @@ def _refined_with(
     mosaic: Mosaic, fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings
 ) -> list[Problem]:
     """Return the lattices refined with a distribution whose unit is no unknown: N, which goes with
-    η, has to fit it.
+    η, has to fit it. Clouds are followed as far as those of templates.
     """
     return [
-        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings)
+        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings, TEMPLATE_REACH)
         for problem, split in zip(fits, splits, strict=True)
     ]
 
 
-def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
-    """Return the problem that starts where the shoeboxes that teach are likeliest."""
+def _refined(
+    problem: Problem, split: _Split, settings: _Settings, reach: float = lattice_fit.REACH
+) -> Problem:
+    """Return the problem that starts where the shoeboxes that teach are likeliest. reach: standard
+    deviations out to which clouds are followed.
+    """
     boxes = problem.boxes
     data = problem.data
     teaching_boxes = boxes.chosen(split.box)
@@ -252,7 +269,12 @@ def _refined(problem: Problem, split: _Split, settings: _Settings) -> Problem:
     )
     teaching = problem._replace(boxes=teaching_boxes, data=teaching_data)
     fit = lattice_fit.refine(
-        teaching, settings.free, n_axes=settings.n_axes, target=settings.target, is_rough=False
+        teaching,
+        settings.free,
+        n_axes=settings.n_axes,
+        target=settings.target,
+        is_rough=False,
+        reach=reach,
     )
     return lattice_fit.moved(problem, fit.parameters)
 
@@ -364,30 +386,8 @@ def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
     """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
     all domains.
     """
-    n = len(mosaic.share)
-    boxes = problem.boxes
-    start = problem.start
-    places = layout.rectangles(boxes.panel, boxes.bbox, problem.oversample)
-    rays = rays_by_point(start.detector, start.polarization, layout.points(places))
-    of_boxes = pixel_points.of_boxes(boxes, problem.oversample)
-    values = []
-    points = []
-    nodes = []
-    for first in range(0, n, BATCH):
-        batch = np.minimum(np.arange(first, first + BATCH), n - 1)
-        alone = Mosaic(mosaic.rotations[batch], mosaic.width[batch], np.ones(BATCH))
-        p = start._replace(mosaic=alone)
-        pairs = layout.pairs_within(p, places, rays, TEMPLATE_REACH)
-        photons = forward.each(p, rays, pairs)
-        node = first + pairs.cloud % BATCH
-        is_lit = (node < n) & (photons > 0)
-        values.append(photons[is_lit].astype(np.float32))
-        points.append(pairs.point[is_lit])
-        nodes.append(node[is_lit])
-
-    place = (of_boxes.pixel[np.concatenate(points)], np.concatenate(nodes))
-    sums = csr_matrix((np.concatenate(values), place), (of_boxes.n_pixels + 1, n))
-    return csr_matrix(of_boxes.means_of_sums(sums))
+    start = problem.start._replace(mosaic=mosaic)
+    return by_component(start, problem.boxes, problem.oversample, TEMPLATE_REACH)
 
 
 class _TemplatedLattice(NamedTuple):
@@ -425,28 +425,21 @@ class _Expectation(NamedTuple):
     lit ones.
     """
 
-    lit: csr_matrix
-    """templates (pixel, node)"""
+    lit: Lit
     factor: float
-    counted: np.ndarray
-    """(pixel,) photons, readout variance added, never negative"""
-    background: np.ndarray
-    """(pixel,) photons of the planes, readout variance added"""
-    counting_share: np.ndarray
-    """(pixel,) the variance of counting over that of the pixel: 1 where there is no other"""
     expected: np.ndarray
-    """(node,) Σ counting_share·template"""
+    """(node,) Σ factor·counting_share·template"""
 
 
 def _maximized(
     grid: Grid,
     fits: Sequence[Problem],
     splits: Sequence[_Split],
-    negligible: float,
+    ending: _Ending,
     settings: _Settings,
 ) -> tuple[Grid, int, float]:
     """Return the grid with weights that make the pixels that teach likely, as far as those held out
-    agree, and without the nodes that are then empty.
+    agree, and without the lightest nodes, whose weight goes to the others in some more strides.
 
     With it come the number of iterations, and −ln L of the held-out pixels with the nodes kept.
     Collective.
@@ -459,21 +452,24 @@ def _maximized(
     best = grid.weight
     smallest_loss = np.inf
     n_best = 0
-    for n in range(0, MAX_ITERATIONS + 1, CHECK_INTERVAL):
+    for n in range(0, MAX_STRIDES + 1, CHECK_INTERVAL):
         expectations, loss = _expectations(lattices, weight, settings)
-        if loss < smallest_loss - SMALLEST_GAIN:
-            best = weight
-            smallest_loss = loss
-            n_best = n
-        if n - n_best >= PATIENCE * CHECK_INTERVAL:
+        if not loss < smallest_loss - ending.smallest_gain:
             break
+        best = weight
+        smallest_loss = loss
+        n_best = n
         for _ in range(CHECK_INTERVAL):
-            weight = _iterated(weight, expectations, settings.add)
+            weight = _after_stride(weight, expectations, settings.add)
 
-    rows = rotation_grid.heaviest(best, negligible)
+    rows = rotation_grid.heaviest(best, ending.negligible)
     weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
+    expectations, _ = _expectations(lattices, weight, settings)
+    for _ in range(LAST_STRIDES):
+        weight = _after_stride(weight, expectations, settings.add)
     _, loss = _expectations(lattices, weight, settings)
-    return Grid(grid.step, grid.place[rows], weight[rows]), n_best, loss
+    n_iterations = ITERATIONS_OF_STRIDE * (n_best + LAST_STRIDES)
+    return Grid(grid.step, grid.place[rows], weight[rows]), n_iterations, loss
 
 
 def _expectations(
@@ -505,30 +501,46 @@ def _expectation(
     counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
     counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
     background = np.maximum(background, FLOOR) + readout
-    counting_share = counting_share.astype(np.float32)
-    sums = (lattice.lit.T @ counting_share).astype(np.float64)
-    return _Expectation(
-        lit=lattice.lit,
-        factor=factor,
-        counted=counted.astype(np.float32),
-        background=background.astype(np.float32),
+    lit = Lit(
+        ends=lattice.lit.indptr,
+        node=lattice.lit.indices,
+        template=lattice.lit.data,
+        counted=counted,
+        background=background,
         counting_share=counting_share,
-        expected=factor * sums,
     )
+    return _Expectation(lit, factor, expected=factor * (lattice.lit.T @ counting_share))
+
+
+def _after_stride(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
+    """Return the weights (node,) after two iterations, an extrapolation and a third: squared
+    extrapolation (Varadhan & Roland 2008) of ln weight, which stays finite. Collective.
+    """
+    once = _iterated(weight, expectations, add)
+    twice = _iterated(once, expectations, add)
+    logs = [np.log(np.maximum(one, SMALLEST_WEIGHT)) for one in (weight, once, twice)]
+    first_step = logs[1] - logs[0]
+    bend = (logs[2] - logs[1]) - first_step
+    length_square = (weight * first_step**2).sum()
+    bend_square = (weight * bend**2).sum()
+    length = LONGEST_STRIDE
+    if length_square < LONGEST_STRIDE**2 * bend_square:
+        length = max(float(np.sqrt(length_square / bend_square)), 1.0)
+    change = 2.0 * length * first_step + length**2 * bend
+    lengthened = np.clip(change - (logs[2] - logs[0]), -LARGEST_CHANGE, LARGEST_CHANGE)
+    extrapolated = twice * np.exp(lengthened)
+    return _iterated(extrapolated / extrapolated.sum(), expectations, add)
 
 
 def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
-    """Return the weights (node,), which sum to 1, after one step: weight·(Σ
-    template·counting_share·counted/model / Σ template·counting_share)^`STEP_POWER`. Collective.
+    """Return the weights (node,), which sum to 1, after one step: weight·Σ
+    template·counting_share·counted/model / Σ template·counting_share. Collective.
     """
     sums = []
-    single = weight.astype(np.float32)
     for of_lattice in expectations:
-        model = of_lattice.factor * (of_lattice.lit @ single) + of_lattice.background
-        weighted_ratio = of_lattice.counting_share * of_lattice.counted / model
-        observed = of_lattice.factor * (of_lattice.lit.T @ weighted_ratio)
+        observed = weight_loops.observed(of_lattice.lit, of_lattice.factor, weight)
         sums.append(np.stack([observed, of_lattice.expected]))
     observed, expected = add(sums)
     ratio = np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
-    moved = weight * ratio**STEP_POWER
+    moved = weight * ratio
     return moved / moved.sum()

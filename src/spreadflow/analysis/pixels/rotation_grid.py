@@ -11,7 +11,7 @@ from spreadflow.physics.padding import to_few_sizes
 NODE_WIDTH = 0.5
 """Standard deviation of a node's own Gaussian, in steps of its grid."""
 
-FAINT_WEIGHT = 0.02
+FAINT_WEIGHT = 0.03
 """Weight that the nodes dropped may hold together when a finer grid begins."""
 
 
@@ -54,12 +54,17 @@ def heaviest(weight: np.ndarray, negligible: float) -> np.ndarray:
 
     n is 2ᵏ or 1.5·2ᵏ where there are as many nodes: few programs have to be compiled.
     """
+    order, n = _lightest_last(weight, negligible)
+    n_filled = len(to_few_sizes(np.empty(n), 16))
+    return np.sort(order[:n_filled])
+
+
+def _lightest_last(weight: np.ndarray, negligible: float) -> tuple[np.ndarray, int]:
+    """Return the nodes (node,) from the heaviest on, and how many are left without the lightest."""
     order = np.argsort(-weight, kind="stable")
     together = np.cumsum(weight[order])
     enough = (1.0 - negligible) * weight.sum()
-    n = int(np.searchsorted(together, enough)) + 1
-    n_filled = len(to_few_sizes(np.empty(n), 16))
-    return np.sort(order[:n_filled])
+    return order, int(np.searchsorted(together, enough)) + 1
 
 
 def finer(grid: Grid, step: float) -> Grid:
@@ -77,7 +82,8 @@ def finer(grid: Grid, step: float) -> Grid:
     place, node = np.unique(places.reshape(-1, 3), axis=0, return_inverse=True)
     weight = np.bincount(node.ravel(), weights.ravel())
 
-    rows = heaviest(weight, FAINT_WEIGHT)
+    order, n = _lightest_last(weight, FAINT_WEIGHT)
+    rows = np.sort(order[:n])
     weight = weight[rows]
     return Grid(step, place[rows], weight / weight.sum())
 
