@@ -14,6 +14,7 @@ lattices themselves (MacKay 1992, Neural Comput. 4, 415): a lattice whose few re
 tell its B gets that of the others.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,16 @@ TOLERANCE = 5e-3
 RELAXATION = 0.8
 """Share of a step towards the others that is taken: two lattices that share their strongest
 reflections would otherwise go back and forth.
+"""
+
+N_PAST = 3
+"""Cycles whose steps towards the others are extrapolated from. Steps of all lattices and the
+intensities that they move follow each other slowly, by a seventh a cycle where reflections were
+measured few times.
+"""
+
+LEAST_DIFFERENCE = 1e-6
+"""Differences of steps that are this nearly parallel are taken as one, relative to their squares.
 """
 
 LEAST_SHELL_MEAN = 1e-3
@@ -109,6 +120,15 @@ class _Data(NamedTuple):
     """whether there is a reference"""
 
 
+class _Past(NamedTuple):
+    """A cycle that has been; each (lattice, 5)."""
+
+    unknowns: np.ndarray
+    """at its start"""
+    change: np.ndarray
+    """the step from there, not extrapolated"""
+
+
 class _State(NamedTuple):
     """The parameters, which change from cycle to cycle."""
 
@@ -123,6 +143,8 @@ class _State(NamedTuple):
     """(unique, 8) columns as `loops` has them"""
     kept: loops.Kept
     """changed in place"""
+    past: tuple[_Past, ...] = ()
+    """the last cycles, the first one apart, from which steps are extrapolated"""
 
     @property
     def variance(self) -> np.ndarray:
@@ -235,10 +257,53 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     if not is_first:
         state = state._replace(model=model)
     change, covariance = _step(data, state)
-    moved = state._replace(unknowns=state.unknowns + change, covariance=covariance)
-    moved = moved._replace(spread=_spread(data, moved))
+    moved = state._replace(covariance=covariance)
     (mean_square,) = _mean(data, change[:, :1] ** 2 / moved.variance[:, :1])
+    if not (is_first or data.has_target):
+        change, past = extrapolated(data.sums, state.past, state.unknowns, change, moved.variance)
+        moved = moved._replace(past=past)
+    moved = moved._replace(unknowns=state.unknowns + change)
+    moved = moved._replace(spread=_spread(data, moved))
     return _merge(data, moved), float(np.sqrt(mean_square))
+
+
+def extrapolated(
+    sums: Sums,
+    past: tuple[_Past, ...],
+    unknowns: np.ndarray,
+    change: np.ndarray,
+    variance: np.ndarray,
+) -> tuple[np.ndarray, tuple[_Past, ...]]:
+    """Return a change of the unknowns that anticipates the next ones, and the cycles to go on from.
+    Collective.
+
+    Anderson's (1965, J. ACM 12, 547) mixing: the combination of the last cycles whose step is the
+    shortest, in standard deviations, and from there that step. Where a step is longer than that of
+    the cycle before, what was is forgotten. All (lattice, 5): unknowns, the step from there, and
+    the variances of the unknowns.
+    """
+    past = (*past, _Past(unknowns, change))[-N_PAST:]
+    pairs = list(pairwise(past))
+    steps = [change, *(after.change - before.change for before, after in pairs)]
+    moves = [after.unknowns - before.unknowns for before, after in pairs]
+    weighted = [step / variance for step in steps]
+    products = [(step * other).sum(axis=1) for step in steps for other in weighted]
+    n = len(steps)
+    gram = sums.over_lattices(*products).reshape(n, n)
+    if n == 1:
+        return change, past
+    # |change − difference|² is the square of the step of the cycle before
+    if gram[0, 0] > gram[0, 0] - 2.0 * gram[0, -1] + gram[-1, -1]:
+        return change, past[-1:]
+
+    shares, *_ = np.linalg.lstsq(gram[1:, 1:], gram[1:, 0], rcond=LEAST_DIFFERENCE)
+    anticipated = change.copy()
+    for share, move, step in zip(shares, moves, steps[1:], strict=True):
+        anticipated -= share * (move + step)
+    anticipated = np.clip(anticipated, -STEP_MAX, STEP_MAX)
+    mean = sums.over_lattices(*anticipated[:, :2].T, np.ones(len(anticipated)))
+    anticipated[:, :2] -= mean[:2] / mean[2]
+    return anticipated, past
 
 
 def _error_model(data: _Data, state: _State) -> ErrorModel:
@@ -248,7 +313,7 @@ def _error_model(data: _Data, state: _State) -> ErrorModel:
     def of_group(first: int, last: int) -> np.ndarray:
         return loops.error_sums(data.observed, state.kept, state.uniques, squares, first, last)
 
-    return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)), state.model)
+    return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)))
 
 
 def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
