@@ -250,9 +250,7 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     leverage = _leverage(data, state, step.scale_variance, k, variance, others)
     change, past = step.change, ()
     if not is_first and data.target is None:
-        change, past = scaling.extrapolated(
-            sums, state.past, state.unknowns, change, step.variance
-        )
+        change, past = scaling.extrapolated(sums, state.past, state.unknowns, change, step.variance)
     moved = state._replace(
         unknowns=state.unknowns + change,
         past=past,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.merging import error_model, loops
+from spreadflow.analysis.merging import error_model, loops, step_loops
 from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import ANOMALOUS, Observations, Sums, Unique
 from spreadflow.units import DEG
@@ -180,7 +180,7 @@ def scale(
         model=ErrorModel(),
         spread=EXPECTED_SPREAD,
         uniques=_uniques(obs, sums, unique, target),
-        kept=loops.Kept(np.array(obs.factor), *np.zeros((4, len(obs.unique)))),
+        kept=loops.Kept(np.array(obs.factor), *np.zeros((2, len(obs.unique)), obs.factor.dtype)),
     )
     change = np.inf
     cycle = 0
@@ -194,14 +194,16 @@ def scale(
 def _observed(obs: Observations, refine_b: bool) -> loops.Observed:
     """Return the observations as loops take them. refine_b: whether B is an unknown at all."""
     bounds = np.arange(obs.n_lattices + 1)
+    dtype = obs.intensity.dtype
+    by_b = np.multiply(obs.s2, -2.0, dtype=dtype) if refine_b else np.zeros(len(obs.s2), dtype)
     return loops.Observed(
         first=np.searchsorted(obs.lattice, bounds),
         unique=np.ascontiguousarray(obs.unique, np.int32),
-        intensity=np.ascontiguousarray(obs.intensity, np.float64),
-        variance=np.ascontiguousarray(obs.variance, np.float64),
-        factor=np.ascontiguousarray(obs.factor, np.float64),
-        partial=error_model.partial(obs.partiality),
-        by_b=-2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2)),
+        intensity=np.ascontiguousarray(obs.intensity),
+        variance=np.ascontiguousarray(obs.variance, dtype),
+        factor=np.ascontiguousarray(obs.factor, dtype),
+        partial=error_model.partial(obs.partiality).astype(dtype),
+        by_b=by_b,
         slopes=np.ascontiguousarray(obs.slopes, np.float32),
     )
 
@@ -416,17 +418,17 @@ def _step(data: _Data, state: _State) -> tuple[np.ndarray, np.ndarray]:
     their covariance (lattice, 5, 5). `OF_SCALES` of the state is filled.
     """
     n_lattices = len(state.unknowns)
-    restraint = loops.Restraint(
+    restraint = step_loops.Restraint(
         away=state.unknowns - _mean_unknowns(data, state), precision=state.spread**-2.0
     )
-    out = loops.Step(
+    out = step_loops.Step(
         change=np.empty((n_lattices, len(UNKNOWNS))),
         covariance=np.empty((n_lattices, len(UNKNOWNS), len(UNKNOWNS))),
     )
     common = (data.observed, state.kept, state.uniques, state.model.squares, data.has_target)
 
     def add(table: np.ndarray, first: int, last: int) -> None:
-        loops.step(*common, restraint, out, table, first, last)
+        step_loops.step(*common, restraint, out, table, first, last)
 
     (state.uniques[:, loops.OF_SCALES],) = data.sums.by_unique_of_groups(add, 1)
     change = np.clip(out.change, -STEP_MAX, STEP_MAX)
