@@ -265,7 +265,7 @@ def test_best_partiality_is_the_quantile():
     p = rng.random(40000) * 0.8
     shell = rng.integers(0, merging.N_SHELLS, 40000)
     group = rng.integers(0, 5, 40000)
-    best = merging.best_partiality(p, shell, group)
+    best = merging.best_partiality(p, shell.astype(np.int8), group, np.arange(5))
     expected = [np.quantile(p[shell == i], 0.97) for i in range(merging.N_SHELLS)]
 
     np.testing.assert_allclose(best, expected, atol=0.011)

@@ -16,9 +16,6 @@ from spreadflow.analysis.merging import selection_loops
 from spreadflow.physics import symmetry
 from spreadflow.products.index import Reflections
 
-CHUNK = 2**17
-"""Reflections that are judged at a time, so that what is on the way needs little memory."""
-
 N_SHELLS = 20
 """Resolution shells of equal volume for Wilson's prior and the best partiality."""
 
@@ -302,15 +299,10 @@ class Sums:
         return self.of_groups(lambda first, last: table[first:last].sum(axis=0), (len(columns),))
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    """Yield the rows of each chunk of n rows."""
-    for first in range(0, n, CHUNK):
-        yield slice(first, min(first + CHUNK, n))
-
-
 def best_partiality(
     partiality: np.ndarray,
     shell: np.ndarray,
+    lattice: np.ndarray,
     group: np.ndarray,
     add: Add = add_in_order,
 ) -> np.ndarray:
@@ -318,18 +310,15 @@ def best_partiality(
     sphere records: (shell,).
 
     A pulse is broad for nodes at high angle, and even the best of them then meets only a part of
-    it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
+    it. partiality, shell, lattice: (reflection,), shell int8, −1 = does not count; group:
+    (lattice,). From a histogram of 1 % steps. Collective.
     """
     n_steps = N_PARTIALITY_STEPS
-    own_groups = np.unique(group)
+    own_groups, number = np.unique(group, return_inverse=True)
     shape = (len(own_groups), N_SHELLS, n_steps)
-    counts = np.zeros(np.prod(shape), dtype=np.int64)
-    for rows in _chunks(len(partiality)):
-        step = (partiality[rows].astype(np.float64) * n_steps).astype(np.int64)
-        row = np.searchsorted(own_groups, group[rows])
-        address = (row * N_SHELLS + shell[rows]) * n_steps + np.minimum(step, n_steps - 1)
-        counts += np.bincount(address, minlength=len(counts))
-    histograms = zip(own_groups.tolist(), counts.reshape(shape), strict=True)
+    counts = np.zeros(shape, dtype=np.int64)
+    selection_loops.count_partialities(partiality, shell, lattice, number, counts)
+    histograms = zip(own_groups.tolist(), counts, strict=True)
     total = add(histograms, shape[1:])
 
     n_in_shell = total.sum(axis=1, keepdims=True)
@@ -378,16 +367,10 @@ def select(
     # partialities are judged by the best at their resolution
     lattice = reflections.lattice
     shell = unique.shell.astype(np.int8)
-    is_good = fate == Fate.USED
-    best = best_partiality(
-        reflections.partiality[is_good],
-        shell[judged.unique[is_good]],
-        group.astype(np.int32)[lattice[is_good]],
-        add,
-    )
-    for chunk in _chunks(len(fate)):
-        relative = reflections.partiality[chunk] / best[shell[judged.unique[chunk]]]
-        fate[chunk][(relative < partiality_min) & is_good[chunk]] = Fate.PARTIALITY
+    of_shell = np.where(fate == Fate.USED, shell[judged.unique], np.int8(-1))
+    best = best_partiality(reflections.partiality, of_shell, lattice, group, add)
+    is_less = (reflections.partiality < (partiality_min * best)[of_shell]) & (of_shell >= 0)
+    fate[is_less] = Fate.PARTIALITY
 
     # a lattice with too few observations is left out as a whole
     is_good = fate == Fate.USED

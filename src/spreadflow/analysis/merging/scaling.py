@@ -45,8 +45,11 @@ STEP_MAX = np.array([1.0, 10.0, 0.01 * DEG, 0.01 * DEG, 0.2])
 LARGEST_RELATIVE_VARIANCE = 100.0
 """Intensities of a shell do not vary more than this, in units of Wilson's variance."""
 
-TOLERANCE = 5e-3
-"""Cycles end when ln G moves by less than this many standard deviations, r.m.s. over lattices."""
+TOLERANCE = 1e-2
+"""Cycles end when a step of ln G is shorter than this many standard deviations, r.m.s. over
+lattices. As steps anticipate the next ones, scales are then about three such steps from where they
+would end, a few hundredths of their standard deviations.
+"""
 
 RELAXATION = 0.8
 """Share of a step towards the others that is taken: two lattices that share their strongest
@@ -255,9 +258,8 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
     Returns the new state, and the r.m.s. change of ln G in its standard deviations.
     """
-    model = _error_model(data, state)
     if not is_first:
-        state = state._replace(model=model)
+        state = state._replace(model=_error_model(data, state))
     change, covariance = _step(data, state)
     moved = state._replace(covariance=covariance)
     (mean_square,) = _mean(data, change[:, :1] ** 2 / moved.variance[:, :1])
@@ -309,7 +311,7 @@ def extrapolated(
 
 
 def _error_model(data: _Data, state: _State) -> ErrorModel:
-    """Return the error model one step further. What the others say of each observation is kept."""
+    """Return the error model one step further."""
     squares = state.model.squares
 
     def of_group(first: int, last: int) -> np.ndarray:

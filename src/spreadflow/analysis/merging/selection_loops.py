@@ -1,5 +1,5 @@
-"""Compiled loop over all reflections of accepted lattices: which unique reflection each is of, and
-whether it can be merged at all (`merging.select`).
+"""Compiled loops over all reflections of accepted lattices: which unique reflection each is of,
+whether it can be merged at all, and how large partialities are (`merging.select`).
 """
 
 from typing import NamedTuple
@@ -74,3 +74,17 @@ def judge(read, pulse, numbered, rows, s2, factors, fates):
         s2[i] = 0.25 * square
         factors[i] = factor
         fates[i] = fate
+
+
+@compiled
+def count_partialities(partiality, shell, lattice, group, counts):
+    """Add reflections to a histogram (group, shell, step) of partialities from 0 to 1.
+
+    partiality, shell, lattice: (reflection,), shell −1 = does not count; group: (lattice,) number
+    in the histogram.
+    """
+    n_steps = counts.shape[2]
+    for i in range(len(partiality)):
+        if shell[i] >= 0:
+            number = int(np.float64(partiality[i]) * n_steps)
+            counts[group[lattice[i]], shell[i], min(number, n_steps - 1)] += 1
