@@ -2,7 +2,7 @@
 merged intensities are summed from (`scaling`).
 
 A loop takes the observations of a lattice chunk by chunk: what is known of their reflections is
-gathered into `seen`, and everything else runs over it in vector registers. The rows of `seen`
+gathered into `chunked`, and everything else runs over it in vector registers. The rows of `chunked`
 follow each other at a constant distance, so that the compiler sees that they do not overlap; for
 arrays that it can't tell apart it uses these registers only where there are a few in a loop.
 Functions take arrays where they go over a chunk, and numbers where they look at one observation: an
@@ -36,21 +36,21 @@ CHUNK = 256
 """Most observations of a lattice that are gone over at once: they stay in the nearest cache."""
 
 ROW = CHUNK + 8
-"""Distance of the rows of `seen`; no power of two, as these would meet in the same lines of the
+"""Distance of the rows of `chunked`; no power of two, as these would meet in the same lines of the
 cache.
 """
 
 MEAN, PRIOR_ROW, TOTAL_MEAN, OTHERS, PHOTONS, EXTRA = (ROW * row for row in range(6))
-"""Where the rows of `seen` begin: mean of what prior, mate and all other observations say, before
-that of the prior; precision of the prior; mean of all; 1/variance of the others' mean, before that
-of all; expected intensity; another column of `uniques`.
+"""Where the rows of `chunked` begin: mean of what prior, mate and all other observations say,
+before that of the prior; precision of the prior; mean of all; 1/variance of the others' mean,
+before that of all; expected intensity; another column of `uniques`.
 """
 
 WORK = 6 * ROW
-"""Where further rows of `seen` begin, which each loop uses as it needs."""
+"""Where further rows of `chunked` begin, which each loop uses as it needs."""
 
 N_ROWS = 9
-"""Rows of `seen`."""
+"""Rows of `chunked`."""
 
 N_ERROR_SUMS = 14
 """Sums that the error model follows from: ten products of its four components, and four with the
@@ -109,44 +109,44 @@ class Kept(NamedTuple):
 
 
 @inlined
-def gather(uniques, unique, extra, seen):
-    """Put what is known of the reflections of a chunk into `seen`. extra: another column of
+def gather(uniques, unique, extra, chunked):
+    """Put what is known of the reflections of a chunk into `chunked`. extra: another column of
     `uniques`.
     """
     for j in range(len(unique)):
         u = unique[j]
-        seen[MEAN + j] = uniques[u, PRIOR]
-        seen[PRIOR_ROW + j] = uniques[u, PRIOR_PRECISION]
-        seen[TOTAL_MEAN + j] = uniques[u, MEASURED]
-        seen[OTHERS + j] = uniques[u, PRECISION]
-        seen[PHOTONS + j] = max(uniques[u, EXPECTED], 0.0)
-        seen[EXTRA + j] = uniques[u, extra]
+        chunked[MEAN + j] = uniques[u, PRIOR]
+        chunked[PRIOR_ROW + j] = uniques[u, PRIOR_PRECISION]
+        chunked[TOTAL_MEAN + j] = uniques[u, MEASURED]
+        chunked[OTHERS + j] = uniques[u, PRECISION]
+        chunked[PHOTONS + j] = max(uniques[u, EXPECTED], 0.0)
+        chunked[EXTRA + j] = uniques[u, extra]
 
 
 @inlined
-def judge(intensities, ks, precisions, seen):
+def judge(intensities, ks, precisions, chunked):
     """Put mean and 1/variance of what prior, mate and all other observations say about the
-    intensities of a chunk into `seen`, gathered.
+    intensities of a chunk into `chunked`, gathered.
 
     Wilson's distribution is no Gaussian: where measurements contradict it by more than a standard
     deviation, its precision falls with the square of the contradiction.
     """
     for j in range(len(ks)):
-        prior = seen[MEAN + j]
-        of_prior = seen[PRIOR_ROW + j]
-        total = seen[OTHERS + j]
+        prior = chunked[MEAN + j]
+        of_prior = chunked[PRIOR_ROW + j]
+        total = chunked[OTHERS + j]
         own = np.float64(precisions[j])
         precision = total - own
         is_measured = precision > LEAST_OTHERS * total
         precision = precision if is_measured else 0.0
-        weighted = seen[TOTAL_MEAN + j] * total - np.float64(intensities[j]) / ks[j] * own
+        weighted = chunked[TOTAL_MEAN + j] * total - np.float64(intensities[j]) / ks[j] * own
         mean = weighted / (precision if is_measured else 1.0)
         difference = mean - prior if is_measured else 0.0
         contradiction = difference * difference * of_prior * precision / (of_prior + precision)
         of_prior /= max(contradiction, 1.0)
         both = of_prior + precision
-        seen[MEAN + j] = (of_prior * prior + precision * mean) / both if is_measured else prior
-        seen[OTHERS + j] = both
+        chunked[MEAN + j] = (of_prior * prior + precision * mean) / both if is_measured else prior
+        chunked[OTHERS + j] = both
 
 
 @inlined
@@ -179,19 +179,19 @@ def error_sums(observed, kept, uniques, model, first, last):
     reflection, not the mate alone, whose difference is in part anomalous.
     """
     out = np.zeros(N_ERROR_SUMS)
-    seen = np.empty(N_ROWS * ROW)
+    chunked = np.empty(N_ROWS * ROW)
     end = observed.first[last]
     for start in range(observed.first[first], end, CHUNK):
         chunk = slice(start, min(start + CHUNK, end))
         intensities = observed.intensity[chunk]
         rests = observed.variance[chunk]
         ks = kept.k[chunk]
-        gather(uniques, observed.unique[chunk], IS_REPEATED, seen)
-        judge(intensities, ks, kept.precision[chunk], seen)
+        gather(uniques, observed.unique[chunk], IS_REPEATED, chunked)
+        judge(intensities, ks, kept.precision[chunk], chunked)
         _fill_residuals(
-            intensities, rests, observed.partial[chunk], ks, kept.leverage[chunk], model, seen
+            intensities, rests, observed.partial[chunk], ks, kept.leverage[chunk], model, chunked
         )
-        _add_error_sums(rests, observed.partial[chunk], ks, seen, out)
+        _add_error_sums(rests, observed.partial[chunk], ks, chunked, out)
     return out
 
 
@@ -202,34 +202,34 @@ square of its residual over the variance.
 
 
 @inlined
-def _fill_residuals(intensities, rests, partial, ks, leverages, model, seen):
-    """Put weights and residuals of a chunk for the error model into `seen`."""
+def _fill_residuals(intensities, rests, partial, ks, leverages, model, chunked):
+    """Put weights and residuals of a chunk for the error model into `chunked`."""
     for j in range(len(ks)):
         k = np.float64(ks[j])
-        precision = seen[OTHERS + j]
-        is_used = (seen[EXTRA + j] != 0.0) & (precision > 2.0 * seen[PRIOR_ROW + j])
+        precision = chunked[OTHERS + j]
+        is_used = (chunked[EXTRA + j] != 0.0) & (precision > 2.0 * chunked[PRIOR_ROW + j])
         extra = k * k / precision
-        m = k * seen[PHOTONS + j]
+        m = k * chunked[PHOTONS + j]
         variance = variance_of(model, m, np.float64(rests[j]), np.float64(partial[j])) + extra
-        residual = intensities[j] - k * seen[MEAN + j]
+        residual = intensities[j] - k * chunked[MEAN + j]
         square = residual * residual / (1.0 - leverages[j])
         square = min(square, HUBER**2 * variance) - extra
         scale = 1.0 / variance if is_used else 0.0
-        seen[SCALE + j] = scale
-        seen[SQUARE + j] = square * scale
+        chunked[SCALE + j] = scale
+        chunked[SQUARE + j] = square * scale
 
 
 @inlined
-def _add_error_sums(rests, partial, ks, seen, out):
+def _add_error_sums(rests, partial, ks, chunked, out):
     """Add the products of the components of the variances of a chunk, and of each with the square
     of the residual, to out (14,).
     """
     aa = ab = ac = ad = bb = bc = bd = cc = cd = dd = 0.0
     as_ = bs = cs = ds = 0.0
     for j in range(len(ks)):
-        scale = seen[SCALE + j]
-        square = seen[SQUARE + j]
-        m = np.float64(ks[j]) * seen[PHOTONS + j]
+        scale = chunked[SCALE + j]
+        square = chunked[SQUARE + j]
+        m = np.float64(ks[j]) * chunked[PHOTONS + j]
         a = (np.float64(rests[j]) + m) * scale
         b = m * scale
         c = m * b
@@ -258,8 +258,8 @@ SCALE_VARIANCE = WORK
 
 
 @inlined
-def fill_scale_variance(by_b, slopes, covariance, seen):
-    """Put the relative variances of k of a chunk into `seen`. covariance: (5, 5)
+def fill_scale_variance(by_b, slopes, covariance, chunked):
+    """Put the relative variances of k of a chunk into `chunked`. covariance: (5, 5)
     of the unknowns of the lattice.
     """
     gg, gb, gx, gy, gw = covariance[0]
@@ -276,7 +276,7 @@ def fill_scale_variance(by_b, slopes, covariance, seen):
         of_b = b * (bb * b + 2.0 * (bx * x + by * y + bw * w))
         of_x = x * (xx * x + 2.0 * (xy * y + xw * w))
         of_y = y * (yy * y + 2.0 * yw * w)
-        seen[SCALE_VARIANCE + j] = of_g + of_b + of_x + of_y + ww * w * w
+        chunked[SCALE_VARIANCE + j] = of_g + of_b + of_x + of_y + ww * w * w
 
 
 NEW_K, WEIGHTED, WEIGHT = (WORK + ROW * row for row in range(3))
@@ -286,53 +286,53 @@ share of the weight that is kept; weight on the common scale.
 
 
 @inlined
-def _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, seen):
+def _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, chunked):
     """Make leverages of the relative variances of k, where the table's `OF_SCALES` was gathered as
-    `EXTRA`, and put the share of its weight that each observation keeps into `seen`.
+    `EXTRA`, and put the share of its weight that each observation keeps into `chunked`.
     """
     for j in range(len(ks)):
         k = np.float64(ks[j])
-        expected = seen[PHOTONS + j]
+        expected = chunked[PHOTONS + j]
         variance = variance_of(model, k * expected, np.float64(rests[j]), np.float64(partial[j]))
-        others = seen[OTHERS + j]
+        others = chunked[OTHERS + j]
         total = variance + k * k / others
-        seen[WEIGHTED + j] = share_kept(intensities[j] - k * seen[MEAN + j], total)
+        chunked[WEIGHTED + j] = share_kept(intensities[j] - k * chunked[MEAN + j], total)
 
         own = np.float64(precisions[j])
         of_scale = leverages[j] * expected * expected
-        of_others = max(seen[EXTRA + j] - own * own * of_scale, 0.0)
+        of_others = max(chunked[EXTRA + j] - own * own * of_scale, 0.0)
         leverage = k * k * (of_scale + of_others / (others * others)) / total
         leverages[j] = min(leverage, LARGEST_LEVERAGE)
 
 
 @inlined
-def _fill_log_k(by_b, slopes, unknowns, seen):
-    """Put ln(k/factor) of a chunk into `seen`: k = G exp(−2 B s²)·factor·exp(slopes·tilt).
+def _fill_log_k(by_b, slopes, unknowns, chunked):
+    """Put ln(k/factor) of a chunk into `chunked`: k = G exp(−2 B s²)·factor·exp(slopes·tilt).
     unknowns: (5,) of the lattice.
     """
     log_g, b, about_x, about_y, log_width = unknowns
     for j in range(len(by_b)):
         tilt = about_x * slopes[j, 0] + about_y * slopes[j, 1] + log_width * slopes[j, 2]
         tilt = min(max(tilt, -LARGEST_CHANGE_OF_LOG), LARGEST_CHANGE_OF_LOG)
-        seen[NEW_K + j] = log_g + b * by_b[j] + tilt
+        chunked[NEW_K + j] = log_g + b * by_b[j] + tilt
 
 
 @inlined
-def _weigh(intensities, rests, partial, ks, precisions, model, seen):
-    """Put the new k of a chunk in `seen` and the weights that follow into ks and precisions, and
-    into `seen` weighted intensities and weights.
+def _weigh(intensities, rests, partial, ks, precisions, model, chunked):
+    """Put the new k of a chunk in `chunked` and the weights that follow into ks and precisions, and
+    into `chunked` weighted intensities and weights.
     """
     for j in range(len(ks)):
-        ks[j] = seen[NEW_K + j]
+        ks[j] = chunked[NEW_K + j]
     for j in range(len(ks)):
         k = np.float64(ks[j])
         rest = np.float64(rests[j])
-        variance = variance_of(model, k * seen[PHOTONS + j], rest, np.float64(partial[j]))
-        precisions[j] = seen[WEIGHTED + j] * k * k / variance
+        variance = variance_of(model, k * chunked[PHOTONS + j], rest, np.float64(partial[j]))
+        precisions[j] = chunked[WEIGHTED + j] * k * k / variance
     for j in range(len(ks)):
         own = np.float64(precisions[j])
-        seen[WEIGHTED + j] = np.float64(intensities[j]) / ks[j] * own
-        seen[WEIGHT + j] = own
+        chunked[WEIGHTED + j] = np.float64(intensities[j]) / ks[j] * own
+        chunked[WEIGHT + j] = own
 
 
 @compiled
@@ -344,7 +344,7 @@ def move(observed, kept, uniques, model, unknowns, table, first, last):
     unknowns of its lattice were fitted to it, and those of the other lattices in `judge` too.
     """
     bounds = observed.first
-    seen = np.empty(N_ROWS * ROW)
+    chunked = np.empty(N_ROWS * ROW)
     for lattice in range(first, last):
         own = unknowns[lattice]
         of_lattice = (own[0], own[1], own[2], own[3], own[4])
@@ -357,38 +357,38 @@ def move(observed, kept, uniques, model, unknowns, table, first, last):
             partial = observed.partial[chunk]
             ks = kept.k[chunk]
             precisions = kept.precision[chunk]
-            gather(uniques, unique, OF_SCALES, seen)
-            judge(intensities, ks, precisions, seen)
+            gather(uniques, unique, OF_SCALES, chunked)
+            judge(intensities, ks, precisions, chunked)
             leverages = kept.leverage[chunk]
-            _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, seen)
-            _fill_log_k(observed.by_b[chunk], observed.slopes[chunk], of_lattice, seen)
+            _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, chunked)
+            _fill_log_k(observed.by_b[chunk], observed.slopes[chunk], of_lattice, chunked)
             for j in range(len(ks)):
-                seen[NEW_K + j] = np.exp(seen[NEW_K + j]) * factors[j]
-            _weigh(intensities, rests, partial, ks, precisions, model, seen)
+                chunked[NEW_K + j] = np.exp(chunked[NEW_K + j]) * factors[j]
+            _weigh(intensities, rests, partial, ks, precisions, model, chunked)
             for j in range(len(ks)):
                 u = unique[j]
-                table[u, 0] += seen[WEIGHTED + j]
-                table[u, 1] += seen[WEIGHT + j]
+                table[u, 0] += chunked[WEIGHTED + j]
+                table[u, 1] += chunked[WEIGHT + j]
 
 
 @inlined
-def _fill_sigma(intensities, rests, partial, ks, model, sigma, seen):
+def _fill_sigma(intensities, rests, partial, ks, model, sigma, chunked):
     """Put σ of a chunk into sigma, √variance in photons, from the relative variances of k in
-    `seen`, and return the sum of the squares of deviations, in standard deviations, from what
+    `chunked`, and return the sum of the squares of deviations, in standard deviations, from what
     others measured, and the number of observations where they did.
     """
     total_square = 0.0
     n_known = 0.0
     for j in range(len(ks)):
         k = np.float64(ks[j])
-        others = seen[OTHERS + j]
-        residual = intensities[j] - k * seen[MEAN + j]
-        m = k * seen[PHOTONS + j]
+        others = chunked[OTHERS + j]
+        residual = intensities[j] - k * chunked[MEAN + j]
+        m = k * chunked[PHOTONS + j]
         variance = variance_of(model, m, np.float64(rests[j]), np.float64(partial[j]))
         total = variance + k * k / others
         share = share_kept(residual, total)
-        sigma[j] = np.sqrt(variance / (share * share) + seen[SCALE_VARIANCE + j] * m * m)
-        is_known = others > 2.0 * seen[PRIOR_ROW + j]
+        sigma[j] = np.sqrt(variance / (share * share) + chunked[SCALE_VARIANCE + j] * m * m)
+        is_known = others > 2.0 * chunked[PRIOR_ROW + j]
         total_square += residual * residual / total if is_known else 0.0
         n_known += 1.0 if is_known else 0.0
     return total_square, n_known
@@ -401,7 +401,7 @@ def result(observed, kept, uniques, model, covariance):
     others measured, (lattice,); NaN where nobody else measured anything of it.
     """
     bounds = observed.first
-    seen = np.empty(N_ROWS * ROW)
+    chunked = np.empty(N_ROWS * ROW)
     sigma = np.empty_like(observed.intensity)
     chi2 = np.empty(len(bounds) - 1)
     for lattice in range(len(chi2)):
@@ -413,12 +413,12 @@ def result(observed, kept, uniques, model, covariance):
             rests = observed.variance[chunk]
             partial = observed.partial[chunk]
             ks = kept.k[chunk]
-            gather(uniques, observed.unique[chunk], TARGET, seen)
-            judge(intensities, ks, kept.precision[chunk], seen)
+            gather(uniques, observed.unique[chunk], TARGET, chunked)
+            judge(intensities, ks, kept.precision[chunk], chunked)
             fill_scale_variance(
-                observed.by_b[chunk], observed.slopes[chunk], covariance[lattice], seen
+                observed.by_b[chunk], observed.slopes[chunk], covariance[lattice], chunked
             )
-            deviations = _fill_sigma(intensities, rests, partial, ks, model, sigma[chunk], seen)
+            deviations = _fill_sigma(intensities, rests, partial, ks, model, sigma[chunk], chunked)
             square += deviations[0]
             n_known += deviations[1]
         chi2[lattice] = square / n_known if n_known else np.nan

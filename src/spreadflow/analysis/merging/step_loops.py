@@ -69,9 +69,9 @@ class Step(NamedTuple):
 
 
 @inlined
-def _to_target(intensities, rests, partial, ks, model, seen):
-    """Put information, pull and damping of a chunk into `seen` for the step of its lattice towards
-    the reference, which was gathered as `EXTRA`.
+def _to_target(intensities, rests, partial, ks, model, chunked):
+    """Put information, pull and damping of a chunk into `chunked` for the step of its lattice
+    towards the reference, which was gathered as `EXTRA`.
 
     The variance is that of the photons the reference expects: weights that knew the merged
     intensity would favour whatever is measured lower than the reference has it.
@@ -80,23 +80,23 @@ def _to_target(intensities, rests, partial, ks, model, seen):
         k = np.float64(ks[j])
         rest = np.float64(rests[j])
         g = np.float64(partial[j])
-        variance = variance_of(model, k * seen[PHOTONS + j], rest, g)
-        total = variance + k * k / seen[OTHERS + j]
-        robust = share_kept(intensities[j] - k * seen[MEAN + j], total)
-        target = seen[EXTRA + j]
+        variance = variance_of(model, k * chunked[PHOTONS + j], rest, g)
+        total = variance + k * k / chunked[OTHERS + j]
+        robust = share_kept(intensities[j] - k * chunked[MEAN + j], total)
+        target = chunked[EXTRA + j]
         is_known = not np.isnan(target)
         target = target if is_known else 0.0
         photons = k * target
         of_target = variance_of(model, k * max(target, 0.0), rest, g)
         weight = robust / of_target if is_known else 0.0
-        seen[INFORMATION + j] = weight * photons * photons
-        seen[PULL + j] = weight * photons * (intensities[j] - photons)
-        seen[DAMPING + j] = weight * photons * photons
+        chunked[INFORMATION + j] = weight * photons * photons
+        chunked[PULL + j] = weight * photons * (intensities[j] - photons)
+        chunked[DAMPING + j] = weight * photons * photons
 
 
 @inlined
-def _to_others(intensities, rests, partial, ks, precisions, model, seen):
-    """Put the same into `seen` for the step towards the others.
+def _to_others(intensities, rests, partial, ks, precisions, model, chunked):
+    """Put the same into `chunked` for the step towards the others.
 
     All lattices move at once, and two that share a reflection would both cover the whole distance
     between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
@@ -104,31 +104,31 @@ def _to_others(intensities, rests, partial, ks, precisions, model, seen):
     """
     for j in range(len(ks)):
         k = np.float64(ks[j])
-        others = seen[OTHERS + j]
+        others = chunked[OTHERS + j]
         extra = k * k / others
         variance = variance_of(
-            model, k * seen[PHOTONS + j], np.float64(rests[j]), np.float64(partial[j])
+            model, k * chunked[PHOTONS + j], np.float64(rests[j]), np.float64(partial[j])
         )
-        photons = k * seen[MEAN + j]
+        photons = k * chunked[MEAN + j]
         residual = intensities[j] - photons
         robust = share_kept(residual, variance + extra)
         weight = robust / (variance + extra * robust)
         information = weight * photons * photons
-        seen[INFORMATION + j] = information
-        seen[PULL + j] = weight * photons * residual
-        seen[DAMPING + j] = information * (1.0 + min(1.0, precisions[j] / others))
+        chunked[INFORMATION + j] = information
+        chunked[PULL + j] = weight * photons * residual
+        chunked[DAMPING + j] = information * (1.0 + min(1.0, precisions[j] / others))
 
 
 @inlined
-def _add_to_equations(by_b, slopes, seen, slope, information):
+def _add_to_equations(by_b, slopes, chunked, slope, information):
     """Add the equations of a chunk to slope (5,) and to the upper half of information (5, 5), and
     return what its damping·information adds up to.
     """
     gg = gb = gx = gy = gw = bb = bx = by = bw = xx = xy = xw = yy = yw = ww = 0.0
     g_pull = b_pull = x_pull = y_pull = w_pull = damped = 0.0
     for j in range(len(by_b)):
-        g = seen[INFORMATION + j]
-        pull = seen[PULL + j]
+        g = chunked[INFORMATION + j]
+        pull = chunked[PULL + j]
         b = np.float64(by_b[j])
         x = np.float64(slopes[j, 0])
         y = np.float64(slopes[j, 1])
@@ -157,7 +157,7 @@ def _add_to_equations(by_b, slopes, seen, slope, information):
         x_pull += pull * x
         y_pull += pull * y
         w_pull += pull * w
-        damped += seen[DAMPING + j]
+        damped += chunked[DAMPING + j]
     rows = (gg, gb, gx, gy, gw, bb, bx, by, bw, xx, xy, xw, yy, yw, ww)
     pulls = (g_pull, b_pull, x_pull, y_pull, w_pull)
     place = 0
@@ -197,7 +197,7 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
     and add to table (unique, 1) what `OF_SCALES` is the sum of.
     """
     bounds = observed.first
-    seen = np.empty(N_ROWS * ROW)
+    chunked = np.empty(N_ROWS * ROW)
     slope = np.empty(N_UNKNOWNS)
     for lattice in range(first, last):
         slope[:] = 0.0
@@ -211,14 +211,14 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
             partial = observed.partial[chunk]
             ks = kept.k[chunk]
             precisions = kept.precision[chunk]
-            gather(uniques, observed.unique[chunk], TARGET, seen)
-            judge(intensities, ks, precisions, seen)
+            gather(uniques, observed.unique[chunk], TARGET, chunked)
+            judge(intensities, ks, precisions, chunked)
             if has_target:
-                _to_target(intensities, rests, partial, ks, model, seen)
+                _to_target(intensities, rests, partial, ks, model, chunked)
             else:
-                _to_others(intensities, rests, partial, ks, precisions, model, seen)
+                _to_others(intensities, rests, partial, ks, precisions, model, chunked)
             damped += _add_to_equations(
-                observed.by_b[chunk], observed.slopes[chunk], seen, slope, covariance
+                observed.by_b[chunk], observed.slopes[chunk], chunked, slope, covariance
             )
 
         _solve(
@@ -234,9 +234,9 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
             unique = observed.unique[chunk]
             precisions = kept.precision[chunk]
             leverages = kept.leverage[chunk]
-            fill_scale_variance(observed.by_b[chunk], observed.slopes[chunk], covariance, seen)
+            fill_scale_variance(observed.by_b[chunk], observed.slopes[chunk], covariance, chunked)
             for j in range(len(unique)):
                 u = unique[j]
-                leverages[j] = seen[SCALE_VARIANCE + j]
+                leverages[j] = chunked[SCALE_VARIANCE + j]
                 expected = max(uniques[u, EXPECTED], 0.0)
                 table[u, 0] += np.float64(precisions[j]) ** 2 * leverages[j] * expected**2
