@@ -206,8 +206,8 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     n = len(table.log_g)
     group = np.arange(n) * N_GROUPS // n
     partiality = table.partiality[:, which]
-    shell = unique.shell[table.unique]
-    relative = partiality / merging.best_partiality(partiality, shell, group[table.lattice])[shell]
+    shell = unique.shell[table.unique].astype(np.int8)
+    relative = partiality / merging.best_partiality(partiality, shell, table.lattice, group)[shell]
     keep = relative >= PARTIALITY_MIN
     return merging.Observations(
         lattice=table.lattice[keep],

@@ -88,7 +88,7 @@ def fit_error_model(
     products = [scaled[i] * scaled[j] for i, j in pairs]
     products += [component * square / variance for component in scaled]
     totals = sums.by_unique(*products).sum(axis=1)
-    return error_model.fit(totals, model)
+    return error_model.fit(totals)
 
 
 class _Estimate(NamedTuple):
@@ -142,6 +142,8 @@ class _State(NamedTuple):
     """
     scale_variance: np.ndarray
     """(observation,) relative variance of k, from that of the unknowns"""
+    past: tuple = ()
+    """as in `scaling`"""
 
 
 def scale(
@@ -246,8 +248,12 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     else:
         step = _step_to_target(data, data.target, state, k)
     leverage = _leverage(data, state, step.scale_variance, k, variance, others)
+    change, past = step.change, ()
+    if not is_first and data.target is None:
+        change, past = scaling.extrapolated(sums, state.past, state.unknowns, change, step.variance)
     moved = state._replace(
-        unknowns=state.unknowns + step.change,
+        unknowns=state.unknowns + change,
+        past=past,
         variance=step.variance,
         leverage=leverage,
         scale_variance=step.scale_variance,

@@ -11,7 +11,7 @@ import pytest
 
 import spreadflow
 from spreadflow.errors import FileError
-from spreadflow.io import store
+from spreadflow.io import datasets, store
 from spreadflow.parallel import World
 from spreadflow.products import BY_KIND, VERSION, Annulus, Index, Merge, Reindex
 
@@ -462,3 +462,20 @@ def test_no_file_is_opened_with_locks():
             if keywords.get("locking") != "False":
                 with_locks.append(f"{module.name}:{node.lineno}")
     assert with_locks == []
+
+
+def test_large_datasets_are_compressed_in_large_chunks_of_whole_rows(tmp_path, block):
+    product = block(BLOCKS[0])
+    n = 50_000
+    product.spots = Index.spots(
+        **{
+            name: np.zeros((n, *column.empty().shape[1:]), column.dtype)
+            for name, column in Index.spots.described().items()
+        }
+    )
+    store.write(tmp_path / "a.h5", product, key="k")
+    with h5py.File(tmp_path / "a.h5") as f:
+        hkl = f["spots/hkl"]
+        assert hkl.chunks[1:] == (3,)
+        chunk = np.prod(hkl.chunks) * hkl.dtype.itemsize
+    assert 0.9 * datasets.CHUNK_BYTES < chunk <= datasets.CHUNK_BYTES

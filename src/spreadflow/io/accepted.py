@@ -42,6 +42,16 @@ def accepted_lattices(cells: Path, reindex: Path) -> Accepted:
     return Accepted(own.outcome == LatticeOutcome.ACCEPTED, own.setting)
 
 
-def brought(hkl: np.ndarray, setting: np.ndarray) -> np.ndarray:
-    """Return Miller indices (n, 3) on the shared axes; setting: (n, 3, 3) that of their lattice."""
-    return np.einsum("nij,nj->ni", setting, hkl)
+def brought(hkl: np.ndarray, setting: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+    """Return Miller indices (n, 3) of reflections on the shared axes.
+
+    setting: (lattice, 3, 3); lattice: (n,) row of it. Those of lattices on these axes already,
+    which most are, are not touched.
+    """
+    is_other = (setting != np.eye(3)).any(axis=(1, 2))
+    if not is_other.any():
+        return hkl
+    rows = np.flatnonzero(is_other[lattice])
+    hkl = hkl.copy()
+    hkl[rows] = np.einsum("nij,nj->ni", setting[lattice[rows]], hkl[rows])
+    return hkl

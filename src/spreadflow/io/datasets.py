@@ -16,6 +16,11 @@ P = TypeVar("P", bound=Product)
 SMALLEST_COMPRESSED = 4096
 """Bytes up to which a dataset is stored as it is: compression needs about as many for itself."""
 
+CHUNK_BYTES = 2**18
+"""Bytes that are compressed at a time: the library spends as long on a chunk of a few kB, which it
+would choose, as it takes to unpack it.
+"""
+
 COMPRESSION: Mapping[str, Any] = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 """How larger datasets are stored: the fastest that all readers of HDF5 understand."""
 
@@ -45,9 +50,16 @@ def fill(group: h5py.Group, product: Product, where: object = "columns") -> None
 def put_described(group: h5py.Group, kind: str, column: Column, data: np.ndarray) -> None:
     """Create the dataset of a column, of its type, with what the schema says of it."""
     is_compressed = data.nbytes > SMALLEST_COMPRESSED and kind not in mapped.KINDS
-    item = put(group, column.path, data, COMPRESSION if is_compressed else {})
+    item = put(group, column.path, data, _compression(data) if is_compressed else {})
     item.attrs["units"] = column.unit
     item.attrs["meaning"] = column.whole_meaning
+
+
+def _compression(data: np.ndarray) -> dict[str, Any]:
+    """Return how a dataset is compressed, in chunks of whole rows."""
+    row_bytes = data.nbytes // len(data)
+    n_rows = min(len(data), max(1, CHUNK_BYTES // row_bytes))
+    return {**COMPRESSION, "chunks": (n_rows, *data.shape[1:])}
 
 
 def put(

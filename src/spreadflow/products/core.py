@@ -7,6 +7,7 @@ on what was read from a file, it is the array.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
@@ -290,8 +291,11 @@ class Product:
         return cls._declared
 
     @classmethod
+    @cache
     def described(cls) -> dict[str, Column]:
-        """Return the description of each dataset, by its name in a file, `table/column`."""
+        """Return the description of each dataset, by its name in a file, `table/column`. It is the
+        same mapping each time.
+        """
         return {
             column.path: column
             for table in cls.declared().values()

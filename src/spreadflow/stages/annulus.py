@@ -183,7 +183,7 @@ def _on_shared_axes(reindex: Reindex, setting: np.ndarray) -> tuple[Lattices, Re
         A = lattices.A.copy()
         A[is_changed] = A[is_changed] @ np.linalg.inv(setting[is_changed])
         lattices.A = A
-        reflections.hkl = brought(reflections.hkl, setting[reflections.lattice])
+        reflections.hkl = brought(reflections.hkl, setting, reflections.lattice)
     return lattices, reflections
 
 

@@ -424,8 +424,8 @@ def _read_part(group: int, part: Part, accepted: Accepted) -> tuple[OwnLattices,
     if not is_accepted.all():
         reflections = reflections[is_accepted[reflections.lattice]]
     settings = [accepted.setting[identity] for identity in identities]
-    of_reflection = np.array(settings).reshape(-1, 3, 3)[reflections.lattice]
-    reflections.hkl = brought(reflections.hkl, of_reflection)
+    setting = np.array(settings).reshape(-1, 3, 3)
+    reflections.hkl = brought(reflections.hkl, setting, reflections.lattice)
     row_of_lattice = np.cumsum(is_accepted) - 1
     reflections.lattice = row_of_lattice[reflections.lattice]
     return lattices, reflections

@@ -235,7 +235,7 @@ def test_every_reflection_has_one_fate():
 
 
 def test_factors_are_products_in_double_precision():
-    """Columns are float32 in files; their product is not."""
+    """Columns are float32 in files; their product is rounded once."""
     unique = merging.Unique(np.array(CRYSTALS["C 1 2 1"]), "C 1 2 1", 3.0)
     rng = np.random.default_rng(9)
     n = 50
@@ -257,7 +257,7 @@ def test_factors_are_products_in_double_precision():
     lattices = merging.Lattices(group=np.zeros(1, int), half=np.zeros(1, int), pulse=pulse)
     obs, _, _ = merging.select(reflections, lattices, unique, partiality_min=0.0, min_reflections=1)
 
-    np.testing.assert_allclose(obs.factor, expected, rtol=1e-14)
+    np.testing.assert_allclose(obs.factor, expected, rtol=0.5 * np.finfo(np.float32).eps)
 
 
 def test_best_partiality_is_the_quantile():
@@ -265,7 +265,7 @@ def test_best_partiality_is_the_quantile():
     p = rng.random(40000) * 0.8
     shell = rng.integers(0, merging.N_SHELLS, 40000)
     group = rng.integers(0, 5, 40000)
-    best = merging.best_partiality(p, shell, group)
+    best = merging.best_partiality(p, shell.astype(np.int8), group, np.arange(5))
     expected = [np.quantile(p[shell == i], 0.97) for i in range(merging.N_SHELLS)]
 
     np.testing.assert_allclose(best, expected, atol=0.011)

@@ -9,7 +9,7 @@ import pytest
 
 import by_arrays
 from by_arrays import Terms, fit_error_model, terms_of, variance_of
-from spreadflow.analysis.merging import merging, scaling
+from spreadflow.analysis.merging import loops, merging, scaling
 from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 
@@ -403,3 +403,64 @@ def test_compiled_loops_are_the_equations_of_arrays(has_reference, n_cycles):
         np.testing.assert_allclose(
             getattr(found, name), value, rtol=1e-10, atol=1e-13, err_msg=name
         )
+
+
+def test_lattices_of_many_observations_are_gone_over_in_chunks():
+    """As the equations of arrays, with lattices of 650 observations, more than two chunks."""
+    assert 2 * loops.CHUNK < 650
+    table = simulated(6, 650, seed=12)
+    settings = {"n_cycles": 3, "tolerance": 0.0}
+    found = scaling.scale(table.obs, table.sums, table.unique, **settings)
+    expected = by_arrays.scale(table.obs, table.sums, table.unique, **settings)
+
+    for name, value in expected._asdict().items():
+        np.testing.assert_allclose(
+            getattr(found, name), value, rtol=1e-10, atol=1e-13, err_msg=name
+        )
+
+
+def test_single_precision_is_far_below_sigma():
+    table = simulated(100, 60, seed=13)
+    columns = ("s2", "intensity", "variance", "factor", "partiality")
+    single = {name: getattr(table.obs, name).astype(np.float32) for name in columns}
+    found = scaling.scale(table.obs._replace(**single), table.sums, table.unique)
+    expected = scaling.scale(table.obs, table.sums, table.unique)
+
+    assert found.intensity.dtype == np.float32
+    assert found.n_cycles == expected.n_cycles
+    assert np.abs((found.intensity - expected.intensity) / expected.sigma).max() < 1e-4
+    assert np.abs((found.unknowns - expected.unknowns) / expected.sigmas).max() < 1e-4
+
+
+def test_steps_anticipate_the_next_ones():
+    """Steps of two slow modes, of 9 and 6 tenths of what is left: the end is known from three."""
+    rng = np.random.default_rng(14)
+    n = 40
+    table = simulated(n, 5, seed=14)
+    end = np.zeros((n, 5))
+    modes = rng.standard_normal((2, n, 5)) * 0.01 * scaling.STEP_MAX
+    modes[:, :, :2] -= modes[:, :, :2].mean(axis=1, keepdims=True)
+    variance = np.broadcast_to(scaling.STEP_MAX**2, (n, 5))
+    unknowns = end + modes.sum(axis=0)
+    left = np.ones(2)
+    past = ()
+    for _ in range(3):
+        change = np.tensordot(-np.array([0.1, 0.4]) * left, modes, axes=1)
+        moved, past = scaling.extrapolated(table.sums, past, unknowns, change, variance)
+        unknowns = unknowns + moved
+        left, *_ = np.linalg.lstsq(modes.reshape(2, -1).T, (unknowns - end).ravel(), rcond=None)
+
+    assert np.abs(left).max() < 1e-3
+
+
+def test_a_longer_step_forgets_what_was():
+    table = simulated(10, 5, seed=15)
+    rng = np.random.default_rng(15)
+    change = 0.01 * scaling.STEP_MAX * rng.standard_normal((10, 5))
+    variance = np.broadcast_to(scaling.STEP_MAX**2, (10, 5))
+    zeros = np.zeros((10, 5))
+    _, past = scaling.extrapolated(table.sums, (), zeros, change, variance)
+    moved, past = scaling.extrapolated(table.sums, past, change, 2.0 * change, variance)
+
+    np.testing.assert_array_equal(moved, 2.0 * change)
+    assert len(past) == 1

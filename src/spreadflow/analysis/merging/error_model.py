@@ -29,11 +29,6 @@ EXPECTED_SIGMA = np.array([0.3, 1.0, 0.05**2, 0.05**2])
 keeps a few tens of them from ending at an edge.
 """
 
-DAMPING = 0.5
-"""Share of a scoring step that is taken: the scales move too, and a whole step goes back and
-forth.
-"""
-
 SADD_MIN = 0.03
 """No intensity of a still is taken to be better than this: with few pairs the likeliest fractional
 error is often none. With many, `merging.with_scatter` brings σ back.
@@ -64,7 +59,7 @@ def partial(partiality: np.ndarray) -> np.ndarray:
     return 1.0 / p - 1.0 + np.log(p)
 
 
-def fit(totals: np.ndarray, model: ErrorModel) -> ErrorModel:
+def fit(totals: np.ndarray) -> ErrorModel:
     """Return one step of Fisher scoring for the likelihood of the residuals from what all other
     observations say.
 
@@ -74,12 +69,12 @@ def fit(totals: np.ndarray, model: ErrorModel) -> ErrorModel:
     upper = np.triu_indices(4)
     normal[upper] = totals[:10]
     normal.T[upper] = totals[:10]
-    return _solved(normal, totals[10:], model)
+    return _solved(normal, totals[10:])
 
 
-def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorModel:
-    """Return the model a part of the way to the non-negative solution of the normal equations and
-    of what is expected, with sfac ≥ `SFAC_MIN` and sfac·sadd ≥ `SADD_MIN`.
+def _solved(normal: np.ndarray, right: np.ndarray) -> ErrorModel:
+    """Return the non-negative solution of the normal equations and of what is expected, with
+    sfac ≥ `SFAC_MIN` and sfac·sadd ≥ `SADD_MIN`.
     """
     precision = EXPECTED_SIGMA**-2.0
     normal = 0.5 * normal + np.diag(precision)
@@ -95,8 +90,6 @@ def _solved(normal: np.ndarray, right: np.ndarray, model: ErrorModel) -> ErrorMo
     above_lowest, _ = nnls(root.T, target)
     solution = above_lowest / size + lowest
 
-    before = np.array(model.squares)
-    solution = before + DAMPING * (solution - before)
     sfac = np.sqrt(solution[0])
     sb, sadd, spart = (float(np.sqrt(x) / sfac) for x in solution[1:])
     return ErrorModel(float(sfac), sb, sadd, spart)

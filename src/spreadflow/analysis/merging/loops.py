@@ -1,14 +1,19 @@
 """Compiled loops over the observations of a few lattices: what scales, the error model and the
 merged intensities are summed from (`scaling`).
 
-A loop goes twice over a lattice: what its observations say, one by one, and then sums, which run in
-vector registers. Functions of one observation take numbers alone: an array handed on is counted,
-which costs more than the arithmetic.
+A loop takes the observations of a lattice chunk by chunk: what is known of their reflections is
+gathered into `chunked`, and everything else runs over it in vector registers. The rows of `chunked`
+follow each other at a constant distance, so that the compiler sees that they do not overlap; for
+arrays that it can't tell apart it uses these registers only where there are a few in a loop.
+Functions take arrays where they go over a chunk, and numbers where they look at one observation: an
+array handed on is counted, which costs more than the arithmetic of one.
 
 Each takes `Observed`, which does not change, `Kept`, what is kept of every observation from cycle
-to cycle, and the lattices of a group, `first` to `last`. What all lattices say of each unique
-reflection is a row of `uniques`, (unique, 8), so that it takes one line of the processor's cache.
-Sums are formed in the order of observations.
+to cycle, and the lattices of a group, `first` to `last`. Arithmetic is in double precision; what is
+kept of an observation may be in single precision, as its photons are: memory delivers it more
+slowly than it is computed, so what the others say of it is formed anew where it is needed. What all
+lattices say of each unique reflection is a row of `uniques`, (unique, 8), so that it takes one line
+of the processor's cache.
 """
 
 from typing import NamedTuple
@@ -26,6 +31,26 @@ observation is of the reflection itself; intensity of the reference, NaN = unkno
 
 N_UNKNOWNS = 5
 """Unknowns of a lattice."""
+
+CHUNK = 256
+"""Most observations of a lattice that are gone over at once: they stay in the nearest cache."""
+
+ROW = CHUNK + 8
+"""Distance of the rows of `chunked`; no power of two, as these would meet in the same lines of the
+cache.
+"""
+
+MEAN, PRIOR_ROW, TOTAL_MEAN, OTHERS, PHOTONS, EXTRA = (ROW * row for row in range(6))
+"""Where the rows of `chunked` begin: mean of what prior, mate and all other observations say,
+before that of the prior; precision of the prior; mean of all; 1/variance of the others' mean,
+before that of all; expected intensity; another column of `uniques`.
+"""
+
+WORK = 6 * ROW
+"""Where further rows of `chunked` begin, which each loop uses as it needs."""
+
+N_ROWS = 9
+"""Rows of `chunked`."""
 
 N_ERROR_SUMS = 14
 """Sums that the error model follows from: ten products of its four components, and four with the
@@ -55,7 +80,7 @@ class Observed(NamedTuple):
     unique: np.ndarray
     """(observation,) int32 row of `Unique`"""
     intensity: np.ndarray
-    """(observation,) photons"""
+    """(observation,) photons, float32 or float64, as all others but `unique` and `slopes`"""
     variance: np.ndarray
     """(observation,) photons², of everything but the signal's own photons"""
     factor: np.ndarray
@@ -69,7 +94,9 @@ class Observed(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is kept of each observation from cycle to cycle; (observation,)."""
+    """What is kept of each observation from cycle to cycle; (observation,), of the type of its
+    intensity.
+    """
 
     k: np.ndarray
     """photons per intensity at the present scales"""
@@ -79,297 +106,233 @@ class Kept(NamedTuple):
     """0-1: how much of the square of its residual the unknowns of lattices take away; from `step`
     to `move` the relative variance of k, which it is made of
     """
-    others: np.ndarray
-    """mean of what prior, mate and all other observations say about its intensity"""
-    others_precision: np.ndarray
-    """1/variance of that mean"""
 
 
 @inlined
-def _others(prior, of_prior, measured, total, own_mean, own_precision):
-    """Return mean and 1/variance of what prior, mate and all other observations say about the
-    intensity of an observation.
+def gather(uniques, unique, extra, chunked):
+    """Put what is known of the reflections of a chunk into `chunked`. extra: another column of
+    `uniques`.
+    """
+    for j in range(len(unique)):
+        u = unique[j]
+        chunked[MEAN + j] = uniques[u, PRIOR]
+        chunked[PRIOR_ROW + j] = uniques[u, PRIOR_PRECISION]
+        chunked[TOTAL_MEAN + j] = uniques[u, MEASURED]
+        chunked[OTHERS + j] = uniques[u, PRECISION]
+        chunked[PHOTONS + j] = max(uniques[u, EXPECTED], 0.0)
+        chunked[EXTRA + j] = uniques[u, extra]
+
+
+@inlined
+def judge(intensities, ks, precisions, chunked):
+    """Put mean and 1/variance of what prior, mate and all other observations say about the
+    intensities of a chunk into `chunked`, gathered.
 
     Wilson's distribution is no Gaussian: where measurements contradict it by more than a standard
     deviation, its precision falls with the square of the contradiction.
     """
-    precision = total - own_precision
-    if precision <= LEAST_OTHERS * total:
-        return prior, of_prior
-    mean = (measured * total - own_mean * own_precision) / precision
-    contradiction = (mean - prior) ** 2 * of_prior * precision / (of_prior + precision)
-    of_prior /= max(contradiction, 1.0)
-    both = of_prior + precision
-    return (of_prior * prior + precision * mean) / both, both
+    for j in range(len(ks)):
+        prior = chunked[MEAN + j]
+        of_prior = chunked[PRIOR_ROW + j]
+        total = chunked[OTHERS + j]
+        own = np.float64(precisions[j])
+        precision = total - own
+        is_measured = precision > LEAST_OTHERS * total
+        precision = precision if is_measured else 0.0
+        weighted = chunked[TOTAL_MEAN + j] * total - np.float64(intensities[j]) / ks[j] * own
+        mean = weighted / (precision if is_measured else 1.0)
+        difference = mean - prior if is_measured else 0.0
+        contradiction = difference * difference * of_prior * precision / (of_prior + precision)
+        of_prior /= max(contradiction, 1.0)
+        both = of_prior + precision
+        chunked[MEAN + j] = (of_prior * prior + precision * mean) / both if is_measured else prior
+        chunked[OTHERS + j] = both
 
 
 @inlined
-def _variance(model, m, rest, g):
+def variance_of(model, m, rest, g):
     """Return the variance of an observation of m expected photons, photons².
 
     model: (4,) sfac² and sfac² times sb², sadd², spart².
     """
-    return model[0] * (rest + m) + model[1] * m + (model[2] + model[3] * g) * m**2
+    return model[0] * (rest + m) + model[1] * m + (model[2] + model[3] * g) * m * m
 
 
 @inlined
-def _share(residual, variance):
+def share_kept(residual, variance):
     """Return the share of its weight that an observation keeps: all of it up to `HUBER` standard
     deviations from what all others say, less in proportion beyond.
     """
-    if residual**2 <= HUBER**2 * variance:
-        return 1.0
-    return HUBER * np.sqrt(variance) / np.abs(residual)
-
-
-@inlined
-def _largest(first):
-    """Return the number of observations of the largest lattice."""
-    largest = 0
-    for lattice in range(len(first) - 1):
-        largest = max(largest, first[lattice + 1] - first[lattice])
-    return largest
-
-
-@inlined
-def _dot(a, b, n):
-    """Return the sum of the products of the first n elements."""
-    total = 0.0
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
+    square = residual * residual
+    limit = HUBER**2 * variance
+    return np.sqrt(limit / square) if square > limit else 1.0
 
 
 @compiled
 def error_sums(observed, kept, uniques, model, first, last):
     """Return the sums (14,) of the normal equations of the error model, as `error_model.fit` takes
-    them, and keep what the others say of each observation.
+    them.
 
     They are those of the linear regression of residual²/(1 − leverage) − extra on the components of
     the variance with weights 1/v², v = variance + extra, extra that of the others' mean. A residual
     counts as at most `HUBER` standard deviations. An observation counts where others measured its
     reflection, not the mate alone, whose difference is in part anomalous.
     """
-    bounds, unique, intensities, rests = observed[:4]
-    partial = observed.partial
-    ks, precisions, leverages, means, others = kept
     out = np.zeros(N_ERROR_SUMS)
-    components = np.empty((5, _largest(bounds)))
-    for lattice in range(first, last):
-        n = 0
-        for i in range(bounds[lattice], bounds[lattice + 1]):
-            u = unique[i]
-            k = ks[i]
-            of_prior = uniques[u, PRIOR_PRECISION]
-            mean, precision = _others(
-                uniques[u, PRIOR],
-                of_prior,
-                uniques[u, MEASURED],
-                uniques[u, PRECISION],
-                intensities[i] / k,
-                precisions[i],
-            )
-            means[i] = mean
-            others[i] = precision
-            if uniques[u, IS_REPEATED] == 0.0 or precision <= 2.0 * of_prior:
-                continue
-            extra = k**2 / precision
-            m = k * max(uniques[u, EXPECTED], 0.0)
-            variance = _variance(model, m, rests[i], partial[i]) + extra
-            square = (intensities[i] - k * mean) ** 2 / (1.0 - leverages[i])
-            square = min(square, HUBER**2 * variance) - extra
-            scale = 1.0 / variance
-            components[0, n] = (rests[i] + m) * scale
-            components[1, n] = m * scale
-            components[2, n] = m**2 * scale
-            components[3, n] = partial[i] * m**2 * scale
-            components[4, n] = square * scale
-            n += 1
-
-        place = 0
-        for a in range(4):
-            for b in range(a, 4):
-                out[place] += _dot(components[a], components[b], n)
-                place += 1
-            out[10 + a] += _dot(components[a], components[4], n)
+    chunked = np.empty(N_ROWS * ROW)
+    end = observed.first[last]
+    for start in range(observed.first[first], end, CHUNK):
+        chunk = slice(start, min(start + CHUNK, end))
+        intensities = observed.intensity[chunk]
+        rests = observed.variance[chunk]
+        ks = kept.k[chunk]
+        gather(uniques, observed.unique[chunk], IS_REPEATED, chunked)
+        judge(intensities, ks, kept.precision[chunk], chunked)
+        _fill_residuals(
+            intensities, rests, observed.partial[chunk], ks, kept.leverage[chunk], model, chunked
+        )
+        _add_error_sums(rests, observed.partial[chunk], ks, chunked, out)
     return out
 
 
-@inlined
-def _inverted(matrix):
-    """Invert a symmetric positive definite matrix (n, n) in place: Gauss-Jordan elimination, which
-    needs no pivots there.
-    """
-    n = len(matrix)
-    for p in range(n):
-        pivot = 1.0 / matrix[p, p]
-        matrix[p, p] = 1.0
-        for j in range(n):
-            matrix[p, j] *= pivot
-        for i in range(n):
-            if i != p:
-                factor = matrix[i, p]
-                matrix[i, p] = 0.0
-                for j in range(n):
-                    matrix[i, j] -= factor * matrix[p, j]
+SCALE, SQUARE = (WORK + ROW * row for row in range(2))
+"""Where the rows of the error model begin: 1/variance, 0 where an observation does not count;
+square of its residual over the variance.
+"""
 
 
 @inlined
-def _fill_design(by_b, slopes, first, last, design):
-    """Put the derivatives of ln k of observations first to last by the unknowns into the first
-    columns of design (5, n).
-    """
-    for i in range(first, last):
-        design[0, i - first] = 1.0
-        design[1, i - first] = by_b[i]
-        design[2, i - first] = slopes[i, 0]
-        design[3, i - first] = slopes[i, 1]
-        design[4, i - first] = slopes[i, 2]
+def _fill_residuals(intensities, rests, partial, ks, leverages, model, chunked):
+    """Put weights and residuals of a chunk for the error model into `chunked`."""
+    for j in range(len(ks)):
+        k = np.float64(ks[j])
+        precision = chunked[OTHERS + j]
+        is_used = (chunked[EXTRA + j] != 0.0) & (precision > 2.0 * chunked[PRIOR_ROW + j])
+        extra = k * k / precision
+        m = k * chunked[PHOTONS + j]
+        variance = variance_of(model, m, np.float64(rests[j]), np.float64(partial[j])) + extra
+        residual = intensities[j] - k * chunked[MEAN + j]
+        square = residual * residual / (1.0 - leverages[j])
+        square = min(square, HUBER**2 * variance) - extra
+        scale = 1.0 / variance if is_used else 0.0
+        chunked[SCALE + j] = scale
+        chunked[SQUARE + j] = square * scale
 
 
 @inlined
-def _fill_scale_variance(design, covariance, out, n):
-    """Put the relative variances of k of the first n observations into out. covariance: (5, 5) of
-    the unknowns of the lattice.
+def _add_error_sums(rests, partial, ks, chunked, out):
+    """Add the products of the components of the variances of a chunk, and of each with the square
+    of the residual, to out (14,).
     """
-    out[:n] = 0.0
-    for a in range(N_UNKNOWNS):
-        for b in range(a + 1):
-            factor = covariance[a, b] if a == b else 2.0 * covariance[a, b]
-            for i in range(n):
-                out[i] += factor * design[a, i] * design[b, i]
+    aa = ab = ac = ad = bb = bc = bd = cc = cd = dd = 0.0
+    as_ = bs = cs = ds = 0.0
+    for j in range(len(ks)):
+        scale = chunked[SCALE + j]
+        square = chunked[SQUARE + j]
+        m = np.float64(ks[j]) * chunked[PHOTONS + j]
+        a = (np.float64(rests[j]) + m) * scale
+        b = m * scale
+        c = m * b
+        d = np.float64(partial[j]) * c
+        aa += a * a
+        ab += a * b
+        ac += a * c
+        ad += a * d
+        bb += b * b
+        bc += b * c
+        bd += b * d
+        cc += c * c
+        cd += c * d
+        dd += d * d
+        as_ += a * square
+        bs += b * square
+        cs += c * square
+        ds += d * square
+    sums = (aa, ab, ac, ad, bb, bc, bd, cc, cd, dd, as_, bs, cs, ds)
+    for place in range(N_ERROR_SUMS):
+        out[place] += sums[place]
 
 
-class Restraint(NamedTuple):
-    """What is expected of the unknowns of a lattice."""
-
-    away: np.ndarray
-    """(lattice, 5) from the means of all lattices"""
-    precision: np.ndarray
-    """(5,) 1/variance among lattices"""
-
-
-class Step(NamedTuple):
-    """A step of the unknowns of all lattices, filled by `step`."""
-
-    change: np.ndarray
-    """(lattice, 5) Gauss-Newton step"""
-    covariance: np.ndarray
-    """(lattice, 5, 5) of the unknowns, by the observations and the spread among lattices"""
+SCALE_VARIANCE = WORK
+"""Where the row of relative variances of k begins."""
 
 
 @inlined
-def _to_target(k, target, robust, model, rest, g):
-    """Return expected photons, weight and factor on the curvature of an observation in the step of
-    its lattice towards the reference.
-
-    The variance is that of the photons the reference expects: weights that knew the merged
-    intensity would favour whatever is measured lower than the reference has it.
+def fill_scale_variance(by_b, slopes, covariance, chunked):
+    """Put the relative variances of k of a chunk into `chunked`. covariance: (5, 5)
+    of the unknowns of the lattice.
     """
-    if np.isnan(target):
-        return 0.0, 0.0, 1.0
-    variance = _variance(model, k * max(target, 0.0), rest, g)
-    return k * target, robust / variance, 1.0
+    gg, gb, gx, gy, gw = covariance[0]
+    bb, bx, by, bw = covariance[1, 1:]
+    xx, xy, xw = covariance[2, 2:]
+    yy, yw = covariance[3, 3:]
+    ww = covariance[4, 4]
+    for j in range(len(by_b)):
+        b = np.float64(by_b[j])
+        x = np.float64(slopes[j, 0])
+        y = np.float64(slopes[j, 1])
+        w = np.float64(slopes[j, 2])
+        of_g = gg + 2.0 * (gb * b + gx * x + gy * y + gw * w)
+        of_b = b * (bb * b + 2.0 * (bx * x + by * y + bw * w))
+        of_x = x * (xx * x + 2.0 * (xy * y + xw * w))
+        of_y = y * (yy * y + 2.0 * yw * w)
+        chunked[SCALE_VARIANCE + j] = of_g + of_b + of_x + of_y + ww * w * w
+
+
+NEW_K, WEIGHTED, WEIGHT = (WORK + ROW * row for row in range(3))
+"""Where the rows of a move begin: k, before that its logarithm; weighted intensity, before that the
+share of the weight that is kept; weight on the common scale.
+"""
 
 
 @inlined
-def _to_others(k, mean, precision, own_precision, robust, variance):
-    """Return the same in the step towards the others.
-
-    All lattices move at once, and two that share a reflection would both cover the whole distance
-    between them: the curvature is multiplied by 1 + (own weight / weight of the others), at most 2,
-    which bounds the step from above.
+def _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, chunked):
+    """Make leverages of the relative variances of k, where the table's `OF_SCALES` was gathered as
+    `EXTRA`, and put the share of its weight that each observation keeps into `chunked`.
     """
-    damping = 1.0 + min(1.0, own_precision / precision)
-    return k * mean, 1.0 / (variance / robust + k**2 / precision), damping
+    for j in range(len(ks)):
+        k = np.float64(ks[j])
+        expected = chunked[PHOTONS + j]
+        variance = variance_of(model, k * expected, np.float64(rests[j]), np.float64(partial[j]))
+        others = chunked[OTHERS + j]
+        total = variance + k * k / others
+        chunked[WEIGHTED + j] = share_kept(intensities[j] - k * chunked[MEAN + j], total)
+
+        own = np.float64(precisions[j])
+        of_scale = leverages[j] * expected * expected
+        of_others = max(chunked[EXTRA + j] - own * own * of_scale, 0.0)
+        leverage = k * k * (of_scale + of_others / (others * others)) / total
+        leverages[j] = min(leverage, LARGEST_LEVERAGE)
 
 
 @inlined
-def _solve(information, pull, damping, design, n, away, precision, change, covariance):
-    """Fill change (5,) and covariance (5, 5) of the unknowns of a lattice of n observations.
-
-    information: weight·photons² of each; pull: weight·photons·residual; damping: (n,); away: (5,)
-    of the unknowns from the means of all lattices, which have 1/variance `precision`.
+def _fill_log_k(by_b, slopes, unknowns, chunked):
+    """Put ln(k/factor) of a chunk into `chunked`: k = G exp(−2 B s²)·factor·exp(slopes·tilt).
+    unknowns: (5,) of the lattice.
     """
-    slope = np.empty(N_UNKNOWNS)
-    weighted = np.empty(n)
-    for a in range(N_UNKNOWNS):
-        slope[a] = _dot(pull, design[a], n) - away[a] * precision[a]
-        for i in range(n):
-            weighted[i] = information[i] * design[a, i]
-        for b in range(a + 1):
-            covariance[a, b] = _dot(weighted, design[b], n)
-            covariance[b, a] = covariance[a, b]
-        covariance[a, a] += precision[a]
-    _inverted(covariance)
-
-    total = max(_dot(information, design[0], n), 1e-300)
-    mean_damping = max(_dot(damping, information, n) / total, 1.0)
-    for a in range(N_UNKNOWNS):
-        change[a] = _dot(covariance[a], slope, N_UNKNOWNS) / mean_damping
-
-
-@compiled
-def step(observed, kept, uniques, model, has_target, restraint, out, table, first, last):
-    """Fill the step of the unknowns of each lattice, with d(photons)/d unknown = photons·design,
-    and add to table (unique, 1) what `OF_SCALES` is the sum of.
-    """
-    bounds, unique, intensities, rests, _, partial, by_b, slopes = observed
-    ks, precisions, leverages, means, others = kept
-    size = _largest(bounds)
-    design = np.empty((N_UNKNOWNS, size))
-    information, pull, damping = np.empty(size), np.empty(size), np.empty(size)
-    for lattice in range(first, last):
-        start = bounds[lattice]
-        n = bounds[lattice + 1] - start
-        for i in range(start, start + n):
-            u = unique[i]
-            k = ks[i]
-            mean = means[i]
-            precision = others[i]
-            m = k * max(uniques[u, EXPECTED], 0.0)
-            variance = _variance(model, m, rests[i], partial[i])
-            robust = _share(intensities[i] - k * mean, variance + k**2 / precision)
-            if has_target:
-                target = uniques[u, TARGET]
-                photons, weight, factor = _to_target(k, target, robust, model, rests[i], partial[i])
-            else:
-                photons, weight, factor = _to_others(
-                    k, mean, precision, precisions[i], robust, variance
-                )
-            information[i - start] = weight * photons**2
-            pull[i - start] = weight * photons * (intensities[i] - photons)
-            damping[i - start] = factor
-
-        _fill_design(by_b, slopes, start, start + n, design)
-        covariance = out.covariance[lattice]
-        _solve(
-            information,
-            pull,
-            damping,
-            design,
-            n,
-            restraint.away[lattice],
-            restraint.precision,
-            out.change[lattice],
-            covariance,
-        )
-        _fill_scale_variance(design, covariance, information, n)
-        for i in range(start, start + n):
-            u = unique[i]
-            leverages[i] = information[i - start]
-            of_scale = leverages[i] * max(uniques[u, EXPECTED], 0.0) ** 2
-            table[u, 0] += precisions[i] ** 2 * of_scale
+    log_g, b, about_x, about_y, log_width = unknowns
+    for j in range(len(by_b)):
+        tilt = about_x * slopes[j, 0] + about_y * slopes[j, 1] + log_width * slopes[j, 2]
+        tilt = min(max(tilt, -LARGEST_CHANGE_OF_LOG), LARGEST_CHANGE_OF_LOG)
+        chunked[NEW_K + j] = log_g + b * by_b[j] + tilt
 
 
 @inlined
-def _log_k(unknowns, by_b, about_x, about_y, by_width):
-    """Return ln(k/factor): k = G exp(−2 B s²)·factor·exp(slopes·tilt). unknowns: (5,) of the
-    lattice; all others: derivatives by them.
+def _weigh(intensities, rests, partial, ks, precisions, model, chunked):
+    """Put the new k of a chunk in `chunked` and the weights that follow into ks and precisions, and
+    into `chunked` weighted intensities and weights.
     """
-    tilt = unknowns[2] * about_x + unknowns[3] * about_y + unknowns[4] * by_width
-    tilt = min(max(tilt, -LARGEST_CHANGE_OF_LOG), LARGEST_CHANGE_OF_LOG)
-    return unknowns[0] + unknowns[1] * by_b + tilt
+    for j in range(len(ks)):
+        ks[j] = chunked[NEW_K + j]
+    for j in range(len(ks)):
+        k = np.float64(ks[j])
+        rest = np.float64(rests[j])
+        variance = variance_of(model, k * chunked[PHOTONS + j], rest, np.float64(partial[j]))
+        precisions[j] = chunked[WEIGHTED + j] * k * k / variance
+    for j in range(len(ks)):
+        own = np.float64(precisions[j])
+        chunked[WEIGHTED + j] = np.float64(intensities[j]) / ks[j] * own
+        chunked[WEIGHT + j] = own
 
 
 @compiled
@@ -378,37 +341,57 @@ def move(observed, kept, uniques, model, unknowns, table, first, last):
     weighted intensities, on the common scale, and weights.
 
     The leverage of an observation is how much of the square of its residual it loses because the
-    unknowns of its lattice were fitted to it, and those of the other lattices in `_others` too.
+    unknowns of its lattice were fitted to it, and those of the other lattices in `judge` too.
     """
-    bounds, unique, intensities, rests, factors, partial, by_b, slopes = observed
-    ks, precisions, leverages, means, others = kept
+    bounds = observed.first
+    chunked = np.empty(N_ROWS * ROW)
     for lattice in range(first, last):
         own = unknowns[lattice]
         of_lattice = (own[0], own[1], own[2], own[3], own[4])
-        for i in range(bounds[lattice], bounds[lattice + 1]):
-            u = unique[i]
-            k = ks[i]
-            own_precision = precisions[i]
-            mean = means[i]
-            precision = others[i]
-            expected = max(uniques[u, EXPECTED], 0.0)
-            variance = _variance(model, k * expected, rests[i], partial[i])
-            total = variance + k**2 / precision
-            robust = _share(intensities[i] - k * mean, total)
+        for start in range(bounds[lattice], bounds[lattice + 1], CHUNK):
+            chunk = slice(start, min(start + CHUNK, bounds[lattice + 1]))
+            unique = observed.unique[chunk]
+            intensities = observed.intensity[chunk]
+            rests = observed.variance[chunk]
+            factors = observed.factor[chunk]
+            partial = observed.partial[chunk]
+            ks = kept.k[chunk]
+            precisions = kept.precision[chunk]
+            gather(uniques, unique, OF_SCALES, chunked)
+            judge(intensities, ks, precisions, chunked)
+            leverages = kept.leverage[chunk]
+            _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, chunked)
+            _fill_log_k(observed.by_b[chunk], observed.slopes[chunk], of_lattice, chunked)
+            for j in range(len(ks)):
+                chunked[NEW_K + j] = np.exp(chunked[NEW_K + j]) * factors[j]
+            _weigh(intensities, rests, partial, ks, precisions, model, chunked)
+            for j in range(len(ks)):
+                u = unique[j]
+                table[u, 0] += chunked[WEIGHTED + j]
+                table[u, 1] += chunked[WEIGHT + j]
 
-            of_scale = leverages[i] * expected**2
-            of_others = max(uniques[u, OF_SCALES] - own_precision**2 * of_scale, 0.0)
-            leverage = k**2 * (of_scale + of_others / precision**2) / total
-            leverages[i] = min(leverage, LARGEST_LEVERAGE)
 
-            log_k = _log_k(of_lattice, by_b[i], slopes[i, 0], slopes[i, 1], slopes[i, 2])
-            k = np.exp(log_k) * factors[i]
-            variance = _variance(model, k * expected, rests[i], partial[i])
-            weight = robust * k / variance
-            ks[i] = k
-            precisions[i] = weight * k
-            table[u, 0] += intensities[i] * weight
-            table[u, 1] += weight * k
+@inlined
+def _fill_sigma(intensities, rests, partial, ks, model, sigma, chunked):
+    """Put σ of a chunk into sigma, √variance in photons, from the relative variances of k in
+    `chunked`, and return the sum of the squares of deviations, in standard deviations, from what
+    others measured, and the number of observations where they did.
+    """
+    total_square = 0.0
+    n_known = 0.0
+    for j in range(len(ks)):
+        k = np.float64(ks[j])
+        others = chunked[OTHERS + j]
+        residual = intensities[j] - k * chunked[MEAN + j]
+        m = k * chunked[PHOTONS + j]
+        variance = variance_of(model, m, np.float64(rests[j]), np.float64(partial[j]))
+        total = variance + k * k / others
+        share = share_kept(residual, total)
+        sigma[j] = np.sqrt(variance / (share * share) + chunked[SCALE_VARIANCE + j] * m * m)
+        is_known = others > 2.0 * chunked[PRIOR_ROW + j]
+        total_square += residual * residual / total if is_known else 0.0
+        n_known += 1.0 if is_known else 0.0
+    return total_square, n_known
 
 
 @compiled
@@ -417,40 +400,26 @@ def result(observed, kept, uniques, model, covariance):
     outliers, and for each lattice the mean squared deviation, in standard deviations, from what
     others measured, (lattice,); NaN where nobody else measured anything of it.
     """
-    bounds, unique, intensities, rests, _, partial, by_b, slopes = observed
-    ks, precisions = kept[:2]
-    sigma = np.empty(len(unique))
+    bounds = observed.first
+    chunked = np.empty(N_ROWS * ROW)
+    sigma = np.empty_like(observed.intensity)
     chi2 = np.empty(len(bounds) - 1)
-    size = _largest(bounds)
-    design = np.empty((N_UNKNOWNS, size))
-    scale_variance = np.empty(size)
     for lattice in range(len(chi2)):
-        start = bounds[lattice]
-        n = bounds[lattice + 1] - start
-        _fill_design(by_b, slopes, start, start + n, design)
-        _fill_scale_variance(design, covariance[lattice], scale_variance, n)
         square = 0.0
-        n_known = 0
-        for i in range(start, start + n):
-            u = unique[i]
-            k = ks[i]
-            of_prior = uniques[u, PRIOR_PRECISION]
-            mean, precision = _others(
-                uniques[u, PRIOR],
-                of_prior,
-                uniques[u, MEASURED],
-                uniques[u, PRECISION],
-                intensities[i] / k,
-                precisions[i],
+        n_known = 0.0
+        for start in range(bounds[lattice], bounds[lattice + 1], CHUNK):
+            chunk = slice(start, min(start + CHUNK, bounds[lattice + 1]))
+            intensities = observed.intensity[chunk]
+            rests = observed.variance[chunk]
+            partial = observed.partial[chunk]
+            ks = kept.k[chunk]
+            gather(uniques, observed.unique[chunk], TARGET, chunked)
+            judge(intensities, ks, kept.precision[chunk], chunked)
+            fill_scale_variance(
+                observed.by_b[chunk], observed.slopes[chunk], covariance[lattice], chunked
             )
-            residual = intensities[i] - k * mean
-            m = k * max(uniques[u, EXPECTED], 0.0)
-            variance = _variance(model, m, rests[i], partial[i])
-            total = variance + k**2 / precision
-            if precision > 2.0 * of_prior:
-                square += residual**2 / total
-                n_known += 1
-            of_scale = scale_variance[i - start] * m**2
-            sigma[i] = np.sqrt(variance / _share(residual, total) ** 2 + of_scale)
+            deviations = _fill_sigma(intensities, rests, partial, ks, model, sigma[chunk], chunked)
+            square += deviations[0]
+            n_known += deviations[1]
         chi2[lattice] = square / n_known if n_known else np.nan
     return sigma, chi2

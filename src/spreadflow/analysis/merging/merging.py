@@ -12,12 +12,9 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 
-from spreadflow.models import ReflectionFlag
+from spreadflow.analysis.merging import selection_loops
 from spreadflow.physics import symmetry
 from spreadflow.products.index import Reflections
-
-CHUNK = 2**17
-"""Reflections that are judged at a time, so that what is on the way needs little memory."""
 
 N_SHELLS = 20
 """Resolution shells of equal volume for Wilson's prior and the best partiality."""
@@ -77,7 +74,8 @@ class Unique:
         self.d = self.spacing(self.hkl)
         self.shell = shells(self.d, d_min)
         """(unique,) one of N_SHELLS"""
-        self._grid = self._fill_grid()
+        self.grid = self._fill_grid()
+        """row of every Miller index in the resolution sphere, from −`limits` on; −1 = absent"""
 
     def __len__(self) -> int:
         return len(self.hkl)
@@ -90,14 +88,15 @@ class Unique:
         signed = sign[:, None] * self.hkl
         equivalents = [signed @ rotation for rotation in rotations]
         largest = [np.abs(hkl).max(axis=0, initial=0) for hkl in equivalents]
-        self._limits = np.max(largest, axis=0)
+        self.limits = np.max(largest, axis=0)
+        """(3,) largest Miller indices"""
 
-        grid = np.full(2 * self._limits + 1, -1, dtype=np.int32)
+        grid = np.full(2 * self.limits + 1, -1, dtype=np.int32)
         rows = np.arange(len(self))
         is_centric = self.friedel == 0
         for hkl in equivalents:
-            place = self._limits + hkl
-            opposite = self._limits - hkl[is_centric]
+            place = self.limits + hkl
+            opposite = self.limits - hkl[is_centric]
             grid[tuple(place.T)] = rows
             grid[tuple(opposite.T)] = rows[is_centric]
         return grid
@@ -106,10 +105,10 @@ class Unique:
         """Return the rows (n,) of Miller indices (n, 3) as observed; −1 for those that are absent
         or beyond the resolution.
         """
-        is_inside = (np.abs(hkl) <= self._limits).all(axis=1)
+        is_inside = (np.abs(hkl) <= self.limits).all(axis=1)
         hkl_inside = np.where(is_inside[:, None], hkl, 0)
-        place = hkl_inside + self._limits
-        row = self._grid[tuple(place.T)]
+        place = hkl_inside + self.limits
+        row = self.grid[tuple(place.T)]
         return np.where(is_inside, row, -1)
 
     def spacing(self, hkl: np.ndarray) -> np.ndarray:
@@ -150,7 +149,10 @@ class Lattices(NamedTuple):
 
 
 class Observations(NamedTuple):
-    """Reflections to be merged, sorted by lattice, and which lattice and group they belong to."""
+    """Reflections to be merged, sorted by lattice, and which lattice and group they belong to.
+
+    Numbers of observations are in single precision, as they were read: there are millions.
+    """
 
     lattice: np.ndarray
     """(observation,) number of the lattice, ascending"""
@@ -297,15 +299,10 @@ class Sums:
         return self.of_groups(lambda first, last: table[first:last].sum(axis=0), (len(columns),))
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    """Yield the rows of each chunk of n rows."""
-    for first in range(0, n, CHUNK):
-        yield slice(first, min(first + CHUNK, n))
-
-
 def best_partiality(
     partiality: np.ndarray,
     shell: np.ndarray,
+    lattice: np.ndarray,
     group: np.ndarray,
     add: Add = add_in_order,
 ) -> np.ndarray:
@@ -313,18 +310,15 @@ def best_partiality(
     sphere records: (shell,).
 
     A pulse is broad for nodes at high angle, and even the best of them then meets only a part of
-    it. partiality, shell, group: (reflection,). From a histogram of 1 % steps. Collective.
+    it. partiality, shell, lattice: (reflection,), shell int8, −1 = does not count; group:
+    (lattice,). From a histogram of 1 % steps. Collective.
     """
     n_steps = N_PARTIALITY_STEPS
-    own_groups = np.unique(group)
+    own_groups, number = np.unique(group, return_inverse=True)
     shape = (len(own_groups), N_SHELLS, n_steps)
-    counts = np.zeros(np.prod(shape), dtype=np.int64)
-    for rows in _chunks(len(partiality)):
-        step = (partiality[rows].astype(np.float64) * n_steps).astype(np.int64)
-        row = np.searchsorted(own_groups, group[rows])
-        address = (row * N_SHELLS + shell[rows]) * n_steps + np.minimum(step, n_steps - 1)
-        counts += np.bincount(address, minlength=len(counts))
-    histograms = zip(own_groups.tolist(), counts.reshape(shape), strict=True)
+    counts = np.zeros(shape, dtype=np.int64)
+    selection_loops.count_partialities(partiality, shell, lattice, number, counts)
+    histograms = zip(own_groups.tolist(), counts, strict=True)
     total = add(histograms, shape[1:])
 
     n_in_shell = total.sum(axis=1, keepdims=True)
@@ -373,16 +367,10 @@ def select(
     # partialities are judged by the best at their resolution
     lattice = reflections.lattice
     shell = unique.shell.astype(np.int8)
-    is_good = fate == Fate.USED
-    best = best_partiality(
-        reflections.partiality[is_good],
-        shell[judged.unique[is_good]],
-        group.astype(np.int32)[lattice[is_good]],
-        add,
-    )
-    for chunk in _chunks(len(fate)):
-        relative = reflections.partiality[chunk] / best[shell[judged.unique[chunk]]]
-        fate[chunk][(relative < partiality_min) & is_good[chunk]] = Fate.PARTIALITY
+    of_shell = np.where(fate == Fate.USED, shell[judged.unique], np.int8(-1))
+    best = best_partiality(reflections.partiality, of_shell, lattice, group, add)
+    is_less = (reflections.partiality < (partiality_min * best)[of_shell]) & (of_shell >= 0)
+    fate[is_less] = Fate.PARTIALITY
 
     # a lattice with too few observations is left out as a whole
     is_good = fate == Fate.USED
@@ -395,15 +383,15 @@ def select(
         rows = rows[np.argsort(lattice[rows], kind="stable")]
     number = (np.cumsum(is_used) - 1).astype(np.int32)
     row = judged.unique[rows]
-    partiality = columns.pop("partiality")[rows] / best[shell[row]]
+    partiality = columns.pop("partiality")[rows] / best.astype(np.float32)[shell[row]]
     observations = Observations(
         lattice=number[columns.pop("lattice")[rows]],
         group=group[is_used],
         half=lattices.half[is_used],
         unique=row,
         s2=judged.s2[rows],
-        intensity=columns.pop("intensity")[rows].astype(np.float64),
-        variance=columns.pop("sigma_background")[rows].astype(np.float64) ** 2,
+        intensity=columns.pop("intensity")[rows].astype(np.float32, copy=False),
+        variance=columns.pop("sigma_background")[rows].astype(np.float32, copy=False) ** 2,
         factor=judged.factor[rows],
         partiality=np.minimum(partiality, 1.0, out=partiality),
         slopes=columns.pop("slopes")[rows],
@@ -416,48 +404,25 @@ def _judge(reflections: Reflections, pulse: np.ndarray, unique: Unique) -> _Judg
     n = len(reflections)
     judged = _Judged(
         unique=np.empty(n, np.int32),
-        s2=np.empty(n),
-        factor=np.empty(n),
+        s2=np.empty(n, np.float32),
+        factor=np.empty(n, np.float32),
         fate=np.empty(n, np.uint8),
     )
-    for rows in _chunks(n):
-        chunk = reflections[rows]
-        hkl = chunk.hkl.astype(np.int32)
-        d = unique.spacing(hkl)
-        row = unique.rows(hkl)
-        factor = _factor(chunk, pulse)
-        judged.unique[rows] = row
-        judged.s2[rows] = 0.25 / d**2
-        judged.factor[rows] = factor
-        judged.fate[rows] = _fates_alone(chunk, row, d < unique.d_min, factor)
+    numbered = selection_loops.Numbered(
+        grid=unique.grid,
+        limits=unique.limits,
+        metric=np.array(unique.cell.reciprocal_metric_tensor().as_mat33().tolist()),
+        largest=1.0 / unique.d_min**2,
+    )
+    described = Reflections.described()
+    read = selection_loops.Read(
+        **{
+            name: np.ascontiguousarray(reflections.as_dict()[name], described[name].dtype)
+            for name in selection_loops.Read._fields
+        }
+    )
+    selection_loops.judge(read, pulse, numbered, *judged)
     return judged
-
-
-def _factor(reflections: Reflections, pulse: np.ndarray) -> np.ndarray:
-    """Return `factor`, as in `Observations`, of every reflection. pulse: (lattice,)."""
-    polarization = reflections.polarization.astype(np.float64)
-    capture = reflections.capture.astype(np.float64)
-    lorentz = reflections.lorentz.astype(np.float64)
-    partiality = reflections.partiality.astype(np.float64)
-    return partiality * pulse[reflections.lattice] * (polarization * capture * lorentz)
-
-
-def _fates_alone(
-    reflections: Reflections, row: np.ndarray, is_beyond: np.ndarray, factor: np.ndarray
-) -> np.ndarray:
-    """Return the `Fate` of each reflection that it has whatever the others are; USED where there is
-    none.
-
-    All (reflection,): row of `Unique`, whether it is beyond the resolution, and `factor` as in
-    `Observations`.
-    """
-    is_finite = np.isfinite(reflections.intensity) & np.isfinite(factor)
-    is_valid = is_finite & (reflections.sigma_background > 0) & (factor > 0)
-    has_failed = (reflections.flags & ReflectionFlag.FAILED) != 0
-    fate = np.where(row < 0, Fate.ABSENT, Fate.USED)
-    fate[is_beyond] = Fate.RESOLUTION
-    fate[has_failed | ~is_valid] = Fate.FAILED
-    return fate
 
 
 def merge(
@@ -474,8 +439,8 @@ def merge(
     """
 
     def columns(rows: slice) -> tuple[np.ndarray, ...]:
-        of_rows = intensity[rows]
-        weight = 1.0 / sigma[rows] ** 2
+        of_rows = intensity[rows].astype(np.float64)
+        weight = sigma[rows].astype(np.float64) ** -2.0
         first = np.where(obs.half[obs.lattice[rows]] == 0, weight, 0.0)
         second = weight - first
         squares = weight * of_rows**2

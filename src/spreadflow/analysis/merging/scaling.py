@@ -14,11 +14,12 @@ lattices themselves (MacKay 1992, Neural Comput. 4, 415): a lattice whose few re
 tell its B gets that of the others.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.merging import error_model, loops
+from spreadflow.analysis.merging import error_model, loops, step_loops
 from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import ANOMALOUS, Observations, Sums, Unique
 from spreadflow.units import DEG
@@ -44,12 +45,25 @@ STEP_MAX = np.array([1.0, 10.0, 0.01 * DEG, 0.01 * DEG, 0.2])
 LARGEST_RELATIVE_VARIANCE = 100.0
 """Intensities of a shell do not vary more than this, in units of Wilson's variance."""
 
-TOLERANCE = 5e-3
-"""Cycles end when ln G moves by less than this many standard deviations, r.m.s. over lattices."""
+TOLERANCE = 1e-2
+"""Cycles end when a step of ln G is shorter than this many standard deviations, r.m.s. over
+lattices. As steps anticipate the next ones, scales are then about three such steps from where they
+would end, a few hundredths of their standard deviations.
+"""
 
 RELAXATION = 0.8
 """Share of a step towards the others that is taken: two lattices that share their strongest
 reflections would otherwise go back and forth.
+"""
+
+N_PAST = 3
+"""Cycles whose steps towards the others are extrapolated from. Steps of all lattices and the
+intensities that they move follow each other slowly, by a seventh a cycle where reflections were
+measured few times.
+"""
+
+LEAST_DIFFERENCE = 1e-6
+"""Differences of steps that are this nearly parallel are taken as one, relative to their squares.
 """
 
 LEAST_SHELL_MEAN = 1e-3
@@ -109,6 +123,15 @@ class _Data(NamedTuple):
     """whether there is a reference"""
 
 
+class _Past(NamedTuple):
+    """A cycle that has been; each (lattice, 5)."""
+
+    unknowns: np.ndarray
+    """at its start"""
+    change: np.ndarray
+    """the step from there, not extrapolated"""
+
+
 class _State(NamedTuple):
     """The parameters, which change from cycle to cycle."""
 
@@ -123,6 +146,8 @@ class _State(NamedTuple):
     """(unique, 8) columns as `loops` has them"""
     kept: loops.Kept
     """changed in place"""
+    past: tuple[_Past, ...] = ()
+    """the last cycles, the first one apart, from which steps are extrapolated"""
 
     @property
     def variance(self) -> np.ndarray:
@@ -158,7 +183,7 @@ def scale(
         model=ErrorModel(),
         spread=EXPECTED_SPREAD,
         uniques=_uniques(obs, sums, unique, target),
-        kept=loops.Kept(np.array(obs.factor), *np.zeros((4, len(obs.unique)))),
+        kept=loops.Kept(np.array(obs.factor), *np.zeros((2, len(obs.unique)), obs.factor.dtype)),
     )
     change = np.inf
     cycle = 0
@@ -172,14 +197,16 @@ def scale(
 def _observed(obs: Observations, refine_b: bool) -> loops.Observed:
     """Return the observations as loops take them. refine_b: whether B is an unknown at all."""
     bounds = np.arange(obs.n_lattices + 1)
+    dtype = obs.intensity.dtype
+    by_b = np.multiply(obs.s2, -2.0, dtype=dtype) if refine_b else np.zeros(len(obs.s2), dtype)
     return loops.Observed(
         first=np.searchsorted(obs.lattice, bounds),
         unique=np.ascontiguousarray(obs.unique, np.int32),
-        intensity=np.ascontiguousarray(obs.intensity, np.float64),
-        variance=np.ascontiguousarray(obs.variance, np.float64),
-        factor=np.ascontiguousarray(obs.factor, np.float64),
-        partial=error_model.partial(obs.partiality),
-        by_b=-2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2)),
+        intensity=np.ascontiguousarray(obs.intensity),
+        variance=np.ascontiguousarray(obs.variance, dtype),
+        factor=np.ascontiguousarray(obs.factor, dtype),
+        partial=error_model.partial(obs.partiality).astype(dtype),
+        by_b=by_b,
         slopes=np.ascontiguousarray(obs.slopes, np.float32),
     )
 
@@ -231,24 +258,66 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
     Returns the new state, and the r.m.s. change of ln G in its standard deviations.
     """
-    model = _error_model(data, state)
     if not is_first:
-        state = state._replace(model=model)
+        state = state._replace(model=_error_model(data, state))
     change, covariance = _step(data, state)
-    moved = state._replace(unknowns=state.unknowns + change, covariance=covariance)
-    moved = moved._replace(spread=_spread(data, moved))
+    moved = state._replace(covariance=covariance)
     (mean_square,) = _mean(data, change[:, :1] ** 2 / moved.variance[:, :1])
+    if not (is_first or data.has_target):
+        change, past = extrapolated(data.sums, state.past, state.unknowns, change, moved.variance)
+        moved = moved._replace(past=past)
+    moved = moved._replace(unknowns=state.unknowns + change)
+    moved = moved._replace(spread=_spread(data, moved))
     return _merge(data, moved), float(np.sqrt(mean_square))
 
 
+def extrapolated(
+    sums: Sums,
+    past: tuple[_Past, ...],
+    unknowns: np.ndarray,
+    change: np.ndarray,
+    variance: np.ndarray,
+) -> tuple[np.ndarray, tuple[_Past, ...]]:
+    """Return a change of the unknowns that anticipates the next ones, and the cycles to go on from.
+    Collective.
+
+    Anderson's (1965, J. ACM 12, 547) mixing: the combination of the last cycles whose step is the
+    shortest, in standard deviations, and from there that step. Where a step is longer than that of
+    the cycle before, what was is forgotten. All (lattice, 5): unknowns, the step from there, and
+    the variances of the unknowns.
+    """
+    past = (*past, _Past(unknowns, change))[-N_PAST:]
+    pairs = list(pairwise(past))
+    steps = [change, *(after.change - before.change for before, after in pairs)]
+    moves = [after.unknowns - before.unknowns for before, after in pairs]
+    weighted = [step / variance for step in steps]
+    products = [(step * other).sum(axis=1) for step in steps for other in weighted]
+    n = len(steps)
+    gram = sums.over_lattices(*products).reshape(n, n)
+    if n == 1:
+        return change, past
+    # |change − difference|² is the square of the step of the cycle before
+    if gram[0, 0] > gram[0, 0] - 2.0 * gram[0, -1] + gram[-1, -1]:
+        return change, past[-1:]
+
+    shares, *_ = np.linalg.lstsq(gram[1:, 1:], gram[1:, 0], rcond=LEAST_DIFFERENCE)
+    anticipated = change.copy()
+    for share, move, step in zip(shares, moves, steps[1:], strict=True):
+        anticipated -= share * (move + step)
+    anticipated = np.clip(anticipated, -STEP_MAX, STEP_MAX)
+    mean = sums.over_lattices(*anticipated[:, :2].T, np.ones(len(anticipated)))
+    anticipated[:, :2] -= mean[:2] / mean[2]
+    return anticipated, past
+
+
 def _error_model(data: _Data, state: _State) -> ErrorModel:
-    """Return the error model one step further. What the others say of each observation is kept."""
+    """Return the error model one step further."""
     squares = state.model.squares
 
     def of_group(first: int, last: int) -> np.ndarray:
         return loops.error_sums(data.observed, state.kept, state.uniques, squares, first, last)
 
-    return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)), state.model)
+    return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)))
 
 
 def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
@@ -351,17 +420,17 @@ def _step(data: _Data, state: _State) -> tuple[np.ndarray, np.ndarray]:
     their covariance (lattice, 5, 5). `OF_SCALES` of the state is filled.
     """
     n_lattices = len(state.unknowns)
-    restraint = loops.Restraint(
+    restraint = step_loops.Restraint(
         away=state.unknowns - _mean_unknowns(data, state), precision=state.spread**-2.0
     )
-    out = loops.Step(
+    out = step_loops.Step(
         change=np.empty((n_lattices, len(UNKNOWNS))),
         covariance=np.empty((n_lattices, len(UNKNOWNS), len(UNKNOWNS))),
     )
     common = (data.observed, state.kept, state.uniques, state.model.squares, data.has_target)
 
     def add(table: np.ndarray, first: int, last: int) -> None:
-        loops.step(*common, restraint, out, table, first, last)
+        step_loops.step(*common, restraint, out, table, first, last)
 
     (state.uniques[:, loops.OF_SCALES],) = data.sums.by_unique_of_groups(add, 1)
     change = np.clip(out.change, -STEP_MAX, STEP_MAX)
