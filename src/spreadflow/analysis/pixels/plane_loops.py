@@ -107,7 +107,12 @@ def _planes_of(pixels: PixelColumns, model, noise: NoiseTerms, ridge, box, plane
 def planes_and_scale(pixels: PixelColumns, noise: NoiseTerms, ridge, n_rounds):
     """Return the factor of the Bragg photons and the planes (box, 3) of least squares, weights
     taken anew from the model in each round. ridge: of normal equations, relative to the diagonal.
+
+    Raises ValueError for columns of unlike length, which would be read beyond their end.
     """
+    n = pixels.start[-1]
+    if len(pixels.photons) != n or len(pixels.bragg) != n or len(pixels.plane) != n:
+        raise ValueError("photons, model and planes of pixels are not of the same shape")
     n_boxes = len(pixels.start) - 1
     planes = np.zeros((n_boxes, 2, 3))
     model = np.maximum(pixels.photons, 1.0)
