@@ -26,7 +26,7 @@ import recorded
 from bed_chain import Trial
 from bed_truth import Truth
 from spreadflow import cli, config
-from spreadflow.analysis.merging import merging
+from spreadflow.analysis.merging import merging, selection
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
 from spreadflow.io.accepted import accepted_lattices, brought
@@ -226,9 +226,9 @@ def observed(trial: Trial, cells: Path) -> Observed:
     to_merge.hkl = hkl
     to_merge.flags = np.where(accepted.is_accepted[lattice], to_merge.flags, ReflectionFlag.FAILED)
     n_lattices = len(accepted.is_accepted)
-    _, _, fate = merging.select(
+    _, _, fate = selection.select(
         to_merge,
-        merging.Lattices(
+        selection.Lattices(
             group=np.zeros(n_lattices, dtype=int),
             half=np.zeros(n_lattices, dtype=int),
             pulse=np.ones(n_lattices),
@@ -237,7 +237,7 @@ def observed(trial: Trial, cells: Path) -> Observed:
         partiality_min=section.partiality_min,
         min_reflections=section.min_reflections,
     )
-    rows = np.flatnonzero(fate == merging.Fate.USED)
+    rows = np.flatnonzero(fate == selection.Fate.USED)
     own = reindex.reflections[rows]
     polarization = own.polarization.astype(np.float64)
     partiality = own.partiality.astype(np.float64)

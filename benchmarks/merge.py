@@ -31,7 +31,7 @@ import numpy as np
 
 import recorded
 from spreadflow.analysis import identity_hash
-from spreadflow.analysis.merging import merging, scaling
+from spreadflow.analysis.merging import merging, scaling, selection
 from spreadflow.analysis.still import prediction
 from spreadflow.analysis.still.variance import own_variance
 from spreadflow.errors import LatticeOutcome
@@ -207,7 +207,9 @@ def observations(table: Table, unique: merging.Unique, which: int) -> merging.Ob
     group = np.arange(n) * N_GROUPS // n
     partiality = table.partiality[:, which]
     shell = unique.shell[table.unique].astype(np.int8)
-    relative = partiality / merging.best_partiality(partiality, shell, table.lattice, group)[shell]
+    relative = (
+        partiality / selection.best_partiality(partiality, shell, table.lattice, group)[shell]
+    )
     keep = relative >= PARTIALITY_MIN
     return merging.Observations(
         lattice=table.lattice[keep],

@@ -34,7 +34,7 @@ from lattices import user_cpu
 from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.agreement import Agreement, agreement
 from spreadflow.analysis.factors.equations import Batch
-from spreadflow.analysis.merging import merging, scaling
+from spreadflow.analysis.merging import merging, scaling, selection
 from spreadflow.models import Mosaic
 from spreadflow.physics.mosaic import continuous
 from spreadflow.physics.structure_factors import StructureFactors
@@ -137,9 +137,9 @@ def merged(made: Sequence[Made], refine_b: bool) -> merging.Merged:
     alone = Reindex.lattices.unread(1)
     of_lattices = [Reindex(lattices=alone, reflections=lattice.reflections) for lattice in made]
     numbers = np.arange(n_lattices, dtype=np.uint64)
-    observations, _, _ = merging.select(
+    observations, _, _ = selection.select(
         Reindex.joined(of_lattices).reflections,
-        merging.Lattices(
+        selection.Lattices(
             group=group,
             half=identity_hash.half_sets(numbers),
             pulse=photons / photons.mean(),

@@ -11,7 +11,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from spreadflow.analysis.merging.merging import Fate, Unique
+from spreadflow.analysis.merging.merging import Unique
+from spreadflow.analysis.merging.selection import Fate
 from spreadflow.config import MergeConfig
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import store

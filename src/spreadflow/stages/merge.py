@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis import identity_hash
-from spreadflow.analysis.merging import absences, merging, scaling, statistics
-from spreadflow.analysis.merging.merging import Fate
+from spreadflow.analysis.merging import absences, merging, scaling, selection, statistics
+from spreadflow.analysis.merging.selection import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
 from spreadflow.io import mtz, store
@@ -441,9 +441,9 @@ def _select(
     """Return the observations, the first columns of the lattices, and the number of reflections of
     each fate. The reflections are let go of.
     """
-    obs, n, fate = merging.select(
+    obs, n, fate = selection.select(
         reflections,
-        merging.Lattices(
+        selection.Lattices(
             group=own.group,
             half=identity_hash.half_sets(own.shot_id),
             pulse=_relative_photons(own, world),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis import identity_hash
-from spreadflow.analysis.merging import merging
-from spreadflow.analysis.merging.merging import Fate
+from spreadflow.analysis.merging import merging, selection
+from spreadflow.analysis.merging.selection import Fate
 from spreadflow.models import ReflectionFlag
 from spreadflow.products.index import Reflections
 
@@ -210,9 +210,9 @@ def test_every_reflection_has_one_fate():
         sigma_background=np.where(np.arange(n) == 15, 0.0, 1.0),
         flags=np.where(np.arange(n) == 3, ReflectionFlag.MASKED, 0),
     )
-    obs, count, fate = merging.select(
+    obs, count, fate = selection.select(
         reflections,
-        merging.Lattices(
+        selection.Lattices(
             group=np.zeros(2, dtype=np.int64), half=np.zeros(2, dtype=np.int8), pulse=np.ones(2)
         ),
         unique,
@@ -254,8 +254,10 @@ def test_factors_are_products_in_double_precision():
         flags=np.zeros(n, np.int32),
         **columns,
     )
-    lattices = merging.Lattices(group=np.zeros(1, int), half=np.zeros(1, int), pulse=pulse)
-    obs, _, _ = merging.select(reflections, lattices, unique, partiality_min=0.0, min_reflections=1)
+    lattices = selection.Lattices(group=np.zeros(1, int), half=np.zeros(1, int), pulse=pulse)
+    obs, _, _ = selection.select(
+        reflections, lattices, unique, partiality_min=0.0, min_reflections=1
+    )
 
     np.testing.assert_allclose(obs.factor, expected, rtol=0.5 * np.finfo(np.float32).eps)
 
@@ -265,7 +267,7 @@ def test_best_partiality_is_the_quantile():
     p = rng.random(40000) * 0.8
     shell = rng.integers(0, merging.N_SHELLS, 40000)
     group = rng.integers(0, 5, 40000)
-    best = merging.best_partiality(p, shell.astype(np.int8), group, np.arange(5))
+    best = selection.best_partiality(p, shell.astype(np.int8), group, np.arange(5))
     expected = [np.quantile(p[shell == i], 0.97) for i in range(merging.N_SHELLS)]
 
     np.testing.assert_allclose(best, expected, atol=0.011)

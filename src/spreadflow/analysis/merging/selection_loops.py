@@ -1,5 +1,5 @@
 """Compiled loops over all reflections of accepted lattices: which unique reflection each is of,
-whether it can be merged at all, and how large partialities are (`merging.select`).
+whether it can be merged at all, and how large partialities are (`selection.select`).
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from spreadflow.models import ReflectionFlag
 from spreadflow.physics.compiling import compiled
 
 USED, FAILED, RESOLUTION, ABSENT = range(4)
-"""The first of `merging.Fate`, in its order."""
+"""The first of `selection.Fate`, in its order."""
 
 FAILURES = int(ReflectionFlag.FAILED)
 """Bits of flags that no reflection to be merged has."""
@@ -46,7 +46,7 @@ class Numbered(NamedTuple):
 @compiled
 def judge(read, pulse, numbered, rows, s2, factors, fates):
     """Fill rows of `Unique` (−1 = none), 1/(4d²), factors and fates, (reflection,), as in
-    `merging.Observations` and `merging.Fate`. pulse: (lattice,).
+    `merging.Observations` and `selection.Fate`. pulse: (lattice,).
     """
     grid = numbered.grid
     metric = numbered.metric
