@@ -16,8 +16,8 @@ FAILURES = int(ReflectionFlag.FAILED)
 """Bits of flags that no reflection to be merged has."""
 
 SMALLEST_FACTOR = 1e-20
-"""Expectation, as `factor` of `merging.Observations`, up to which a reflection has none, Å³/rad: its
-photons divided by less would be no number in single precision.
+"""Expectation, as `factor` of `merging.Observations`, up to which a reflection has none, Å³/rad:
+its photons divided by less would be no number in single precision.
 """
 
 

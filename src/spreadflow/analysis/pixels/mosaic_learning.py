@@ -20,7 +20,7 @@ from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
-from spreadflow.analysis.pixels.weight_loops import Lit
+from spreadflow.analysis.pixels.weight_loops import LitPixels
 from spreadflow.models import Mosaic
 from spreadflow.physics import geometry, rotation
 from spreadflow.physics.components import by_component
@@ -425,7 +425,7 @@ class _Expectation(NamedTuple):
     lit ones.
     """
 
-    lit: Lit
+    lit: LitPixels
     factor: float
     expected: np.ndarray
     """(node,) Σ factor·counting_share·template"""
@@ -501,7 +501,7 @@ def _expectation(
     counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
     counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
     background = np.maximum(background, FLOOR) + readout
-    lit = Lit(
+    lit = LitPixels(
         ends=lattice.lit.indptr,
         node=lattice.lit.indices,
         template=lattice.lit.data,
