@@ -221,7 +221,7 @@ def observed(trial: Trial, cells: Path) -> Observed:
     )
     accepted = accepted_lattices(cells, product)
     lattice = reindex.reflections.lattice
-    hkl = brought(reindex.reflections.hkl, accepted.setting[lattice])
+    hkl = brought(reindex.reflections.hkl, accepted.setting, lattice)
     to_merge = reindex.reflections[:]
     to_merge.hkl = hkl
     to_merge.flags = np.where(accepted.is_accepted[lattice], to_merge.flags, ReflectionFlag.FAILED)

@@ -30,15 +30,38 @@ def test_modules_of_compiled_loops_are_told_by_their_names():
     assert [path.name for path in SOURCES if "import numba" in path.read_text()] == ["compiling.py"]
 
 
+def imported_functions(path: Path) -> dict[str, tuple[str, ast.FunctionDef]]:
+    """The same of functions that a module takes from others of compiled loops, by their names in
+    it.
+    """
+    functions = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("spreadflow."):
+            source = compiling.PACKAGE.joinpath(*node.module.split(".")[1:]).with_suffix(".py")
+            of_source = compiled_functions(source) if source in LOOPS else {}
+            for alias in node.names:
+                assert not alias.name.endswith("loops"), "take functions, not the module"
+                if alias.name in of_source:
+                    functions[alias.asname or alias.name] = of_source[alias.name]
+    return functions
+
+
 @pytest.mark.parametrize("path", LOOPS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_what_compiled_functions_call_is_compiled_into_them(path):
     """Otherwise results depend on whether a process compiles or reads the cache."""
-    functions = compiled_functions(path)
-    for _, caller in functions.values():
+    own = compiled_functions(path)
+    functions = imported_functions(path) | own
+    for _, caller in own.values():
         calls = [node.func for node in ast.walk(caller) if isinstance(node, ast.Call)]
         called = {call.id for call in calls if isinstance(call, ast.Name)}
         for name in called & functions.keys():
             assert functions[name][0] in ("inlined", "inlined_in_order"), (caller.name, name)
+
+
+def test_what_is_imported_is_looked_at_too():
+    by_name = {path.stem: path for path in LOOPS}
+    assert "exp" in imported_functions(by_name["component_loops"])
+    assert "judge" in imported_functions(by_name["step_loops"])
 
 
 def test_another_state_of_the_loops_has_a_folder_of_its_own(tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def _twice_as_long(column):
     return out
 
 
-class Grid(NamedTuple):
+class PixelGrid(NamedTuple):
     """Pixels and points of rectangles, one after another, row by row."""
 
     boxes: PixelBoxes
@@ -151,7 +151,7 @@ class Grid(NamedTuple):
 @inlined
 def _add_cloud(tables, ticks, sums, grid, cloud, overlap, place, total, is_lit):
     """Add the photons of a cloud to those of the valid pixels of a box, (pixel, component), and
-    mark the pixels that are lit.
+    mark the pixels that are lit: in one function, as an array handed on for each point is counted.
 
     cloud: its row and the largest exponent that matters; overlap: the pixels, of the box, that it
     reaches; place: the first pixel of the box and its width.
@@ -213,7 +213,9 @@ def _add_cloud(tables, ticks, sums, grid, cloud, overlap, place, total, is_lit):
 
 
 @compiled
-def by_component(tables: LoopTables, ticks: Ticks, sums: ChannelSums, reaches: Reaches, grid: Grid):
+def by_component(
+    tables: LoopTables, ticks: Ticks, sums: ChannelSums, reaches: Reaches, grid: PixelGrid
+):
     """Return the mean photons of each component in each valid pixel, as a sparse matrix (valid
     pixel, component): values float32, components and ends of rows int32.
     """

@@ -6,7 +6,7 @@ from scipy.sparse import csr_matrix, hstack
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import component_loops, forward, layout
 from spreadflow.physics.cloud_boxes import boxes_of, follow
-from spreadflow.physics.component_loops import Grid, PixelBoxes, Reaches
+from spreadflow.physics.component_loops import PixelBoxes, PixelGrid, Reaches
 from spreadflow.physics.pair_tables import rays_by_point
 
 BATCH = 64
@@ -59,7 +59,9 @@ def _of_batch(
         ticks,
         component_loops.channel_sums(tables, ticks, len(parameters.spectrum.photons)),
         Reaches(followed.cut, reached.cloud, reached_pixels),
-        Grid(PixelBoxes(panel, fast0, fast1, slow0, slow1), np.asarray(boxes.valid), oversample),
+        PixelGrid(
+            PixelBoxes(panel, fast0, fast1, slow0, slow1), np.asarray(boxes.valid), oversample
+        ),
     )
     shape = (len(ends) - 1, len(parameters.mosaic.share))
     return csr_matrix((values, components, ends), shape=shape)

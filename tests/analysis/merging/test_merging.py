@@ -262,6 +262,31 @@ def test_factors_are_products_in_double_precision():
     np.testing.assert_allclose(obs.factor, expected, rtol=0.5 * np.finfo(np.float32).eps)
 
 
+def test_photons_over_what_is_expected_are_numbers_in_single_precision():
+    """A reflection of which next to nothing is expected would make its mean infinite."""
+    unique = merging.Unique(np.array(CRYSTALS["C 1 2 1"]), "C 1 2 1", 3.0)
+    ones = np.ones(3, np.float32)
+    reflections = Reflections(
+        lattice=np.zeros(3, np.int32),
+        hkl=np.tile([1, 1, 1], (3, 1)),
+        partiality=np.array([0.5, 1e-15, 1e-36], np.float32),
+        lorentz=ones,
+        polarization=ones,
+        capture=ones,
+        slopes=np.zeros((3, 3), np.float32),
+        intensity=1e6 * ones,
+        sigma_background=ones,
+        flags=np.zeros(3, np.int32),
+    )
+    lattices = selection.Lattices(np.zeros(1, int), np.zeros(1, int), pulse=np.ones(1))
+    obs, _, fate = selection.select(
+        reflections, lattices, unique, partiality_min=0.0, min_reflections=1
+    )
+
+    assert fate.tolist() == [Fate.USED, Fate.USED, Fate.FAILED]
+    assert np.isfinite(obs.intensity / obs.factor).all()
+
+
 def test_best_partiality_is_the_quantile():
     rng = np.random.default_rng(8)
     p = rng.random(40000) * 0.8

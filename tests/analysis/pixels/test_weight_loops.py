@@ -4,13 +4,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from spreadflow.analysis.pixels import mosaic_learning, weight_loops
-from spreadflow.analysis.pixels.weight_loops import Lit
+from spreadflow.analysis.pixels.weight_loops import LitPixels
 
 FACTOR = 10.0
 """Of the templates."""
 
 
-def drawn() -> tuple[np.ndarray, Lit, np.ndarray]:
+def drawn() -> tuple[np.ndarray, LitPixels, np.ndarray]:
     """Templates (pixel, node) that overlap, as a matrix and with their pixels, and true weights."""
     rng = np.random.default_rng(3)
     pixel, node = np.mgrid[:200, :40]
@@ -21,16 +21,16 @@ def drawn() -> tuple[np.ndarray, Lit, np.ndarray]:
     counted = rng.poisson(FACTOR * templates @ true + 2.0).astype(float)
     rows = csr_matrix(templates)
     share = rng.uniform(0.5, 1.0, 200)
-    lit = Lit(rows.indptr, rows.indices, rows.data, counted, np.full(200, 2.0), share)
+    lit = LitPixels(rows.indptr, rows.indices, rows.data, counted, np.full(200, 2.0), share)
     return templates, lit, true
 
 
-def expectation(templates: np.ndarray, lit: Lit) -> mosaic_learning._Expectation:
+def expectation(templates: np.ndarray, lit: LitPixels) -> mosaic_learning._Expectation:
     """What the pixels say at the factor."""
     return mosaic_learning._Expectation(lit, FACTOR, FACTOR * templates.T @ lit.counting_share)
 
 
-def loss(templates: np.ndarray, lit: Lit, weight: np.ndarray) -> float:
+def loss(templates: np.ndarray, lit: LitPixels, weight: np.ndarray) -> float:
     """What iterations make smaller."""
     model = FACTOR * templates @ weight + lit.background
     return float(lit.counting_share @ (model - lit.counted * np.log(model)))

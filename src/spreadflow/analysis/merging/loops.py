@@ -29,9 +29,6 @@ observation is of the reflection itself; intensity of the reference, NaN = unkno
 (1/variance)² · variance that its scale brings into each observation.
 """
 
-N_UNKNOWNS = 5
-"""Unknowns of a lattice."""
-
 CHUNK = 256
 """Most observations of a lattice that are gone over at once: they stay in the nearest cache."""
 

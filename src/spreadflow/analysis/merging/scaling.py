@@ -92,7 +92,7 @@ class Scaling(NamedTuple):
     """
     n_cycles: int
     last_change: float
-    """r.m.s. change of ln G in the last cycle, in its standard deviations"""
+    """r.m.s. step of ln G in the last cycle, not extrapolated, in its standard deviations"""
 
     @property
     def log_g(self) -> np.ndarray:
@@ -123,7 +123,7 @@ class _Data(NamedTuple):
     """whether there is a reference"""
 
 
-class _Past(NamedTuple):
+class Past(NamedTuple):
     """A cycle that has been; each (lattice, 5)."""
 
     unknowns: np.ndarray
@@ -146,7 +146,7 @@ class _State(NamedTuple):
     """(unique, 8) columns as `loops` has them"""
     kept: loops.Kept
     """changed in place"""
-    past: tuple[_Past, ...] = ()
+    past: tuple[Past, ...] = ()
     """the last cycles, the first one apart, from which steps are extrapolated"""
 
     @property
@@ -169,8 +169,8 @@ def scale(
 
     reference: (unique,) intensities the scales are taken against instead of the merged ones (mark0:
     the slope through the origin; NaN = unknown). Without a reference mean ln G and mean B are 0.
-    Cycles end when ln G moves by less than `tolerance` of its standard deviation, r.m.s. Collective
-    through `sums`.
+    Cycles end when a step of ln G, not extrapolated, is shorter than `tolerance` of its standard
+    deviation, r.m.s. Collective through `sums`.
     """
     target, ratio = None, 1.0
     if reference is not None:
@@ -256,7 +256,7 @@ def _result(data: _Data, state: _State, ratio: float) -> Scaling:
 def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     """Judge every observation by the others, move the error model and the scales, merge.
 
-    Returns the new state, and the r.m.s. change of ln G in its standard deviations.
+    Returns the new state, and the r.m.s. step of ln G, not extrapolated, in standard deviations.
     """
     if not is_first:
         state = state._replace(model=_error_model(data, state))
@@ -273,11 +273,11 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
 
 def extrapolated(
     sums: Sums,
-    past: tuple[_Past, ...],
+    past: tuple[Past, ...],
     unknowns: np.ndarray,
     change: np.ndarray,
     variance: np.ndarray,
-) -> tuple[np.ndarray, tuple[_Past, ...]]:
+) -> tuple[np.ndarray, tuple[Past, ...]]:
     """Return a change of the unknowns that anticipates the next ones, and the cycles to go on from.
     Collective.
 
@@ -286,7 +286,7 @@ def extrapolated(
     the cycle before, what was is forgotten. All (lattice, 5): unknowns, the step from there, and
     the variances of the unknowns.
     """
-    past = (*past, _Past(unknowns, change))[-N_PAST:]
+    past = (*past, Past(unknowns, change))[-N_PAST:]
     pairs = list(pairwise(past))
     steps = [change, *(after.change - before.change for before, after in pairs)]
     moves = [after.unknowns - before.unknowns for before, after in pairs]

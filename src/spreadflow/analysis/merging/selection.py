@@ -156,18 +156,19 @@ def _judge(reflections: Reflections, pulse: np.ndarray, unique: Unique) -> _Judg
         factor=np.empty(n, np.float32),
         fate=np.empty(n, np.uint8),
     )
-    numbered = selection_loops.Numbered(
+    unique_rows = selection_loops.UniqueRows(
         grid=unique.grid,
         limits=unique.limits,
         metric=np.array(unique.cell.reciprocal_metric_tensor().as_mat33().tolist()),
         largest=1.0 / unique.d_min**2,
     )
     described = Reflections.described()
-    read = selection_loops.Read(
+    columns = reflections.as_dict()
+    read = selection_loops.ReflectionColumns(
         **{
-            name: np.ascontiguousarray(reflections.as_dict()[name], described[name].dtype)
-            for name in selection_loops.Read._fields
+            name: np.ascontiguousarray(columns[name], described[name].dtype)
+            for name in selection_loops.ReflectionColumns._fields
         }
     )
-    selection_loops.judge(read, pulse, numbered, *judged)
+    selection_loops.fill_judged(read, pulse, unique_rows, *judged)
     return judged

@@ -15,8 +15,13 @@ USED, FAILED, RESOLUTION, ABSENT = range(4)
 FAILURES = int(ReflectionFlag.FAILED)
 """Bits of flags that no reflection to be merged has."""
 
+SMALLEST_FACTOR = 1e-20
+"""Expectation, as `factor` of `merging.Observations`, up to which a reflection has none, Å³/rad:
+its photons divided by less would be no number in single precision.
+"""
 
-class Read(NamedTuple):
+
+class ReflectionColumns(NamedTuple):
     """Columns of `products.index.Reflections`; (reflection,)."""
 
     lattice: np.ndarray
@@ -30,8 +35,8 @@ class Read(NamedTuple):
     flags: np.ndarray
 
 
-class Numbered(NamedTuple):
-    """The unique reflections."""
+class UniqueRows(NamedTuple):
+    """Which row of `merging.Unique` a Miller index has, and its resolution."""
 
     grid: np.ndarray
     """row of every Miller index from −limits to limits, −1 = none"""
@@ -44,13 +49,13 @@ class Numbered(NamedTuple):
 
 
 @compiled
-def judge(read, pulse, numbered, rows, s2, factors, fates):
+def fill_judged(read, pulse, unique, rows, s2, factors, fates):
     """Fill rows of `Unique` (−1 = none), 1/(4d²), factors and fates, (reflection,), as in
     `merging.Observations` and `selection.Fate`. pulse: (lattice,).
     """
-    grid = numbered.grid
-    metric = numbered.metric
-    most_h, most_k, most_l = numbered.limits
+    grid = unique.grid
+    metric = unique.metric
+    most_h, most_k, most_l = unique.limits
     for i in range(len(rows)):
         h = read.hkl[i, 0]
         k = read.hkl[i, 1]
@@ -64,10 +69,10 @@ def judge(read, pulse, numbered, rows, s2, factors, fates):
         factor = read.partiality[i] * pulse[read.lattice[i]] * of_ray
 
         fate = USED if row >= 0 else ABSENT
-        if square > numbered.largest:
+        if square > unique.largest:
             fate = RESOLUTION
         is_finite = np.isfinite(read.intensity[i]) and np.isfinite(factor)
-        is_valid = is_finite and read.sigma_background[i] > 0.0 and factor > 0.0
+        is_valid = is_finite and read.sigma_background[i] > 0.0 and factor > SMALLEST_FACTOR
         if not is_valid or (read.flags[i] & FAILURES) != 0:
             fate = FAILED
         rows[i] = row

@@ -10,7 +10,6 @@ from spreadflow.analysis.merging.loops import (
     EXTRA,
     MEAN,
     N_ROWS,
-    N_UNKNOWNS,
     OTHERS,
     PHOTONS,
     ROW,
@@ -24,6 +23,9 @@ from spreadflow.analysis.merging.loops import (
     variance_of,
 )
 from spreadflow.physics.compiling import compiled, inlined
+
+N_UNKNOWNS = 5
+"""Unknowns of a lattice."""
 
 INFORMATION, PULL, DAMPING = (WORK + ROW * row for row in range(3))
 """Where the rows of a step begin: weight·photons²; weight·photons·residual; information times the

@@ -20,7 +20,7 @@ from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
 from spreadflow.analysis.pixels.rotation_grid import Grid
-from spreadflow.analysis.pixels.weight_loops import Lit
+from spreadflow.analysis.pixels.weight_loops import LitPixels
 from spreadflow.models import Mosaic
 from spreadflow.physics import geometry, rotation
 from spreadflow.physics.components import by_component
@@ -425,7 +425,7 @@ class _Expectation(NamedTuple):
     lit ones.
     """
 
-    lit: Lit
+    lit: LitPixels
     factor: float
     expected: np.ndarray
     """(node,) Σ factor·counting_share·template"""
@@ -463,11 +463,15 @@ def _maximized(
             weight = _after_stride(weight, expectations, settings.add)
 
     rows = rotation_grid.heaviest(best, ending.negligible)
-    weight = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
-    expectations, _ = _expectations(lattices, weight, settings)
+    kept = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
+    expectations, loss_of_kept = _expectations(lattices, kept, settings)
+    weight = kept
     for _ in range(LAST_STRIDES):
         weight = _after_stride(weight, expectations, settings.add)
     _, loss = _expectations(lattices, weight, settings)
+    if not loss < loss_of_kept:
+        weight = kept
+        loss = loss_of_kept
     n_iterations = ITERATIONS_OF_STRIDE * (n_best + LAST_STRIDES)
     return Grid(grid.step, grid.place[rows], weight[rows]), n_iterations, loss
 
@@ -501,7 +505,7 @@ def _expectation(
     counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
     counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
     background = np.maximum(background, FLOOR) + readout
-    lit = Lit(
+    lit = LitPixels(
         ends=lattice.lit.indptr,
         node=lattice.lit.indices,
         template=lattice.lit.data,

@@ -7,7 +7,7 @@ import numpy as np
 from spreadflow.physics.compiling import compiled
 
 
-class Lit(NamedTuple):
+class LitPixels(NamedTuple):
     """Templates row by row, and what is known of each pixel while planes and scale are fixed."""
 
     ends: np.ndarray
@@ -25,7 +25,7 @@ class Lit(NamedTuple):
 
 
 @compiled
-def observed(lit: Lit, factor, weight):
+def observed(lit: LitPixels, factor, weight):
     """Return Σ factor·template·counting_share·counted/model (node,) over the pixels, where the
     model is that of weights (node,).
     """
