@@ -1,5 +1,8 @@
 """The stage ladder on lattices whose truth is known."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -192,3 +195,29 @@ def test_structure_factors_of_another_crystal_are_refused(packed_run, tmp_path):
             tmp_path / "ladder.h5",
             structure_factors={"cell": [50.0, 36.0, 30.0, 80.0, 108.0, 95.0]},
         )
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(5, [2, 0, 2, 1]), (2, [1, 0, 1, 0]), (None, [3, 0, 4, 2])]
+)
+def test_lattices_are_of_all_parts_alike(monkeypatch, n, expected):
+    """All ranks have work; the second part has no shoebox, and the next one gives its share."""
+    sizes = [3, 2, 4, 2]
+    ends = np.cumsum(sizes)
+
+    def part(number):
+        with_boxes = np.arange(0 if number == 1 else sizes[number])
+        rows = slice(ends[number] - sizes[number], ends[number])
+        reflections = SimpleNamespace(lattice=with_boxes)
+        return SimpleNamespace(
+            rows=lambda table: rows, read=lambda wanted: SimpleNamespace(reflections=reflections)
+        )
+
+    identities = np.arange(ends[-1])
+    lattices = SimpleNamespace(shot_id=identities, k=np.zeros_like(identities))
+    monkeypatch.setattr(
+        stage.store, "read", lambda *_: SimpleNamespace(lattices=lattices), raising=True
+    )
+    ids, chosen = stage._choose(Path("annulus.h5"), [part(i) for i in range(4)], n)
+    assert [int(np.count_nonzero(rows)) for rows in chosen] == expected
+    assert [len(of_part) for of_part in ids] == [2 * size for size in sizes]

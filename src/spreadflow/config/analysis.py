@@ -206,7 +206,9 @@ class LadderSection(Section):
     structure_factors: dict[str, Any] = {}
     """keys of `structure_factors` that differ in the model"""
     n_lattices: PositiveInt | None = None
-    """at most this many lattices take part in the rungs with a model; null = all"""
+    """at most this many lattices, of all parts alike, take part in the rungs with a model; null =
+    all
+    """
     misset_deg: NonNegativeFloat = 0.02
     """lattices are turned by so much, about random axes, before they are modelled: the last rung
     has it to find

@@ -171,24 +171,34 @@ def _choose(
     """Return for each part shot_id and k of its lattices, and which of these are modelled,
     (lattice,) bool.
 
-    They are the first `n_lattices` that have shoeboxes, or all where it is None. Parts are opened
-    until there are enough.
+    They are `n_lattices` that have shoeboxes, the first of each part, as many of one as of the
+    other, so that all ranks have work; or all where it is None. What a part lacks is taken from the
+    next. Only parts that are to give lattices are opened.
     """
     ids: list[list[int]] = []
     chosen: list[np.ndarray] = []
+    n_missing = 0.0
     wanted = [Annulus.lattices.shot_id, Annulus.lattices.k]
     lattices = store.read(annulus, Annulus, wanted).lattices
-    n_left = np.inf if n_lattices is None else n_lattices
-    for part in parts:
+    for number, part in enumerate(parts):
         rows = part.rows("lattices")
         identities = [_identity(lattices, row) for row in range(rows.start, rows.stop)]
         ids.append([number for identity in identities for number in identity])
         has_boxes = np.zeros(len(identities), dtype=bool)
-        if n_left > 0:
+        n_of_part = n_missing + _share_of(number, len(parts), n_lattices)
+        if n_of_part > 0:
             has_boxes[part.read([Annulus.reflections.lattice]).reflections.lattice] = True
-        chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_left))
-        n_left -= int(chosen[-1].sum())
+        chosen.append(has_boxes & (np.cumsum(has_boxes) <= n_of_part))
+        n_missing = n_of_part - np.count_nonzero(chosen[-1])
     return ids, chosen
+
+
+def _share_of(part: int, n_parts: int, n_lattices: int | None) -> float:
+    """Return how many of `n_lattices` a part is to give; None = as many as it has."""
+    if n_lattices is None:
+        return np.inf
+    n_each, n_more = divmod(n_lattices, n_parts)
+    return n_each + (part < n_more)
 
 
 def _part(context: Context, number: int) -> Ladder:
