@@ -107,3 +107,39 @@ def test_shells_go_from_low_to_high_resolution(wrong):
     assert rest.d[rest.shell == 0].min() >= rest.d[rest.shell == 1].max()
     means = rest.by_shell(rest.d, np.ones(rest.n, dtype=bool))
     np.testing.assert_allclose(means, [rest.d[rest.shell == k].mean() for k in (0, 1)])
+
+
+def test_where_asking_again_and_again_ends_is_anticipated(rest):
+    """In each shell by itself, from the second asking on."""
+    rest = rest._replace(shell=np.arange(rest.n) % 3)
+    start = rests.first_variance(rest)
+    ends = start * [1.5, 0.6, 1.0]
+    shares = np.array([0.7, 0.4, 0.5])
+
+    def asked(variance):
+        return rests.Asked(variance, ends * (variance / ends) ** shares)
+
+    first = asked(start)
+    np.testing.assert_array_equal(rests.anticipated(rest, first, None), first.next_variance)
+    second = asked(first.next_variance)
+    np.testing.assert_allclose(rests.anticipated(rest, second, first), ends, rtol=1e-9)
+
+
+def test_no_more_than_a_fivefold_change_is_anticipated_nor_one_beyond_what_is_believed(rest):
+    """S that falls by the same share each time, as where the model is right, has no end to be
+    anticipated.
+    """
+    start = rests.first_variance(rest)
+    before = rests.Asked(start, 0.9 * start)
+    now = rests.Asked(0.9 * start, 0.9**2 * start)
+    np.testing.assert_allclose(rests.anticipated(rest, now, before), 0.9**6 * start)
+
+    before = rests.Asked(start, 0.6 * start)
+    now = rests.Asked(0.6 * start, 0.36 * start)
+    halved = 0.6 / rests.MAX_FACTOR * start
+    np.testing.assert_allclose(rests.anticipated(rest, now, before), halved)
+
+    tiny = rests.first_variance(rest, rests.SMALLEST_SHARE)
+    before = rests.Asked(2.0 * tiny, 1.5 * tiny)
+    now = rests.Asked(1.2 * tiny, 0.9 * tiny)
+    np.testing.assert_allclose(rests.anticipated(rest, now, before), tiny)

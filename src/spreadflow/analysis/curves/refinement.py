@@ -147,6 +147,7 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
     scattered = _scattered(problem, priors)
     damping = np.zeros(rest.n)
     steps: list[float] = []
+    asked: rests.Asked | None = None
     here = objective.point(scattered, start.theta, start.x, prior)
     has_converged = False
     for number in range(how.max_steps):
@@ -160,7 +161,10 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
         is_settled = True
         if how.learns_priors:
             before = priors
-            priors = _likelier(scattered, there, prior, before, learns_scatter=not is_first)
+            likelier = _likelier(scattered, there, prior, before, learns_scatter=not is_first)
+            now = rests.Asked(before.variance, likelier.variance)
+            priors = likelier._replace(variance=rests.anticipated(rest, now, asked))
+            asked = now
             n_determined = rests.n_determined(rest, there.covariance, prior, there.is_seen)
             is_settled = _are_settled(priors, before, n_determined)
             prior = rests.prior(rest, priors.variance)

@@ -44,6 +44,9 @@ this is no model of the crystal: S grows no further.
 MAX_FACTOR = 2.0
 """Factor by which S changes at a time, at most."""
 
+MOST_OF_CHANGE = 0.8
+"""Share of a change of ln S, at most, that the next change is expected to repeat."""
+
 FREEDOM = {"complex": 2, "real": 1, "none": 0}
 """What of X is unknown → number of unknowns of an acentric reflection."""
 
@@ -206,9 +209,39 @@ def next_variance(
     total = np.bincount(rest.shell, squares, rest.n_shells)
     n = n_determined(rest, covariance, prior, is_seen)
     new = np.where(n > 0.0, total / np.maximum(n, 1e-9), before)
+    return _limited(rest, before, new)
+
+
+def _limited(rest: Rest, before: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return a new S (shell,) not too far from that before, nor beyond what is believed."""
+    every = np.ones(rest.n, dtype=bool)
     mean_square = rest.by_shell(np.abs(rest.model) ** 2 / rest.weight, every)
     limited = np.clip(new, before / MAX_FACTOR, before * MAX_FACTOR)
     return np.clip(limited, SMALLEST_SHARE**2 * mean_square, LARGEST_SHARE**2 * mean_square)
+
+
+class Asked(NamedTuple):
+    """S of the shells, and that which the data then asked for; (shell,)."""
+
+    variance: np.ndarray
+    next_variance: np.ndarray
+
+
+def anticipated(rest: Rest, now: Asked, before: Asked | None) -> np.ndarray:
+    """Return S (shell,) where asking for it again and again would end, as far as two askings tell:
+    by the secant, in ln S, of each shell. S of a model that is right falls for ever otherwise.
+    """
+    if before is None:
+        return now.next_variance
+    change = np.log(now.next_variance / now.variance)
+    change_before = np.log(before.next_variance / before.variance)
+    moved = np.log(now.variance / before.variance)
+    slope = np.divide(
+        change - change_before, moved, out=np.full_like(moved, -1.0), where=moved != 0
+    )
+    repeated = np.clip(1.0 + slope, 0.0, MOST_OF_CHANGE)
+    new = now.variance * np.exp(change / (1.0 - repeated))
+    return _limited(rest, now.variance, new)
 
 
 Add = Callable[[np.ndarray], np.ndarray]
