@@ -156,8 +156,10 @@ def test_pairs_cover_each_channel_whose_exponent_matters(n_channels):
     pairs = Pairs(*rows[:n].T)
     assert (pairs.channel >= first).all() and (pairs.channel < last).all()
 
-    offset = rays[:, None, None, :3] * energies[:, None] - clouds[:, None, :3]
-    exponent = 0.5 * (clouds[:, None, 3:6] * offset**2).sum(axis=-1)
+    exponent = np.zeros((len(rays), len(clouds), n_channels))
+    for axis in range(3):
+        offset = rays[:, None, [axis]] * energies - clouds[:, [axis]]
+        exponent += 0.5 * clouds[:, [3 + axis]] * offset**2
     matters = exponent < cut[:, None]  # (point, cloud, channel)
     matters[:, :, :first] = False
     matters[:, :, last:] = False
