@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.matrix_loops import invert
 from spreadflow.analysis.merging.loops import (
     CHUNK,
     EXPECTED,
@@ -31,25 +32,6 @@ INFORMATION, PULL, DAMPING = (WORK + ROW * row for row in range(3))
 """Where the rows of a step begin: weight·photons²; weight·photons·residual; information times the
 factor on the curvature.
 """
-
-
-@inlined
-def _inverted(matrix):
-    """Invert a symmetric positive definite matrix (n, n) in place: Gauss-Jordan elimination, which
-    needs no pivots there.
-    """
-    n = len(matrix)
-    for p in range(n):
-        pivot = 1.0 / matrix[p, p]
-        matrix[p, p] = 1.0
-        for j in range(n):
-            matrix[p, j] *= pivot
-        for i in range(n):
-            if i != p:
-                factor = matrix[i, p]
-                matrix[i, p] = 0.0
-                for j in range(n):
-                    matrix[i, j] -= factor * matrix[p, j]
 
 
 class Restraint(NamedTuple):
@@ -185,7 +167,7 @@ def _solve(slope, damped, away, precision, change, covariance):
         covariance[a, a] += precision[a]
         for b in range(a):
             covariance[a, b] = covariance[b, a]
-    _inverted(covariance)
+    invert(covariance)
     for a in range(N_UNKNOWNS):
         total = 0.0
         for b in range(N_UNKNOWNS):

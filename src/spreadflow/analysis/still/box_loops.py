@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spreadflow.analysis.matrix_loops import invert
 from spreadflow.physics.compiling import compiled, inlined
 
 FREE = 0
@@ -381,28 +382,9 @@ def _fit(free, n, tail, chosen, level, least, variances, theta, covariance):
     covariance[0, 1] = covariance[1, 0] = sx
     covariance[0, 2] = covariance[2, 0] = sy
     covariance[1, 2] = covariance[2, 1] = sxy
-    _invert(covariance)
+    invert(covariance)
     for a in range(3):
         theta[a] = covariance[a, 0] * r + covariance[a, 1] * rx + covariance[a, 2] * ry
-
-
-@inlined
-def _invert(matrix):
-    """Invert a symmetric positive definite matrix (n, n) in place: Gauss-Jordan elimination, which
-    needs no pivots there.
-    """
-    n = len(matrix)
-    for p in range(n):
-        pivot = 1.0 / matrix[p, p]
-        matrix[p, p] = 1.0
-        for j in range(n):
-            matrix[p, j] *= pivot
-        for i in range(n):
-            if i != p:
-                factor = matrix[i, p]
-                matrix[i, p] = 0.0
-                for j in range(n):
-                    matrix[i, j] -= factor * matrix[p, j]
 
 
 @inlined
