@@ -465,12 +465,15 @@ def refined_run(tiny_run, filled) -> SimpleNamespace:
 def _make_refined_run(folder: Path, tiny_run: dict, filled) -> None:
     from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
     from spreadflow.errors import RefinedOutcome
-    from spreadflow.io import dials, images, store
+    from spreadflow.io import images, store
+    from spreadflow.io.lattices import dials_writer
     from spreadflow.parallel import World
     from spreadflow.stages import index
 
     geometry = folder / "level0.expt"
-    dials.write_expt(geometry, images.Source(tiny_run["manifest"]).detector, wavelength=1.743)
+    dials_writer.write_expt(
+        geometry, images.Source(tiny_run["manifest"]).detector, wavelength=1.743
+    )
     how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
     section = IndexSection(**TINY, **how)
     index.run(

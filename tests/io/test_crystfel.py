@@ -15,8 +15,9 @@ import nexus_file
 from crystfel_file import DATA, ENERGIES_EV, GEOM, MASK, N_FRAMES, PANELS, SHAPE, panels, put
 from spreadflow import cli
 from spreadflow.errors import FileError
-from spreadflow.io import dials, images
+from spreadflow.io import images
 from spreadflow.io.images.geometry import read_geometry
+from spreadflow.io.lattices import dials_writer
 from spreadflow.units import energy
 
 STORED = crystfel_file.frames()
@@ -251,7 +252,7 @@ def test_a_header_without_a_sound_geometry_is_replaced(tmp_path):
     path = tmp_path / "a.nxs"
     nexus_file.write(path)
     expected = nexus_file.DETECTOR._replace(origin_mm=np.array([[-1.0, 1.0, -90.0]]))
-    dials.write_expt(tmp_path / "a.expt", expected, wavelength=1.7)
+    dials_writer.write_expt(tmp_path / "a.expt", expected, wavelength=1.7)
     whole = images.open_image(path)
     energies = whole.spectrum(0).energies_ev
     whole.close()
@@ -285,7 +286,7 @@ def test_a_geometry_without_a_sensor_leaves_that_of_the_header(tmp_path):
             if name != "units":
                 del item.attrs[name]
     thin = nexus_file.DETECTOR._replace(thickness_mm=0.0)
-    dials.write_expt(tmp_path / "a.expt", thin, wavelength=1.7)
+    dials_writer.write_expt(tmp_path / "a.expt", thin, wavelength=1.7)
     replaced = images.open_image(path, read_geometry(tmp_path / "a.expt")).detector
     assert replaced.thickness_mm == pytest.approx(0.45)
     assert replaced.parallax_mm == images.open_image(path).detector.parallax_mm > 0

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io.dials import ExperimentList, Still, read_expt, write_expt, write_stills
+from spreadflow.io.lattices.dials import ExperimentList, read_expt
+from spreadflow.io.lattices.dials_writer import Still, write_expt, write_stills
 from spreadflow.models import Detector
 from spreadflow.physics import unit_cell
 from spreadflow.physics.geometry import position

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
-from spreadflow.io import dials, reflections
+from spreadflow.io.lattices import dials, reflections
 
 
 def _text(text: str) -> bytes:

@@ -14,9 +14,10 @@ import psana_stand_in as psana
 from crystfel_file import ENCODER, GEOM
 from spreadflow import cli
 from spreadflow.errors import FileError, Outcome
-from spreadflow.io import dials, images
+from spreadflow.io import images
 from spreadflow.io.images import formats
 from spreadflow.io.images.xtc import UNIT_REMARK
+from spreadflow.io.lattices import dials_writer
 from spreadflow.models import Detector
 from spreadflow.units import wavelength
 
@@ -253,7 +254,9 @@ def test_locators_of_different_geometries_are_of_different_runs(module, tmp_path
 
 def test_the_geometry_of_a_manifest_is_preferred(module, tmp_path):
     path = write(tmp_path)
-    dials.write_expt(tmp_path / "b.expt", flat(psana.SHAPE[1:], 2), wavelength=1.74, polarization=1)
+    dials_writer.write_expt(
+        tmp_path / "b.expt", flat(psana.SHAPE[1:], 2), wavelength=1.74, polarization=1
+    )
     images.write_manifest(tmp_path / "m.json", "r", [path], geometry=tmp_path / "b.expt")
     detector = images.Source(tmp_path / "m.json").detector
     assert detector.origin_mm.tolist() == [[0, 0, -100], [10, 0, -100]]

@@ -12,8 +12,9 @@ import pytest
 
 from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import dials, store
+from spreadflow.io import store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import dials_writer
 from spreadflow.parallel import World
 from spreadflow.products import Annulus, Reindex
 from spreadflow.stages import index
@@ -35,7 +36,7 @@ def inputs(tiny_run, tmp_path, filled) -> list[str]:
     geometry = tmp_path / "level0.expt"
     reindex = tmp_path / "reindex.h5"
     cells = tmp_path / "cells.h5"
-    dials.write_expt(geometry, Source(tiny_run["manifest"]).detector, wavelength=1.743)
+    dials_writer.write_expt(geometry, Source(tiny_run["manifest"]).detector, wavelength=1.743)
     config = ReindexConfig(reindex=section, recording=NoiseSection())
     world = World()
     index.run(

@@ -29,9 +29,10 @@ from spreadflow import cli
 from spreadflow.analysis.still import refinement
 from spreadflow.config import for_stage, parse, section
 from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, RefinedOutcome
-from spreadflow.io import dials, store
+from spreadflow.io import store
 from spreadflow.io.images import Source, open_indexed
-from spreadflow.io.spec import ShotFinder, SpecLine
+from spreadflow.io.lattices import dials_writer
+from spreadflow.io.lattices.spec import ShotFinder, SpecLine
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
@@ -96,7 +97,7 @@ def write_expt(path: Path, detector: Detector, lattices: list[dict]) -> None:
     """Write an experiment list as DIALS does: every lattice has its beam, crystal and imageset, and
     all share the detector.
     """
-    dials.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
+    dials_writer.write_expt(path, detector, wavelength=lattices[0]["wavelength"])
     tree = json.loads(path.read_text())
     beam = tree["beam"][0]
     tree["experiment"] = []
@@ -211,7 +212,7 @@ def usual(tmp_path_factory) -> SimpleNamespace:
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
     detector = Source(manifest).detector
     inputs = {"images": manifest, "geometry": folder / "level0.expt"}
-    dials.write_expt(folder / "level0.expt", detector, wavelength=1.74)
+    dials_writer.write_expt(folder / "level0.expt", detector, wavelength=1.74)
     index.run(staged("reindex"), **inputs, out=folder / "reindex.h5", world=World(), word="reindex")
     onwards(folder, manifest)
     lattices = dials_lattices(folder / "reindex.h5", manifest)

@@ -12,8 +12,9 @@ import pytest
 
 from spreadflow.config import STAGE_CONFIGS, IndexSection, NoiseSection
 from spreadflow.errors import FileError, Outcome
-from spreadflow.io import dials, images, store
+from spreadflow.io import images, store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import dials_writer
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
@@ -213,7 +214,7 @@ def test_attributes_describe_the_run(product, tiny_run):
 def test_reindex_takes_geometry_and_its_own_section(tiny_run, tmp_path):
     """A geometry moved by half a pixel moves the lattices; the section is reindex's."""
     moved = geometry.shifted(Source(tiny_run["manifest"]).detector, 0.15, 0.0, 0.0)
-    dials.write_expt(tmp_path / "level0.expt", moved, wavelength=1.743)
+    dials_writer.write_expt(tmp_path / "level0.expt", moved, wavelength=1.743)
     run(
         tiny_run,
         tmp_path / "reindex.h5",

@@ -12,8 +12,9 @@ import pytest
 
 from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section, NoiseSection
 from spreadflow.errors import FileError
-from spreadflow.io import dials, images, store
+from spreadflow.io import images, store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import dials, dials_writer
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
 from spreadflow.products import Index
@@ -34,7 +35,7 @@ def product(tiny_run, tmp_path_factory) -> Path:
     """
     folder = tmp_path_factory.mktemp("level0")
     wrong = geometry.shifted(Source(tiny_run["manifest"]).detector, *(-x for x in PLANTED))
-    dials.write_expt(folder / "wrong.expt", wrong, wavelength=1.74)
+    dials_writer.write_expt(folder / "wrong.expt", wrong, wavelength=1.74)
     how = {
         "cell": tiny_run["cell"],
         "space_group": tiny_run["space_group"],

@@ -10,9 +10,10 @@ import pytest
 from spreadflow.analysis.still.prediction import MosaicLattice, predict
 from spreadflow.config import for_stage, overlay, parse, section
 from spreadflow.errors import ConfigError, FileError, PredictedOutcome, RefinedOutcome
-from spreadflow.io import reflections, store
-from spreadflow.io.dials import ExperimentList
+from spreadflow.io import store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import reflections
+from spreadflow.io.lattices.dials import ExperimentList
 from spreadflow.models import CHOSEN, Choice, ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell

@@ -12,7 +12,8 @@ import pytest
 from spreadflow import cli
 from spreadflow.config import check_ready, for_stage, load, section
 from spreadflow.errors import Outcome
-from spreadflow.io import dials, images, store
+from spreadflow.io import images, store
+from spreadflow.io.lattices import dials
 from spreadflow.parallel import World
 from spreadflow.physics.symmetry import misorientation
 from spreadflow.products import Index

@@ -7,6 +7,7 @@ import sys
 from spreadflow import __version__
 from spreadflow.cli import (
     config,
+    export,
     manifest,
     mask,
     plan,
@@ -30,7 +31,19 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
     top.add_argument("--version", action="version", version=f"spreadflow {__version__}")
     words = top.add_subparsers(dest="word", required=True, metavar="WORD")
-    for door in (stage, config, watch, profiles, manifest, report, plan, start, validate, mask):
+    for door in (
+        stage,
+        config,
+        watch,
+        profiles,
+        manifest,
+        report,
+        plan,
+        start,
+        validate,
+        mask,
+        export,
+    ):
         door.add_to(words)
     return top
 

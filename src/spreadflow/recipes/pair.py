@@ -11,8 +11,8 @@ import numpy as np
 from spreadflow.analysis.still import indexing
 from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome
-from spreadflow.io.dials import Experiment
-from spreadflow.io.reflections import Table
+from spreadflow.io.lattices.dials import Experiment
+from spreadflow.io.lattices.reflections import Table
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry, unit_cell
 from spreadflow.recipes.shot import is_near_target

@@ -17,10 +17,11 @@ import numpy as np
 
 from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
-from spreadflow.io import dials, reflections, store, supplied_spectra
-from spreadflow.io import spec as spec_files
+from spreadflow.io import store, supplied_spectra
 from spreadflow.io.images import Source, open_source
-from spreadflow.io.spec import SpecLine
+from spreadflow.io.lattices import dials, reflections
+from spreadflow.io.lattices import spec as spec_files
+from spreadflow.io.lattices.spec import SpecLine
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World

@@ -8,8 +8,9 @@ refined.
 from pathlib import Path
 
 from spreadflow.config import IndexConfig, ReindexConfig
-from spreadflow.io import dials, store
+from spreadflow.io import store
 from spreadflow.io.images import open_source
+from spreadflow.io.lattices import dials
 from spreadflow.parallel import World
 from spreadflow.products import Index, Reindex
 from spreadflow.stages import shots

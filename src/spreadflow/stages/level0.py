@@ -19,8 +19,9 @@ from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIde
 from spreadflow.analysis.still import prediction
 from spreadflow.config import IndexSection, Level0Config, Level0Section
 from spreadflow.errors import FileError, Level0Outcome
-from spreadflow.io import dials, store
+from spreadflow.io import store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import dials, dials_writer
 from spreadflow.log import Progress, logger, warn
 from spreadflow.models import Detector, Spectrum
 from spreadflow.parallel import World
@@ -201,7 +202,7 @@ def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[st
     with store.replacing(out.with_suffix(".fit.json")) as temporary:
         temporary.write_text(json.dumps(figures, indent=2) + "\n")
     length_sigma = figures["distance_sigma_mm"] / figures["distance_mm"] or None
-    dials.write_expt(out, detector, **beam, length_sigma=length_sigma)
+    dials_writer.write_expt(out, detector, **beam, length_sigma=length_sigma)
 
 
 def _copy(frozen: Path, out: Path) -> None:

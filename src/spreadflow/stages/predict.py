@@ -17,8 +17,9 @@ from spreadflow.analysis.still.choosing import ShellMeans
 from spreadflow.analysis.still.prediction import MosaicLattice
 from spreadflow.config import IndexSection, PredictConfig
 from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, StageWarning
-from spreadflow.io import factor_files, stills, store
+from spreadflow.io import factor_files, store
 from spreadflow.io.images import Source, open_indexed, read_again
+from spreadflow.io.lattices import stills
 from spreadflow.io.pieces import Piece
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Noise, Spots

@@ -5,9 +5,9 @@ experiment list (.expt) or a CrystFEL geometry file (.geom), told by content.
 from pathlib import Path
 
 from spreadflow.errors import FileError
-from spreadflow.io import dials
 from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.geom_masks import mask_files
+from spreadflow.io.lattices import dials
 from spreadflow.models import Detector
 
 Geometry = Detector | Geom

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.errors import PredictedOutcome
-from spreadflow.io import dials, reflections, store
+from spreadflow.io import store
 from spreadflow.io.images import Source
+from spreadflow.io.lattices import dials_writer, reflections
 from spreadflow.models import CHOSEN
 from spreadflow.products import Predict
 from spreadflow.products.predict import Reflections
@@ -29,7 +30,7 @@ def write(parts: store.Parts[Predict], sources: Sequence[Source], space_group: s
     """
     stills = list(_stills(parts, sources))
     detectors = [source.detector for source in sources]
-    dials.write_stills(parts.path.with_suffix(".expt"), stills, detectors, space_group)
+    dials_writer.write_stills(parts.path.with_suffix(".expt"), stills, detectors, space_group)
 
     def pieces(of_part: Callable[[_Chosen], np.ndarray]) -> reflections.Pieces:
         return lambda: (of_part(chosen) for chosen in _chosen(parts))
@@ -40,7 +41,7 @@ def write(parts: store.Parts[Predict], sources: Sequence[Source], space_group: s
     reflections.write(parts.path.with_suffix(".refl"), n_rows, columns, identifiers)
 
 
-def _stills(parts: store.Parts[Predict], sources: Sequence[Source]) -> Iterator[dials.Still]:
+def _stills(parts: store.Parts[Predict], sources: Sequence[Source]) -> Iterator[dials_writer.Still]:
     """Yield the lattices whose reflections were chosen."""
     for block in range(len(parts.keys)):
         lattices = parts.read(block, [Predict.lattices]).lattices
@@ -49,7 +50,7 @@ def _stills(parts: store.Parts[Predict], sources: Sequence[Source]) -> Iterator[
             source = sources[run]
             shot = lattices.shot[row]
             file = source.manifest.files[source.shots["file"][shot]]
-            yield dials.Still(
+            yield dials_writer.Still(
                 identifier=f"{lattices.shot_id[row]:016x}-{lattices.k[row]}",
                 image=str((source.path.parent / file.path).resolve()),
                 frame=int(source.shots["frame"][shot]),

@@ -60,9 +60,9 @@ class Table(NamedTuple):
         return self.columns["id"] == number
 
 
-def read(path: Path | str, names: tuple[str, ...]) -> Table:
-    """Return the columns `id` and `names` of a reflection table. Raises FileError where the file is
-    none, or has no such columns.
+def read(path: Path | str, names: tuple[str, ...], more: tuple[str, ...] = ()) -> Table:
+    """Return the columns `id` and `names` of a reflection table, and those of `more` that it has.
+    Raises FileError where the file is none, or lacks columns of `names`.
     """
     path = Path(path)
     try:
@@ -79,7 +79,8 @@ def read(path: Path | str, names: tuple[str, ...]) -> Table:
     except (ValueError, KeyError, TypeError, AttributeError, msgpack.UnpackException) as error:
         expected = "a DIALS reflection table (MessagePack)"
         raise FileError(path, expected, repr(error), TODO) from None
-    columns = {name: _column(path, data, name, n_rows) for name in ("id", *names)}
+    wanted = ("id", *names, *(name for name in more if name in data))
+    columns = {name: _column(path, data, name, n_rows) for name in wanted}
     return Table(columns, identifiers)
 
 
