@@ -374,19 +374,20 @@ def test_stills_read_back_as_they_were_written(tmp_path):
     """
     cell = unit_cell.radians([67.2, 59.8, 47.2, 90.0, 110.3, 90.0])
     turns = from_vector(np.random.default_rng(3).normal(size=(3, 3)))
+    hall = " C 2y"
     shots = [("a.h5", 4, 0), ("a.h5", 4, 0), ("b.h5", 0, 1)]
     stills = [
-        Still(f"shot-{n}", image, frame, number, 1.74, 0.9, turn @ unit_cell.reciprocal(cell))
+        Still(f"shot-{n}", image, frame, number, 1.74, 0.9, turn @ unit_cell.reciprocal(cell), hall)
         for n, ((image, frame, number), turn) in enumerate(zip(shots, turns, strict=True))
     ]
     other = detector()._replace(pixel_mm=0.25)
     path = tmp_path / "stills.expt"
-    write_stills(path, stills, [detector(), other], "C 1 2 1")
+    write_stills(path, stills, [detector(), other])
     experiments = ExperimentList(path)
     assert len(experiments) == 3
     for number, still in enumerate(stills):
         read = experiments[number]
-        assert (read.identifier, read.frame, read.hall) == (still.identifier, still.frame, "C 2y")
+        assert (read.identifier, read.frame, read.hall) == (still.identifier, still.frame, " C 2y")
         assert read.image == tmp_path / still.image
         assert read.wavelength == 1.74
         np.testing.assert_allclose(read.A, still.A, rtol=1e-12, atol=1e-15)

@@ -152,11 +152,9 @@ PIECES = {
 
 
 def test_tables_are_written_as_they_are_read(tmp_path):
-    columns = {
-        name: (kind, lambda rows=rows: map(np.array, rows)) for name, (kind, rows) in PIECES.items()
-    }
-    identifiers = {3: "a", 5: "b"}
-    reflections.write(tmp_path / "ours.refl", 2, columns, identifiers)
+    kinds = {name: kind for name, (kind, _) in PIECES.items()}
+    pieces = [{name: np.array(rows[n]) for name, (_, rows) in PIECES.items()} for n in range(2)]
+    reflections.write(tmp_path / "ours.refl", 2, kinds, pieces, {3: "a", 5: "b"})
     (tmp_path / "theirs.refl").write_bytes(table())
     ours = reflections.read(tmp_path / "ours.refl", NAMES)
     theirs = reflections.read(tmp_path / "theirs.refl", NAMES)
@@ -165,8 +163,23 @@ def test_tables_are_written_as_they_are_read(tmp_path):
         np.testing.assert_array_equal(ours.columns[name], column, err_msg=name)
 
 
+def test_bytes_of_a_table(tmp_path):
+    """The bytes are those of MessagePack, with four bytes for the length of each column."""
+    kinds = {name: PIECES[name][0] for name in ("id", "panel")}
+    pieces = [{name: np.array(PIECES[name][1][n]) for name in kinds} for n in range(2)]
+    reflections.write(tmp_path / "a.refl", 2, kinds, pieces, {3: "a", 5: "b"})
+    long = b"\x92\x02\xc6\x00\x00\x00"
+    expected = (
+        b"\x93\xbbdials::af::reflection_table\x01"
+        b"\x83\xabidentifiers\x82\x03\xa1a\x05\xa1b\xa5nrows\x02"
+        b"\xa4data\x82"
+        b"\xa2id\x92\xa3int" + long + b"\x08\x03\x00\x00\x00\x05\x00\x00\x00"
+        b"\xa5panel\x92\xabstd::size_t" + long + b"\x10\x01" + bytes(7) + bytes(8)
+    )
+    assert (tmp_path / "a.refl").read_bytes() == expected
+
+
 def test_a_column_beyond_what_a_table_can_hold_is_refused(tmp_path):
-    columns = {"xyzcal.px": ("vec3<double>", lambda: iter(()))}
     with pytest.raises(FileError, match="fewer runs"):
-        reflections.write(tmp_path / "a.refl", 2**28, columns, {})
+        reflections.write(tmp_path / "a.refl", 2**28, {"xyzcal.px": "vec3<double>"}, [], {})
     assert not (tmp_path / "a.refl").exists()

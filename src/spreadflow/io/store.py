@@ -94,6 +94,17 @@ def identity(path: Path | str) -> str:
     return checksum(path)[:N_DIGITS]
 
 
+def kind(path: Path | str) -> str:
+    """Return the kind of a product. Raises FileError where a file is none."""
+    path = Path(path)
+    if path.is_file() and h5py.is_hdf5(path):
+        with checksums.refusing_damage(path), h5py.File(path, "r", locking=False) as f:
+            if "kind" in f.attrs:
+                return str(f.attrs["kind"])
+    found = "another file" if path.exists() else "nothing"
+    raise FileError(path, "a product", found, RERUN)
+
+
 def checksum(path: Path | str) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as f:

@@ -20,6 +20,7 @@ from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, Stage
 from spreadflow.io import factor_files, store
 from spreadflow.io.images import Source, open_indexed, read_again
 from spreadflow.io.lattices import stills
+from spreadflow.io.lattices.product import ProductLattices
 from spreadflow.io.pieces import Piece
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector, Noise, Spots
@@ -130,16 +131,16 @@ def run(
         todo = "Look at stage1.png; stage 1 and reindex must be of the same trial."
         raise FileError(stage1, "lattices of reindex", skeleton.in_words(outcomes), todo)
     sources = [of_run.source for of_run in runs]
-    of_product = _attributes(attributes, sources)
-    world.once(partial(stills.write, parts, sources, of_product["space_group"]))
     parts.finish(
         world,
         warnings=warn(log, _warnings(parts, world)),
         config=section.model_dump(mode="json"),
         outcomes=outcomes,
         shells=context.means._asdict(),
-        **of_product,
+        **_attributes(attributes, sources),
     )
+    lattices = ProductLattices(out, reindex=reindex, images=images)
+    world.once(partial(stills.write, Path(out).with_suffix(""), lattices))
 
 
 def _attributes(reindex: list[dict[str, Any]], sources: list[Source]) -> dict[str, Any]:

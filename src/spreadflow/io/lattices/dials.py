@@ -79,8 +79,6 @@ class Experiment(NamedTuple):
     """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
     hall: str
     """Hall symbol of the space group"""
-    operations: gemmi.GroupOps
-    """what the symbol stands for"""
     wavelength: float
     """of the beam, Å"""
     detector: Detector
@@ -127,14 +125,12 @@ class ExperimentList:
                 image, frame = _image_of_sequence(where, imageset["template"], scan)
             else:
                 image, frame = _image_of_set(where, imageset)
-            hall = str(crystal["space_group_hall_symbol"])
             return Experiment(
                 identifier=str(experiment.get("identifier", "")),
                 image=self.path.parent / image,
                 frame=frame,
                 A=_reciprocal(where, crystal),
-                hall=hall,
-                operations=_operations(where, hall),
+                hall=_hall(where, crystal),
                 wavelength=float(beam["wavelength"]),
                 detector=self._detector(experiment["detector"]),
             )
@@ -209,12 +205,14 @@ def _reciprocal(where: object, crystal: dict) -> np.ndarray:
     return np.linalg.inv(rows.T).T
 
 
-def _operations(where: object, hall: str) -> gemmi.GroupOps:
-    """Return the operations of a Hall symbol. Raises FileError where it is none."""
+def _hall(where: object, crystal: dict) -> str:
+    """Return the Hall symbol of a crystal's space group."""
+    hall = str(crystal["space_group_hall_symbol"])
     try:
-        return gemmi.symops_from_hall(hall)
+        gemmi.symops_from_hall(hall)
     except (RuntimeError, ValueError):
         raise FileError(where, "a Hall symbol of a space group", repr(hall), TODO) from None
+    return hall
 
 
 def _detector(path: Path, tree: dict) -> Detector:

@@ -15,7 +15,6 @@ from spreadflow.io import store
 from spreadflow.io.lattices.dials import LENGTH_SIGMA, PARALLAX, SURFACE
 from spreadflow.io.panels import Sensor
 from spreadflow.models import Detector
-from spreadflow.physics import symmetry
 
 Numbers = Iterable[float]
 """A few numbers, in a tuple or an array."""
@@ -41,6 +40,8 @@ class Still(NamedTuple):
     """Kahn's K along the lab x axis"""
     A: np.ndarray
     """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
+    hall: str
+    """Hall symbol of its space group"""
 
 
 def write_expt(
@@ -70,13 +71,10 @@ def write_expt(
         temporary.write_text(json.dumps(experiments, indent=2) + "\n")
 
 
-def write_stills(
-    path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector], space_group: str
-) -> None:
+def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector]) -> None:
     """Write an experiment for each lattice; those of one shot, which follow each other, share beam
-    and image. space_group: any name gemmi knows.
+    and image.
     """
-    hall = symmetry.group(space_group).hall
     lists: dict[str, list] = {"experiment": [], "beam": [], "imageset": [], "crystal": []}
     last = None
     for number, still in enumerate(stills):
@@ -85,7 +83,7 @@ def write_stills(
             lists["beam"].append(_beam(still.wavelength, still.polarization))
             lists["imageset"].append(_imageset(still))
             last = shot
-        lists["crystal"].append(_crystal(still.A, hall))
+        lists["crystal"].append(_crystal(still))
         of_shot = len(lists["beam"]) - 1
         lists["experiment"].append(
             {
@@ -133,11 +131,11 @@ def _imageset(still: Still) -> dict[str, Any]:
     }
 
 
-def _crystal(A: np.ndarray, hall: str) -> dict[str, Any]:
-    """Return a crystal; hall: symbol of its space group."""
-    direct = np.linalg.inv(A)
+def _crystal(still: Still) -> dict[str, Any]:
+    """Return a crystal."""
+    direct = np.linalg.inv(still.A)
     axes = {f"real_space_{name}": axis.tolist() for name, axis in zip("abc", direct, strict=True)}
-    return {"__id__": "crystal", **axes, "space_group_hall_symbol": hall}
+    return {"__id__": "crystal", **axes, "space_group_hall_symbol": still.hall}
 
 
 def _detector_tree(detector: Detector, trusted_range: tuple[float, float]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """A lattice as a program indexed it: what every reader of lattices yields, and every writer takes.
 
-A reader is a sequence of lattices, each read when it is asked for; one that can't be read raises
-FileError, and costs no other.
+A reader is a sequence of lattices (`IndexedLattices`), each read when it is asked for; one that
+can't be read raises FileError, and costs no other. A writer takes any iterable that starts anew
+each time.
 """
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import gemmi
 import numpy as np
 
 from spreadflow.models import Detector
@@ -26,6 +26,8 @@ class IndexedReflections(NamedTuple):
     """(n,) px, observed centroid; not finite = none"""
     slow_obs: np.ndarray | None = None
     """(n,) px, observed centroid"""
+    variance_obs: np.ndarray | None = None
+    """(n, 2) px², of the observed centroid, fast and slow; not finite = not known"""
     fast: np.ndarray | None = None
     """(n,) px, predicted centroid"""
     slow: np.ndarray | None = None
@@ -54,11 +56,11 @@ class IndexedLattice(NamedTuple):
     frame: int
     """in that file; -1 where `event` says which"""
     A: np.ndarray
-    """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹, on the axes of `operations`"""
-    space_group: str
-    """symbol of its symmetry, as stated"""
-    operations: gemmi.GroupOps
-    """the operations that the symbol stands for"""
+    """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
+    hall: str
+    """Hall symbol, on the axes of A, of the space group or of what is known of it: its Laue
+    group
+    """
     wavelength: float
     """of the beam, Å"""
     detector: Detector

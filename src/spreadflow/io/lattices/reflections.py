@@ -5,7 +5,8 @@ MessagePack: an array of "dials::af::reflection_table", version 1, and a map of 
 [rows, little-endian bytes]].
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +33,6 @@ TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
 
 LARGEST = 2**32 - 1
 """Bytes of a column at most: MessagePack counts them in four bytes."""
-
-Pieces = Callable[[], Iterable[np.ndarray]]
-"""Gives the rows of a column, some at a time."""
 
 TODO = "Take a reflection table as DIALS 2 or later writes it."
 """What to do about a file that is no reflection table."""
@@ -103,14 +101,15 @@ def _column(path: Path, data: dict, name: str, n_rows: int) -> np.ndarray:
 def write(
     path: Path | str,
     n_rows: int,
-    columns: Mapping[str, tuple[str, Pieces]],
+    kinds: Mapping[str, str],
+    pieces: Iterable[Mapping[str, np.ndarray]],
     identifiers: Mapping[int, str],
 ) -> None:
-    """Write a reflection table whose columns are never in memory as a whole.
+    """Write a reflection table that is never in memory as a whole.
 
-    columns: name → type as DIALS names it, and what gives its rows in order; identifiers: number in
-    column `id` → identifier of its experiment. Raises FileError where a column is too large for a
-    table.
+    kinds: name of a column → its type as DIALS names it; pieces: the rows in order, some at a time,
+    by column; identifiers: number in column `id` → identifier of its experiment. Raises FileError
+    where a column is too large for a table.
     """
     pack = msgpack.Packer(autoreset=True)
     with store.replacing(Path(path)) as temporary, open(temporary, "wb") as file:
@@ -118,15 +117,27 @@ def write(
         file.write(pack.pack_map_header(3))
         file.write(pack.pack("identifiers") + pack.pack(dict(identifiers)))
         file.write(pack.pack("nrows") + pack.pack(n_rows))
-        file.write(pack.pack("data") + pack.pack_map_header(len(columns)))
-        for name, (kind, pieces) in columns.items():
-            dtype, shape = TYPES[kind]
-            n_bytes = n_rows * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
+        file.write(pack.pack("data") + pack.pack_map_header(len(kinds)))
+        places: dict[str, int] = {}
+        for name, kind in kinds.items():
+            n_bytes = n_rows * _bytes_of_row(kind)
             if n_bytes > LARGEST:
                 todo = "Make a trial of fewer runs, or choose fewer reflections."
                 raise FileError(f"{path}: {name}", f"at most {LARGEST} bytes", n_bytes, todo)
             file.write(pack.pack(name) + pack.pack_array_header(2) + pack.pack(kind))
             file.write(pack.pack_array_header(2) + pack.pack(n_rows))
             file.write(b"\xc6" + n_bytes.to_bytes(4, "big"))
-            for piece in pieces():
-                file.write(np.ascontiguousarray(piece, dtype).tobytes())
+            places[name] = file.tell()
+            file.seek(n_bytes, os.SEEK_CUR)
+        file.truncate()
+        for piece in pieces:
+            for name, rows in piece.items():
+                dtype, _ = TYPES[kinds[name]]
+                file.seek(places[name])
+                places[name] += file.write(np.ascontiguousarray(rows, dtype).tobytes())
+
+
+def _bytes_of_row(kind: str) -> int:
+    """Return the size of a row of a column of this type."""
+    dtype, shape = TYPES[kind]
+    return np.dtype(dtype).itemsize * int(np.prod(shape, dtype=int))
