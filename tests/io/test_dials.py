@@ -2,6 +2,7 @@
 the file.
 """
 
+import copy
 import json
 
 import numpy as np
@@ -167,7 +168,9 @@ def test_without_hierarchy_panels_are_in_the_lab(tmp_path):
 
 
 def _two_detectors(tree, d):
-    tree["detector"].append(d)
+    other = copy.deepcopy(d)
+    other["hierarchy"]["origin"][2] -= 0.1 * d["panels"][0]["pixel_size"][0]
+    tree["detector"].append(other)
     tree["experiment"].append({"detector": 1})
 
 
@@ -226,6 +229,42 @@ def test_a_panel_that_can_not_be_is_one_clear_error(tmp_path, key, value, messag
     assert str(path) in str(caught.value)
 
 
+def test_detectors_that_are_the_same_are_one(tmp_path):
+    """As each of five experiments has its own copy in lists of dials.ssx_index: apart by rounding,
+    or by less than a hundredth of a pixel.
+    """
+    tree = stills(tmp_path)
+    for number, shift in enumerate((0.0, 1e-9, -1e-9, 0.009)):
+        other = copy.deepcopy(tree["detector"][0])
+        other["hierarchy"]["origin"][0] += shift * other["panels"][0]["pixel_size"][0]
+        tree["detector"].append(other)
+        tree["experiment"].append(tree["experiment"][0] | {"detector": number + 1})
+    path = tmp_path / "a.expt"
+    path.write_text(json.dumps(tree))
+    detector = read_expt(path)
+    np.testing.assert_allclose(detector.origin_mm[1], [8, 21, -97])
+    experiments = ExperimentList(path)
+    assert len({id(experiments[n].detector) for n in range(len(experiments))}) == 1
+
+
+def test_a_file_of_dials_1_is_refused_with_what_to_do(tmp_path):
+    for name in ("old.expt", "old.pickle"):
+        path = tmp_path / name
+        path.write_bytes(b"\x80\x02cdials_array_family_flex_ext\nreflection_table\n")
+        with pytest.raises(FileError, match=r"a pickle, as DIALS 1 wrote.*as_file\('old\.refl'\)"):
+            ExperimentList(path)
+
+
+@pytest.mark.parametrize("part", ["crystal", "beam", "detector", "imageset"])
+def test_a_part_that_an_experiment_lacks_is_named(tmp_path, part):
+    """Lists of 2017 may have no images, strong spots no crystal."""
+    tree = stills(tmp_path)
+    del tree["experiment"][0][part]
+    (tmp_path / "a.expt").write_text(json.dumps(tree))
+    with pytest.raises(FileError, match=f"experiment 0: .*; found one without {part}"):
+        ExperimentList(tmp_path / "a.expt")[0]
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", "{}"])
 def test_what_is_no_experiment_list_is_one_clear_error(tmp_path, content):
     if content is not None:
@@ -278,9 +317,9 @@ def test_experiments_are_read(tmp_path):
     assert np.allclose(two.detector.origin_mm[1], [8, 21, -97])
 
 
-def _as_sequence(tree, template, *ranges) -> None:
+def _as_sequence(tree, template, *ranges, kind="ImageSequence") -> None:
     """Make the stills a sequence, with a scan for each, as dials.ssx_index does."""
-    tree["imageset"] = [{"__id__": "ImageSequence", "template": template}]
+    tree["imageset"] = [{"__id__": kind, "template": template}]
     tree["scan"] = [{"image_range": list(one)} for one in ranges]
     for n, experiment in enumerate(tree["experiment"]):
         experiment.update(imageset=0, scan=n)
@@ -294,12 +333,14 @@ def _as_sequence(tree, template, *ranges) -> None:
     ],
 )
 def test_stills_of_a_sequence_are_images_by_the_number_of_their_scan(tmp_path, template, expected):
-    tree = stills(tmp_path)
-    _as_sequence(tree, template, (3, 3), (12, 12))
-    (tmp_path / "a.expt").write_text(json.dumps(tree))
-    experiments = ExperimentList(tmp_path / "a.expt")
-    images = [(experiments[n].image, experiments[n].frame) for n in range(2)]
-    assert images == [(tmp_path / name, frame) for name, frame in expected]
+    """A sequence was a sweep until 2019."""
+    for kind in ("ImageSequence", "ImageSweep"):
+        tree = stills(tmp_path)
+        _as_sequence(tree, template, (3, 3), (12, 12), kind=kind)
+        (tmp_path / "a.expt").write_text(json.dumps(tree))
+        experiments = ExperimentList(tmp_path / "a.expt")
+        images = [(experiments[n].image, experiments[n].frame) for n in range(2)]
+        assert images == [(tmp_path / name, frame) for name, frame in expected]
 
 
 def _several_in_a_scan(tree):

@@ -32,7 +32,8 @@ from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, 
 from spreadflow.io import store
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.io.lattices import dials_writer
-from spreadflow.io.lattices.spec import ShotFinder, SpecLine
+from spreadflow.io.lattices.shot_finder import Rule, ShotFinder
+from spreadflow.io.lattices.spec import SpecLine
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
@@ -575,9 +576,12 @@ def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
     files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
     files.append(SimpleNamespace(path="y.nxs", n_frames=3))
     shots = ShotFinder(tmp_path, files)
-    assert shots.number(Path("/gone/x.nxs"), 1) == (-1, True)
-    assert shots.number(Path("/gone/y.nxs"), 1) == (7, True)
-    assert shots.number(tmp_path / "a" / "x.nxs", 1) == (1, False)
+    assert shots.find(Path("/gone/x.nxs"), 1).shot == -1
+    assert shots.find(Path("/gone/y.nxs"), 1) == (7, Rule.NAME)
+    assert shots.find(tmp_path / "a" / "x.nxs", 1) == (1, Rule.PATH)
+    assert shots.find(Path("/gone/x.cbf"), 1).shot == -1
+    assert shots.find(Path("/gone/y.cbf"), 1) == (7, Rule.STEM)
+    assert shots.find(Path("/gone/y.cbf"), 3).shot == -1
 
 
 def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):

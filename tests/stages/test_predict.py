@@ -169,7 +169,7 @@ def test_dials_reads_it(predicted):
     assert len(table.columns["id"]) == np.isin(c.reflections.choice, CHOSEN).sum()
     for number, row in enumerate(lattices):
         experiment = experiments[number]
-        rows = table.is_of(experiment.identifier, -1)
+        rows = table.rows_of(experiment.identifier, -1)
         of_lattice = own(predicted, row)
         chosen = np.isin(of_lattice.choice, CHOSEN)
         found = {name: column[rows] for name, column in table.columns.items()}

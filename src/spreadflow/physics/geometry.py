@@ -167,3 +167,19 @@ def shifted(detector: Detector, fast_mm, slow_mm, distance_mm) -> Detector:
     move_in_plane = fast_mm * detector.fast[0] + slow_mm * detector.slow[0]
     move = move_in_plane + distance_mm * away
     return detector._replace(origin_mm=detector.origin_mm + move)
+
+
+def corner_distance_px(one: Detector, other: Detector) -> float:
+    """Return the largest distance between the same corner of two detectors' panels, px; infinite
+    where the panels differ in number or shape.
+    """
+    if one.n_panels != other.n_panels or tuple(one.shape) != tuple(other.shape):
+        return np.inf
+    n_slow, n_fast = one.shape
+    slow, fast = np.meshgrid([0.0, n_slow], [0.0, n_fast])
+    panels = np.repeat(np.arange(one.n_panels), 4)
+    fast = np.tile(fast.ravel(), one.n_panels)
+    slow = np.tile(slow.ravel(), one.n_panels)
+    corners = [position(detector, panels, fast, slow) for detector in (one, other)]
+    distances = np.linalg.norm(corners[0] - corners[1], axis=1)
+    return float(distances.max() / float(other.pixel_mm))

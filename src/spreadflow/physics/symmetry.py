@@ -41,12 +41,26 @@ def point_group(name: str) -> np.ndarray:
     """Return the proper rotations (n, 3, 3) of the Laue class acting on direct fractional
     coordinates (columns); read-only, as it is remembered.
     """
-    ops = group(name).operations().derive_symmorphic()
-    matrices = np.array([op.rot for op in ops.sym_ops]) // gemmi.Op.DEN
-    sign = np.linalg.det(matrices).round().astype(int)
-    rotations = np.unique(matrices * sign[:, None, None], axis=0)
+    rotations = laue_rotations(group(name).operations())
     rotations.flags.writeable = False
     return rotations
+
+
+def laue_rotations(operations: gemmi.GroupOps) -> np.ndarray:
+    """Return the proper rotations (n, 3, 3), in the order of their elements, of the Laue class of
+    operations, acting on direct fractional coordinates (columns).
+    """
+    matrices = np.array([op.rot for op in operations.sym_ops]) // gemmi.Op.DEN
+    sign = np.linalg.det(matrices).round().astype(int)
+    return np.unique(matrices * sign[:, None, None], axis=0)
+
+
+def centring(operations: gemmi.GroupOps) -> np.ndarray:
+    """Return the translations (n, 3) of the centring among operations, in cell edges, from 0 to
+    1.
+    """
+    shifts = np.unique(np.array(list(operations.cen_ops)), axis=0)
+    return shifts / gemmi.Op.DEN
 
 
 def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,4 @@
-"""An experiment and its reflections that another program indexed: whether the lattice can be
-adopted.
-"""
+"""A lattice that another program indexed, with its reflections: whether it can be adopted."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,16 +7,14 @@ import gemmi
 import numpy as np
 
 from spreadflow.analysis.still import indexing
+from spreadflow.analysis.still.setting import on_target_axes
 from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome
-from spreadflow.io.lattices.dials import Experiment
-from spreadflow.io.lattices.reflections import Table
+from spreadflow.io.lattices.indexed import IndexedLattice
+from spreadflow.io.lattices.shot_finder import Rule
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry, unit_cell
-from spreadflow.recipes.shot import is_near_target
-
-COLUMNS = ("miller_index", "panel", "xyzobs.px.value")
-"""Columns of a reflection table that are read."""
+from spreadflow.recipes.shot import is_near_target, target_of
 
 
 class Line(NamedTuple):
@@ -38,98 +34,105 @@ class Line(NamedTuple):
     """how far the farthest corner of a panel is from that of the run's detector"""
     image: Path | None = None
     """as the experiment has it"""
-    is_by_name: bool = False
-    """the image was found by its name alone"""
+    rule: Rule = Rule.PATH
+    """by which the image was found among those of the run"""
+    axes: str = ""
+    """Miller indices of the run in those of the experiment, where it is on other axes"""
 
 
-def judge(
-    line: Line,
-    experiment: Experiment,
-    reflections: Table,
-    detector: Detector,
-    section: IndexSection,
-) -> Line:
+def judge(line: Line, lattice: IndexedLattice, detector: Detector, section: IndexSection) -> Line:
     """Return the line with its outcome, as far as neither other lines nor the image decide it.
 
     detector: that of the run.
     """
-    distance = corner_distance_px(experiment.detector, detector)
+    distance = geometry.corner_distance_px(lattice.detector, detector)
     line = line._replace(corner_distance_px=distance)
     if line.shot < 0:
-        why = f"{experiment.image}, frame {experiment.frame}"
+        why = f"{lattice.image}, frame {lattice.frame}"
         return line._replace(outcome=AdoptOutcome.NO_SHOT, why=why)
-    if not _has_symmetry(experiment.hall, section.space_group):
-        why = f"Hall symbol '{experiment.hall}'"
-        return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
-    cell = unit_cell.cell_of(experiment.A)
+    line = _paired_with_target(line, lattice, section)
+    if line.outcome == AdoptOutcome.ADOPTED:
+        line = _paired(line, lattice, section.min_indexed)
+    return line if line.outcome == AdoptOutcome.ADOPTED else line._replace(A=None)
+
+
+def _paired_with_target(line: Line, lattice: IndexedLattice, section: IndexSection) -> Line:
+    """Return the line with A on the axes of the configured cell, or with the outcome that says why
+    it can't be brought there.
+
+    A still knows nothing of screw axes, and programs may state the Laue group alone: the Laue class
+    and the centring must be the configured ones.
+    """
+    operations = gemmi.symops_from_hall(lattice.hall)
+    rotations = symmetry.laue_rotations(operations)
+    centring = symmetry.centring(operations)
+    ours = symmetry.group(section.space_group).operations()
+    is_same = np.array_equal(rotations, symmetry.point_group(section.space_group))
+    is_same = is_same and np.array_equal(centring, symmetry.centring(ours))
+    A = lattice.A
+    if not (is_same and is_near_target(unit_cell.cell_of(A), section)):
+        axes = on_target_axes(A, rotations, centring, target_of(section))
+        if axes is None and not is_same:
+            why = f"Hall symbol '{lattice.hall}'"
+            return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
+        if axes is not None:
+            A = np.linalg.inv(np.linalg.inv(A).T @ axes).T
+            line = line._replace(axes=_as_indices(axes))
+    cell = unit_cell.cell_of(A)
     if not is_near_target(cell, section):
         why = " ".join(f"{x:.2f}" for x in unit_cell.degrees(cell))
         return line._replace(outcome=AdoptOutcome.OTHER_CELL, why=why)
-    return _paired(line, experiment, reflections, section.min_indexed)
+    return line._replace(A=A)
 
 
-def _paired(line: Line, experiment: Experiment, table: Table, min_indexed: int) -> Line:
-    """Return the line with A if enough of the experiment's reflections lie where A puts their
-    Miller indices, or with the outcome that says why not.
+def _as_indices(axes: np.ndarray) -> str:
+    """Return Miller indices on axes (3, 3), such as `l,k,-h-l`, in those on the axes that they are
+    columns in.
     """
-    hkl, panel, position = (table.columns[name] for name in COLUMNS)
-    is_own = table.is_of(experiment.identifier, line.experiment)
-    is_indexed = hkl.any(axis=1) & np.isfinite(position).all(axis=1)
-    is_on_panel = panel < experiment.detector.n_panels
-    rows = is_own & is_indexed & is_on_panel
-    fast = position[rows, 0]
-    slow = position[rows, 1]
-    s1 = geometry.direction(experiment.detector, panel[rows], fast, slow)
-    q = (s1 - geometry.S0) / experiment.wavelength
-    agree = indexing.agreeing(experiment.A, hkl[rows], q)
+    operator = gemmi.Op("h,k,l")
+    operator.rot = (axes * gemmi.Op.DEN).round().astype(int).tolist()
+    return operator.triplet()
+
+
+def _paired(line: Line, lattice: IndexedLattice, min_indexed: int) -> Line:
+    """Return the line if enough reflections of the lattice lie where its A puts their Miller
+    indices, or with the outcome that says why not.
+    """
+    rows = lattice.reflections
+    fast, slow = rows.positions()
+    is_indexed = rows.hkl.any(axis=1) & np.isfinite(fast) & np.isfinite(slow)
+    is_indexed &= rows.panel < lattice.detector.n_panels
+    s1 = geometry.direction(
+        lattice.detector, rows.panel[is_indexed], fast[is_indexed], slow[is_indexed]
+    )
+    q = (s1 - geometry.S0) / lattice.wavelength
+    agree = indexing.agreeing(lattice.A, rows.hkl[is_indexed], q)
     line = line._replace(n_reflections=len(agree), n_agree=int(agree.sum()))
     why = f"{line.n_agree} of {line.n_reflections} reflections agree"
     if line.n_reflections < min_indexed:
         return line._replace(outcome=AdoptOutcome.NOT_PAIRED, why=why)
     if 2 * line.n_agree < line.n_reflections:
         return line._replace(outcome=AdoptOutcome.OTHER_INDICES, why=why)
-    return line._replace(A=experiment.A)
+    return line
 
 
 def unmistakable(lines: list[Line]) -> list[Line]:
     """Return the lines; those whose image was found by an ambiguous name become NO_SHOT.
 
-    A name is ambiguous if experiments name it in several folders: it is unknown whose image it is.
+    A name, or its stem, is ambiguous if experiments name several files of it: it is unknown whose
+    image it is.
     """
-    folders: dict[str, set[Path]] = {}
+    files: dict[tuple[Rule, str], set[Path]] = {}
     for line in lines:
         if line.image is not None:
-            folders.setdefault(line.image.name, set()).add(line.image.resolve().parent)
+            for rule in (Rule.NAME, Rule.STEM):
+                files.setdefault((rule, rule.key(line.image)), set()).add(line.image.resolve())
     out = []
     for line in lines:
-        if line.is_by_name and line.image is not None and len(folders[line.image.name]) > 1:
-            name = line.image.name
-            why = f"{line.image} is gone, and experiments name {name} in several folders"
-            line = line._replace(outcome=AdoptOutcome.NO_SHOT, why=why, shot=-1, A=None)
+        if line.image is not None and line.rule != Rule.PATH:
+            key = line.rule.key(line.image)
+            if len(files[line.rule, key]) > 1:
+                why = f"{line.image} is none of the run's, and experiments name several files {key}"
+                line = line._replace(outcome=AdoptOutcome.NO_SHOT, why=why, shot=-1, A=None)
         out.append(line)
     return out
-
-
-def corner_distance_px(one: Detector, other: Detector) -> float:
-    """Return the largest distance between the same corner of two detectors' panels, px; infinite
-    where the panels differ in number or shape.
-    """
-    if one.n_panels != other.n_panels or tuple(one.shape) != tuple(other.shape):
-        return np.inf
-    n_slow, n_fast = one.shape
-    slow, fast = np.meshgrid([0.0, n_slow], [0.0, n_fast])
-    panels = np.repeat(np.arange(one.n_panels), 4)
-    fast = np.tile(fast.ravel(), one.n_panels)
-    slow = np.tile(slow.ravel(), one.n_panels)
-    corners = [geometry.position(detector, panels, fast, slow) for detector in (one, other)]
-    distances = np.linalg.norm(corners[0] - corners[1], axis=1)
-    return float(distances.max() / float(other.pixel_mm))
-
-
-def _has_symmetry(hall: str, space_group: str) -> bool:
-    """Whether the group of a Hall symbol has the symmetry of ours; a still knows nothing of screw
-    axes.
-    """
-    operations = gemmi.symops_from_hall(hall)
-    ours = symmetry.group(space_group).operations()
-    return ours.has_same_rotations(operations) and ours.has_same_centring(operations)

@@ -197,13 +197,7 @@ def _find_lattices(
     """
     there = detector
     weights = np.sqrt(np.minimum(all_spots.intensity / all_spots.sigma, LARGEST_WEIGHT_SQUARED))
-    target = search_space.target_of(
-        unit_cell.radians(section.cell),
-        section.space_group,
-        length_tolerance=section.length_tolerance,
-        angle_tolerance=section.angle_tolerance_deg * DEG,
-        n_directions=section.n_directions,
-    )
+    target = target_of(section)
     settings = _refinement_settings(section)
     first = settings._replace(shift_sigma_mm=shift_sigma_mm)
     is_free = np.ones(len(weights), dtype=bool)
@@ -258,6 +252,17 @@ def _is_acceptable(
         and refined.eta_rad <= LARGEST_ETA_RAD
         and is_near_target(refined.cell, section)
         and is_new(refined.A, [other.A for other in others], section)
+    )
+
+
+def target_of(section: IndexSection) -> search_space.Target:
+    """Return the lattice that a section expects, and how far the true one may be away."""
+    return search_space.target_of(
+        unit_cell.radians(section.cell),
+        section.space_group,
+        length_tolerance=section.length_tolerance,
+        angle_tolerance=section.angle_tolerance_deg * DEG,
+        n_directions=section.n_directions,
     )
 
 

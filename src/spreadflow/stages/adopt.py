@@ -19,14 +19,17 @@ from spreadflow.config import IndexSection, ReindexConfig
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
 from spreadflow.io import store, supplied_spectra
 from spreadflow.io.images import Source, open_source
-from spreadflow.io.lattices import dials, reflections
+from spreadflow.io.lattices import dials
 from spreadflow.io.lattices import spec as spec_files
+from spreadflow.io.lattices.dials import SAME_DETECTOR_PX
+from spreadflow.io.lattices.pairs import Pair
+from spreadflow.io.lattices.shot_finder import Rule, ShotFinder
 from spreadflow.io.lattices.spec import SpecLine
 from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.products import Adopt, Reindex
-from spreadflow.recipes.pair import COLUMNS, Line, judge, unmistakable
+from spreadflow.recipes.pair import Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import shots
@@ -34,9 +37,6 @@ from spreadflow.units import wavelength
 
 LINES_PER_BLOCK = 64
 """Number of lines that a rank reads at a time."""
-
-DETECTOR_TOLERANCE_PX = 0.01
-"""Distance of corresponding panel corners up to which two detectors are the same."""
 
 WAVELENGTH_TOLERANCE = 0.03
 """Relative difference of a spectrum's mean from the wavelength of its experiment: pulses jitter by
@@ -71,6 +71,7 @@ def run(
     lines = _read(section, source, named, world, word)
     _check_detectors(spec, named, lines)
     world.once(lambda: _warn(log, named, lines))
+    world.once(lambda: _tell(log, section, lines))
     world.once(lambda: _warn_of_gain(log, named, source.manifest.adu_per_photon))
     if not any(line.A is not None for line in lines):
         todo = "Do the experiments belong to these images and to reindex.cell?"
@@ -109,34 +110,32 @@ class Reader:
     def __init__(self, section: IndexSection, source: Source):
         self._section = section
         self._detector = source.detector
-        self._shots = spec_files.ShotFinder(source.path.parent, source.manifest.files)
-        self._experiments = lru_cache(maxsize=1)(dials.ExperimentList)
-        self._table = lru_cache(maxsize=1)(lambda path: reflections.read(path, COLUMNS))
+        self._shots = ShotFinder(source.path.parent, source.manifest.files)
+        self._pair = lru_cache(maxsize=1)(Pair)
 
     def read(self, named: SpecLine) -> Line:
         """Return one line, read and judged as far as neither other lines nor the image decide."""
         try:
-            experiments = self._experiments(named.expt)
+            pair = self._pair(named.expt, named.refl)
             number = named.experiment or 0
-            is_ambiguous = named.experiment is None and len(experiments) > 1
-            if number >= len(experiments) or is_ambiguous:
-                why = f"{named.expt} has {len(experiments)} experiments"
+            is_ambiguous = named.experiment is None and len(pair) > 1
+            if number >= len(pair) or is_ambiguous:
+                why = f"{named.expt} has {len(pair)} experiments"
                 return Line(AdoptOutcome.NO_EXPERIMENT, why)
-            experiment = experiments[number]
-            table = self._table(named.refl)
+            lattice = pair[number]
             if named.spectrum is not None:
-                self._check_spectrum(named.spectrum, experiment.wavelength)
+                self._check_spectrum(named.spectrum, lattice.wavelength)
         except FileError as error:
             return Line(AdoptOutcome.UNREADABLE, str(error))
-        shot, is_by_name = self._shots.number(experiment.image, experiment.frame)
+        place = self._shots.find(lattice.image, lattice.frame)
         line = Line(
             AdoptOutcome.ADOPTED,
             experiment=number,
-            shot=shot,
-            image=experiment.image,
-            is_by_name=is_by_name,
+            shot=place.shot,
+            image=lattice.image,
+            rule=place.rule,
         )
-        return judge(line, experiment, table, self._detector, self._section)
+        return judge(line, lattice, self._detector, self._section)
 
     def _check_spectrum(self, path: Path, wavelength_ang: float) -> None:
         """Raise FileError where a file is no spectrum, or none about the experiment's wavelength:
@@ -184,7 +183,7 @@ def _without_duplicates(lines: list[Line], section: IndexSection) -> list[Line]:
 def _check_detectors(path: Path, named: list[SpecLine], lines: list[Line]) -> None:
     """Raise FileError for the first line with another detector."""
     for spec_line, line in zip(named, lines, strict=True):
-        if line.corner_distance_px > DETECTOR_TOLERANCE_PX:
+        if line.corner_distance_px > SAME_DETECTOR_PX:
             where = f"{path}, line {spec_line.line}"
             found = f"a panel {line.corner_distance_px:.3g} px from that of the first"
             todo = "Make one run, with its own spec file, for each detector."
@@ -202,6 +201,20 @@ def _warn(log: Logger, named: list[SpecLine], lines: list[Line]) -> None:
         log.warning("line %d: %s %s", spec_line.line, line.outcome.name.lower(), line.why)
     if len(left_out) > MAX_WARNINGS:
         log.warning("%d more lines are not adopted: see adopt.h5", len(left_out) - MAX_WARNINGS)
+
+
+def _tell(log: Logger, section: IndexSection, lines: list[Line]) -> None:
+    """Log how images were found that are not where experiments say, and which lattices were brought
+    to other axes.
+    """
+    adopted = [line for line in lines if line.A is not None]
+    for rule in (Rule.NAME, Rule.STEM):
+        images = [line.image for line in adopted if line.rule == rule]
+        if images:
+            words = "images of %d lines are those of the run of the same %s, such as that of %s"
+            log.info(words, len(images), rule.value, images[0])
+    for axes, n in Counter(line.axes for line in adopted if line.axes).items():
+        log.info("%d lattices are brought to %s: indices %s", n, section.space_group, axes)
 
 
 def _warn_of_gain(log: Logger, named: list[SpecLine], adu_per_photon: float) -> None:

@@ -203,6 +203,17 @@ def _reduce(basis: np.ndarray) -> np.ndarray:
     return transform.round()
 
 
+def reduced_basis(basis: np.ndarray, centring: np.ndarray) -> np.ndarray:
+    """Return the shortest primitive basis (3, 3), right handed, of the lattice of a conventional
+    one. centring: (n, 3) its translations, in axes of the basis.
+    """
+    steps = _integers(1)
+    fractions = np.concatenate([steps, *(steps + shift for shift in centring), centring])
+    fractions = fractions[fractions.any(axis=1)]
+    primitive = basis @ _first_independent(fractions[_by_length(basis @ fractions.T)])
+    return primitive @ _reduce(primitive)
+
+
 def _first_independent(rows: np.ndarray) -> np.ndarray:
     """Return, as columns (3, 3), the first three linearly independent rows of (n, 3)."""
     chosen: list[np.ndarray] = []

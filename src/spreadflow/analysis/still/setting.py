@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spreadflow.analysis.still.search_space import Target
+from spreadflow.analysis.still.search_space import Target, reduced_basis
 from spreadflow.physics import rotation
 
 ASYMMETRY = 0.01
@@ -18,6 +18,10 @@ LENGTH_MARGIN = 0.01
 
 ANGLE_MARGIN = np.deg2rad(1.0)
 """Rad; beyond the tolerance: an angle of a lattice not yet constrained may be this much off."""
+
+
+DENOMINATOR = 24
+"""Translations of centrings, and axes of other settings, are multiples of one over it."""
 
 
 def conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
@@ -41,6 +45,25 @@ def conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
 
     cost = _asymmetry(bases, target) / ASYMMETRY + off_target / OFF_TARGET
     return bases[np.argmin(cost)]
+
+
+def on_target_axes(
+    A: np.ndarray, rotations: np.ndarray, centring: np.ndarray, target: Target
+) -> np.ndarray | None:
+    """Return the axes of the target in those of another setting of the same lattice: C (3, 3), with
+    direct basis of the target = direct basis of A · C and Miller indices hkl · C. None where the
+    lattice is not the target's, or has other symmetry on these axes.
+
+    rotations: (g, 3, 3) of its Laue class, centring: (n, 3) its translations, on the axes of A.
+    """
+    basis = np.linalg.inv(A).T
+    axes = conventional(reduced_basis(basis, centring), target)
+    if axes is None:
+        return None
+    coefficients = (np.linalg.inv(basis) @ axes * DENOMINATOR).round() / DENOMINATOR
+    turned = np.linalg.inv(coefficients) @ rotations @ coefficients
+    is_same = np.array_equal(np.unique(turned.round(6) + 0.0, axis=0), target.point_group)
+    return coefficients if is_same else None
 
 
 def _axes_near_target(vectors: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io.panels import THINNEST_MM, check
 from spreadflow.models import Detector
+from spreadflow.physics import geometry
 
 TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
 """What to do about a file that is no experiment list."""
@@ -30,8 +31,21 @@ SURFACE = "SimplePxMmStrategy"
 PARALLAX = "ParallaxCorrectedPxMmStrategy"
 """What DIALS calls spots that lie at the depth at which the sensor absorbs."""
 
-SEQUENCE = "ImageSequence"
-"""What DIALS calls an imageset whose images are numbered by scans; others list theirs."""
+SEQUENCES = ("ImageSequence", "ImageSweep")
+"""What DIALS calls, and called until 2019, an imageset whose images are numbered by scans; others
+list theirs.
+"""
+
+PARTS = ("crystal", "beam", "detector", "imageset")
+"""What an experiment must have to be a lattice of a still."""
+
+SAME_DETECTOR_PX = 0.01
+"""Distance of corresponding panel corners up to which two detectors are the same."""
+
+PICKLE = b"\x80"
+"""First byte of Python's pickles, as DIALS wrote its tables until 2019; no list or table of today
+begins with it.
+"""
 
 LENGTH_SIGMA = "spreadflow_length_sigma"
 """Key of a file for the relative standard deviation of the detector's distance."""
@@ -50,20 +64,25 @@ def read_length_sigma(path: Path | str) -> float | None:
 def read_expt(path: Path | str) -> Detector:
     """Return the detector of an experiment list, in the lab frame, hierarchies resolved.
 
-    Raises FileError where the file is none, has several detectors, a tilted beam, or panels that
-    differ in shape.
+    Several detectors that are the same, within `SAME_DETECTOR_PX`, are one. Raises FileError where
+    the file is none, has several others, a tilted beam, or panels that differ in shape.
     """
     path = Path(path)
     with _explained(path, "a detector"):
         tree = _tree(path)
-        numbers = {experiment["detector"] for experiment in tree["experiment"]}
-        if len(numbers) != 1:
-            expected = "experiments that share one detector"
-            raise FileError(path, expected, f"{len(numbers)} detectors", TODO)
-
+        numbers = sorted({experiment["detector"] for experiment in tree["experiment"]})
         for beam in tree["beam"]:
             _check_direction(path, beam)
-        return _detector(path, tree["detector"][numbers.pop()])
+        detectors = [_detector(path, tree["detector"][number]) for number in numbers]
+    if not detectors:
+        raise FileError(path, "experiments with a detector", "no experiment", TODO)
+    for number, other in zip(numbers, detectors, strict=True):
+        away_px = geometry.corner_distance_px(other, detectors[0])
+        if away_px > SAME_DETECTOR_PX:
+            expected = "experiments that share one detector"
+            found = f"detector {number} with a panel {away_px:.3g} px from that of the first"
+            raise FileError(path, expected, found, TODO)
+    return detectors[0]
 
 
 class Experiment(NamedTuple):
@@ -115,12 +134,17 @@ class ExperimentList:
         where = f"{self.path}, experiment {n}"
         with _explained(where, "a crystal, a beam, a detector and an image"):
             experiment = self._tree["experiment"][n]
+            missing = [part for part in PARTS if part not in experiment]
+            if missing:
+                expected = f"an experiment with {', '.join(PARTS)}"
+                todo = "Take the list as indexing or refinement wrote it."
+                raise FileError(where, expected, f"one without {', '.join(missing)}", todo)
             crystal = self._tree["crystal"][experiment["crystal"]]
             beam = self._tree["beam"][experiment["beam"]]
             imageset = self._tree["imageset"][experiment["imageset"]]
             _check_direction(where, beam)
 
-            if imageset.get("__id__") == SEQUENCE:
+            if imageset.get("__id__") in SEQUENCES:
                 scan = self._tree["scan"][experiment["scan"]]
                 image, frame = _image_of_sequence(where, imageset["template"], scan)
             else:
@@ -136,10 +160,17 @@ class ExperimentList:
             )
 
     def _detector(self, number: int) -> Detector:
-        """Return a detector of the list, read once."""
+        """Return a detector of the list, read once; the same object for all that are the same."""
         if number not in self._detectors:
-            tree = self._tree["detector"][number]
-            self._detectors[number] = _detector(self.path, tree)
+            new = _detector(self.path, self._tree["detector"][number])
+            self._detectors[number] = next(
+                (
+                    known
+                    for known in self._detectors.values()
+                    if geometry.corner_distance_px(new, known) <= SAME_DETECTOR_PX
+                ),
+                new,
+            )
         return self._detectors[number]
 
 
@@ -180,11 +211,23 @@ def _explained(where: object, needed: str) -> Iterator[None]:
 
 
 def _tree(path: Path) -> dict[str, Any]:
-    """Return the content of an experiment list. Raises FileError where it is other JSON."""
-    tree = json.loads(path.read_text())
+    """Return the content of an experiment list. Raises FileError where it is something else."""
+    content = path.read_bytes()
+    refuse_pickle(path, content)
+    tree = json.loads(content)
     if tree["__id__"] != "ExperimentList":
         raise FileError(path, "a DIALS ExperimentList", tree["__id__"], TODO)
     return tree
+
+
+def refuse_pickle(path: Path, content: bytes) -> None:
+    """Raise FileError for a file of DIALS 1, which only DIALS can read. content: of the file."""
+    if content.startswith(PICKLE):
+        todo = (
+            "Convert it once, in dials.python: from dials.array_family import flex; "
+            f"flex.reflection_table.from_file('{path.name}').as_file('{path.stem}.refl')."
+        )
+        raise FileError(path, "a file of DIALS 2 or later", "a pickle, as DIALS 1 wrote", todo)
 
 
 def _check_direction(where: object, beam: dict) -> None:

@@ -45,6 +45,15 @@ class IndexedReflections(NamedTuple):
     bbox: np.ndarray | None = None
     """(n, 4) px, fast0 fast1 slow0 slow1, half open"""
 
+    def positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return fast and slow, each (n,), px, of the observed centroids, or of the predicted ones
+        where the file has no others.
+        """
+        pair = (self.fast, self.slow) if self.fast_obs is None else (self.fast_obs, self.slow_obs)
+        fast, slow = pair
+        assert fast is not None and slow is not None
+        return fast, slow
+
 
 class IndexedLattice(NamedTuple):
     """One lattice of a shot."""

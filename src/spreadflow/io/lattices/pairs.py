@@ -35,7 +35,7 @@ class Pair:
     def __getitem__(self, number: int) -> IndexedLattice:
         """Return a lattice. Raises FileError for an experiment that is no lattice of one shot."""
         experiment = self._experiments[number]
-        rows = self._table.is_of(experiment.identifier, number)
+        rows = self._table.rows_of(experiment.identifier, number)
         return IndexedLattice(
             identifier=experiment.identifier,
             image=experiment.image,
@@ -49,7 +49,7 @@ class Pair:
 
 
 def _reflections(table: Table, rows: np.ndarray) -> IndexedReflections:
-    """Return some rows of a table. rows: (row,) bool."""
+    """Return some rows of a table. rows: their numbers."""
     columns = {name: column[rows] for name, column in table.columns.items()}
     observed = columns["xyzobs.px.value"]
     predicted = columns.get("xyzcal.px")

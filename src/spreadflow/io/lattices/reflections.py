@@ -7,14 +7,17 @@ MessagePack: an array of "dials::af::reflection_table", version 1, and a map of 
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import msgpack
 import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
+from spreadflow.io.lattices.dials import refuse_pickle
+from spreadflow.products import Children
 
 KIND = "dials::af::reflection_table"
 """First word of a table."""
@@ -38,7 +41,8 @@ TODO = "Take a reflection table as DIALS 2 or later writes it."
 """What to do about a file that is no reflection table."""
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
     """The columns of a reflection table that were asked for."""
 
     columns: dict[str, np.ndarray]
@@ -46,16 +50,23 @@ class Table(NamedTuple):
     identifiers: dict[int, str]
     """number in column `id` → identifier of its experiment; may be empty"""
 
-    def is_of(self, identifier: str, number: int) -> np.ndarray:
-        """Return which reflections belong to an experiment, (reflection,) bool.
-
-        It is the experiment with this identifier; where there are no identifiers, the one with this
-        number.
+    def rows_of(self, identifier: str, number: int) -> np.ndarray:
+        """Return the rows of an experiment: those of its identifier, or those of its number where
+        it or the table has no identifiers.
         """
         if identifier and self.identifiers:
-            numbers = [n for n, name in self.identifiers.items() if name == identifier]
-            number = numbers[0] if numbers else -1
-        return self.columns["id"] == number
+            number = self._numbers.get(identifier, -1)
+        return self._rows[number]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Identifier of an experiment → its number."""
+        return {identifier: number for number, identifier in self.identifiers.items()}
+
+    @cached_property
+    def _rows(self) -> Children:
+        """Number of an experiment → its rows."""
+        return Children(self.columns["id"])
 
 
 def read(path: Path | str, names: tuple[str, ...], more: tuple[str, ...] = ()) -> Table:
@@ -64,7 +75,9 @@ def read(path: Path | str, names: tuple[str, ...], more: tuple[str, ...] = ()) -
     """
     path = Path(path)
     try:
-        kind, version, table = msgpack.unpackb(path.read_bytes(), strict_map_key=False)
+        content = path.read_bytes()
+        refuse_pickle(path, content)
+        kind, version, table = msgpack.unpackb(content, strict_map_key=False)
         data = table["data"]
         n_rows = int(table["nrows"])
         if (kind, version) != (KIND, 1):
