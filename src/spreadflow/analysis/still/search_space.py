@@ -115,7 +115,7 @@ def _target(
 
     # coefficients, in the reduced basis, of every vector that may be a conventional axis
     largest = int(np.abs(np.linalg.inv(to_reduced)).max().round()) + 2
-    steps = _integers(largest)
+    steps = integers(largest)
     lengths = np.linalg.norm(np.einsum("kij,nj->nki", bases, steps), axis=2)
     shortest = lengths.min(axis=1)[:, None]
     longest = lengths.max(axis=1)[:, None]
@@ -188,7 +188,7 @@ def _reduce(basis: np.ndarray) -> np.ndarray:
     """Return the integers T (3, 3), |det T| = 1, with which the columns of basis · T are the
     shortest independent lattice vectors, right handed.
     """
-    steps = _integers(N_REDUCED)
+    steps = integers(N_REDUCED)
     transform = np.eye(3)
     while True:
         reduced = basis @ transform
@@ -207,7 +207,7 @@ def reduced_basis(basis: np.ndarray, centring: np.ndarray) -> np.ndarray:
     """Return the shortest primitive basis (3, 3), right handed, of the lattice of a conventional
     one. centring: (n, 3) its translations, in axes of the basis.
     """
-    steps = _integers(1)
+    steps = integers(1)
     fractions = np.concatenate([steps, *(steps + shift for shift in centring), centring])
     fractions = fractions[fractions.any(axis=1)]
     primitive = basis @ _first_independent(fractions[_by_length(basis @ fractions.T)])
@@ -234,7 +234,7 @@ def _by_length(vectors: np.ndarray) -> np.ndarray:
     return np.argsort(relative, kind="stable")
 
 
-def _integers(limit: int) -> np.ndarray:
+def integers(limit: int) -> np.ndarray:
     """Return all integer triples (n, 3) up to ±limit, but 0 0 0."""
     values = range(-limit, limit + 1)
     triples = np.array(list(product(values, repeat=3)), dtype=np.float64)

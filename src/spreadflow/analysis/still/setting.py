@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spreadflow.analysis.still.search_space import Target, reduced_basis
+from spreadflow.analysis.still.search_space import Target, integers, reduced_basis
 from spreadflow.physics import rotation
 
 ASYMMETRY = 0.01
@@ -19,6 +19,9 @@ LENGTH_MARGIN = 0.01
 ANGLE_MARGIN = np.deg2rad(1.0)
 """Rad; beyond the tolerance: an angle of a lattice not yet constrained may be this much off."""
 
+
+LARGEST_STEP = 3
+"""Largest coefficient of a conventional axis in a reduced basis of no known order and signs."""
 
 DENOMINATOR = 24
 """Translations of centrings, and axes of other settings, are multiples of one over it."""
@@ -57,7 +60,8 @@ def on_target_axes(
     rotations: (g, 3, 3) of its Laue class, centring: (n, 3) its translations, on the axes of A.
     """
     basis = np.linalg.inv(A).T
-    axes = conventional(reduced_basis(basis, centring), target)
+    any_basis = target._replace(steps=integers(LARGEST_STEP))
+    axes = conventional(reduced_basis(basis, centring), any_basis)
     if axes is None:
         return None
     coefficients = (np.linalg.inv(basis) @ axes * DENOMINATOR).round() / DENOMINATOR
