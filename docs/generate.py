@@ -236,12 +236,17 @@ attribute `kinds` holds their names, in order: {", ".join(unusable.NAMES)}.
 
 `level0.expt` is a DIALS ExperimentList (JSON) with one beam and the detector. Any list can be read whose experiments
 share one detector with panels of equal shape, in any hierarchy, downstream of the sample, and a beam along the
-laboratory z axis.
+laboratory z axis. Several detectors are one where no corner of a panel differs by more than 0.01 px.
 
-`predict.expt` and `predict.refl` hold the lattices of `predict` and the reflections that it chose, as DIALS reads them: an
-experiment for each lattice, named by shot and number (identifier `<shot_id>-<k>`), with the detector that `reindex` used,
-a beam at the mean energy of the pulse, and the image. `xyzcal.px` is the prediction and `xyzobs.px.value` the observed
-spot where there is one (`is_strong`), else the prediction too; `delpsical.rad` has the sign of DIALS.
+`spreadflow export PRODUCT --to dials` writes lattices as DIALS reads them, `.expt` and `.refl`: all of `index` and
+`reindex`, with the reflections that were integrated without failure; those that `stage1` refined, with the reflections
+of its model; those of `predict`, with the reflections that it chose (`predict.expt` and `predict.refl`, which the stage
+writes itself); and of these the lattices that `stage2` used. An experiment is a lattice, named by shot and number
+(identifier `<shot_id>-<k>`), with the detector that the stage used, a beam at the mean energy of the pulse, and the image.
+`xyzcal.px` is the prediction and `xyzobs.px.value` the observed spot where there is one (`is_strong`, flag indexed), else
+the prediction too: `dials.filter_reflections flag_expression=indexed` leaves those that `dials.refine` should have.
+`xyzobs.px.variance` is that of the spot in `index` and `reindex`, else 1/12 px² in either direction. `delpsical.rad` has
+the sign of DIALS. Columns that a product does not have are left out.
 
 ## Merged intensities
 
@@ -257,11 +262,21 @@ reflections. A killed run goes on from them; when it has ended they may be remov
 ## Lattices of other programs
 
 A spec file names one lattice in each line, as `.expt .refl [spectrum.lam] [number of the experiment]`; relative names
-are relative to its folder. Of the experiment, these are read: the crystal (`real_space_a`, `b`, `c`, Hall symbol), the
-wavelength, the detector, and its one image (a name relative to the folder of the .expt, and the frame
-`single_file_indices`). The image is found among those of the run by its path, or by its name where the file no longer
-exists and no other has that name. Of the .refl (MessagePack), these are read: the columns `id`, `miller_index`, `panel`
-and `xyzobs.px.value`, in the rows that carry the identifier of the experiment, or its number where it has none.
+are relative to its folder, names with blanks stand in double quotes, and a word that begins with `#` starts a comment. Of
+the experiment, these are read: the crystal (`real_space_a`, `b`, `c`, Hall symbol), the wavelength, the detector, and its
+one image: the file (relative to the folder of the .expt) and frame (`single_file_indices`) of an ImageSet, or the template
+of an ImageSequence and the number in its scan. Of the .refl (MessagePack), these are read: the columns `id`,
+`miller_index`, `panel` and `xyzobs.px.value`, and `xyzcal.px`, `intensity.sum.value`, `intensity.sum.variance` and
+`background.mean` where there are such, in the rows that carry the identifier of the experiment, or its number where it has
+none; shoeboxes are read past. Files of DIALS 1 (pickles) have to be converted by DIALS.
+
+The image is found among those of the run by the first rule that applies: it is the file; it is no longer where the list
+says, and one file of the run has its name; one file of the run has its name but for the ending, as `x.nxs` for `x.cbf`. A
+name that files in several places have is none. The log says where another rule than the first applied.
+
+The space group may be stated as a group, whose screw axes and origin do not count, or as its Laue group. Lattices in
+another setting (`I 1 2 1`, a primitive cell, axes in another order) are brought to the axes that have the configured cell,
+where the configured Laue class has the same rotations as theirs; the log says by which change of indices.
 
 A `.lam` file is text as diffBragg writes it: lines that begin with `#`, and a row `wavelength (Å), weight` for each
 channel. The channels are taken as they are. Weights are relative: the photons of the pulse are those that the image

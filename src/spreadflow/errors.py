@@ -112,12 +112,13 @@ class AdoptOutcome(IntEnum):
     NO_EXPERIMENT = 2
     """The .expt has no experiment of this number, or several and the line names none."""
     NO_SHOT = 3
-    """The experiment's image is none of the run's, or gone and of a name that stands for several.
-    """
+    """The experiment's image is none of the run's, or its name may stand for several."""
     OTHER_GROUP = 4
-    """Its space group has other rotations or another centring than `reindex.space_group`."""
+    """Its Laue class or centring is not that of `reindex.space_group`, on any axes that have the
+    cell.
+    """
     OTHER_CELL = 5
-    """Its cell is further from `reindex.cell` than the tolerances."""
+    """Its cell is further from `reindex.cell` than the tolerances, on any axes."""
     NOT_PAIRED = 6
     """Fewer than `reindex.min_indexed` reflections of the .refl are the experiment's."""
     OTHER_INDICES = 7

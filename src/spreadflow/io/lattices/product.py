@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome
+from spreadflow.errors import FileError, PredictedOutcome, RefinedOutcome, SpreadOutcome
 from spreadflow.io import store
 from spreadflow.io.images import read_manifest
 from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
 from spreadflow.models import CHOSEN, Detector, ReflectionFlag
 from spreadflow.physics import geometry, symmetry
-from spreadflow.products import Children, Index, Predict, Product, Reindex, Stage1
+from spreadflow.products import Children, Index, Predict, Product, Reindex, Stage1, Stage2
 from spreadflow.products.core import Wanted
 from spreadflow.products.index import Spots
 from spreadflow.units import wavelength
@@ -49,29 +49,35 @@ class _Own(NamedTuple):
 
 class ProductLattices:
     """The lattices of a product, in its order: all of index and reindex, those that stage 1
-    refined, those that predict predicted. Each iteration reads the product anew.
+    refined, those that predict predicted, and of these the ones that stage 2 used. Each iteration
+    reads the product anew.
     """
 
     def __init__(
         self, product: Path | str, *, reindex: Sequence[Path] = (), images: Sequence[Path] = ()
     ):
-        """Open a product.
+        """Open a product; that of stage 2 has its lattices and reflections in predict.h5 beside it.
 
         reindex: the product of reindex of each of its runs, where these do not lie in their folders
         beside it. images: manifests of the runs, where they are no longer where they were. Raises
         FileError.
         """
-        self.path = Path(product)
-        kind = store.kind(self.path)
+        path = Path(product)
+        kind = store.kind(path)
+        self._used = None
+        if kind == Stage2.kind:
+            self._used = _used(path)
+            path = path.with_name("predict.h5")
+            kind = store.kind(path)
         if kind not in KINDS:
-            expected = f"a product of {', '.join(KINDS)}"
-            raise FileError(self.path, expected, kind, "Export one of these.")
+            expected = f"a product of {', '.join([*KINDS, Stage2.kind])}"
+            raise FileError(path, expected, kind, "Export one of these.")
+        self.path = path
         self._kind = KINDS[kind]
-        attributes = store.attributes(self.path, self._kind.product)
-        if kind in ("index", "reindex"):
-            of_runs = [self.path]
-        else:
-            beside = [self.path.parent / run / "reindex.h5" for run in attributes["runs"]]
+        attributes = store.attributes(path, self._kind.product)
+        of_runs = [path]
+        if kind not in (Index.kind, Reindex.kind):
+            beside = [path.parent / run / "reindex.h5" for run in attributes["runs"]]
             of_runs = list(reindex) or beside
         manifests: list[Path | None] = [*images] or [None for _ in of_runs]
         if len(manifests) != len(of_runs):
@@ -84,16 +90,25 @@ class ProductLattices:
         """Yield the lattices."""
         for part in store.parts_of(self.path, self._kind.product):
             content = part.read(self._kind.wanted)
-            lattices = content.tables["lattices"]
-            numbers = lattices.as_dict().get("run", np.zeros(len(lattices), int))
+            columns = content.tables["lattices"].as_dict()
+            numbers = columns.get("run", np.zeros(len(columns["k"]), int))
             for row, own in self._kind.read(content, self._unknowns):
-                shot_id, k = (int(lattices.as_dict()[name][row]) for name in ("shot_id", "k"))
-                yield _lattice(self._runs[numbers[row]], shot_id, k, own)
+                identity = (int(columns["shot_id"][row]), int(columns["k"][row]))
+                if self._used is None or identity in self._used:
+                    yield _lattice(self._runs[numbers[row]], *identity, own)
+
+
+def _used(path: Path) -> set[tuple[int, int]]:
+    """Return shot_id and k of the lattices that stage 2 used."""
+    columns = Stage2.lattices
+    lattices = store.read(path, Stage2, [columns.shot_id, columns.k, columns.outcome]).lattices
+    own = lattices[lattices.outcome == SpreadOutcome.USED]
+    return set(zip(own.shot_id.tolist(), own.k.tolist(), strict=True))
 
 
 def _run(path: Path, manifest: Path | None) -> _Run:
     """Return the run that a product of index or reindex is of. Raises FileError."""
-    product = Index if store.kind(path) == "index" else Reindex
+    product = Index if store.kind(path) == Index.kind else Reindex
     attributes = store.attributes(path, product)
     where = Path(attributes["manifest"]) if manifest is None else manifest
     described = read_manifest(where)
@@ -254,10 +269,10 @@ def _kind_of_index(product: type[Index]) -> _Kind:
 
 
 KINDS = {
-    "index": _kind_of_index(Index),
-    "reindex": _kind_of_index(Reindex),
-    "stage1": _Kind(Stage1, [Stage1.lattices, Stage1.reflections], _of_stage1),
-    "predict": _Kind(
+    Index.kind: _kind_of_index(Index),
+    Reindex.kind: _kind_of_index(Reindex),
+    Stage1.kind: _Kind(Stage1, [Stage1.lattices, Stage1.reflections], _of_stage1),
+    Predict.kind: _Kind(
         Predict,
         [
             Predict.lattices,
