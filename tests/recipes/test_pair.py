@@ -9,10 +9,11 @@ import pytest
 from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome
 from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
+from spreadflow.io.lattices.shot_finder import Rule
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry, unit_cell
 from spreadflow.physics.rotation import from_vector
-from spreadflow.recipes.pair import Line, judge
+from spreadflow.recipes.pair import Line, judge, unmistakable
 
 WAVELENGTH = 1.3
 DETECTOR = Detector(
@@ -161,3 +162,30 @@ def test_a_group_of_another_cell_is_of_another_cell():
     line = judge(Line(AdoptOutcome.ADOPTED, shot=0), lattice, DETECTOR, section(wide))
     assert (line.outcome, line.A) == (AdoptOutcome.OTHER_CELL, None)
     assert line.why.startswith("67.20 59.80 47.20")
+
+
+def images_of(*images: tuple[str, Rule]) -> list[AdoptOutcome]:
+    """Return what becomes of lines with these images, found by these rules."""
+    lines = [
+        Line(AdoptOutcome.ADOPTED, shot=0, image=Path(image), rule=rule) for image, rule in images
+    ]
+    return [line.outcome for line in unmistakable(lines)]
+
+
+ADOPTED, NO_SHOT = AdoptOutcome.ADOPTED, AdoptOutcome.NO_SHOT
+
+
+@pytest.mark.parametrize(
+    ("images", "outcomes"),
+    [
+        ([("/a/x.cbf", Rule.STEM), ("/a/x.cbf", Rule.STEM)], [ADOPTED] * 2),
+        ([("/a/x.cbf", Rule.STEM), ("/b/x.cbf", Rule.STEM)], [NO_SHOT] * 2),
+        ([("/a/x.cbf", Rule.STEM), ("/a/x.img", Rule.STEM)], [NO_SHOT] * 2),
+        ([("/a/x.cbf", Rule.STEM), ("/run/x.nxs", Rule.PATH)], [NO_SHOT, ADOPTED]),
+        ([("/a/x.nxs", Rule.NAME), ("/run/x.nxs", Rule.PATH)], [NO_SHOT, ADOPTED]),
+        ([("/a/x.nxs", Rule.NAME), ("/a/x.cbf", Rule.STEM)], [ADOPTED, NO_SHOT]),
+        ([("/a/x.nxs", Rule.NAME), ("/a/y.nxs", Rule.NAME)], [ADOPTED] * 2),
+    ],
+)
+def test_a_name_that_files_in_several_places_have_is_none(images, outcomes):
+    assert images_of(*images) == outcomes

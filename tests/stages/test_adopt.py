@@ -32,13 +32,14 @@ from spreadflow.errors import AdoptOutcome, FileError, LatticeOutcome, Outcome, 
 from spreadflow.io import store
 from spreadflow.io.images import Source, open_indexed
 from spreadflow.io.lattices import dials_writer
-from spreadflow.io.lattices.shot_finder import Rule, ShotFinder
+from spreadflow.io.lattices.shot_finder import Rule
 from spreadflow.io.lattices.spec import SpecLine
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.physics import geometry, symmetry
 from spreadflow.products import Adopt, Annulus, Cells, Reindex, Stage1
 from spreadflow.products.adopt import Lines
+from spreadflow.recipes.pair import Line
 from spreadflow.stages import adopt, annulus, cells, index, simulate, stage1
 from spreadflow.units import wavelength
 
@@ -572,16 +573,19 @@ def test_a_name_of_several_files_does_not_tell_which_is_meant(usual, tmp_path):
     assert list(lines.outcome) == [AdoptOutcome.NO_SHOT, AdoptOutcome.NO_SHOT, AdoptOutcome.ADOPTED]
 
 
-def test_a_name_that_two_files_of_a_run_have_is_none(tmp_path):
-    files = [SimpleNamespace(path=f"{folder}/x.nxs", n_frames=3) for folder in "ab"]
-    files.append(SimpleNamespace(path="y.nxs", n_frames=3))
-    shots = ShotFinder(tmp_path, files)
-    assert shots.find(Path("/gone/x.nxs"), 1).shot == -1
-    assert shots.find(Path("/gone/y.nxs"), 1) == (7, Rule.NAME)
-    assert shots.find(tmp_path / "a" / "x.nxs", 1) == (1, Rule.PATH)
-    assert shots.find(Path("/gone/x.cbf"), 1).shot == -1
-    assert shots.find(Path("/gone/y.cbf"), 1) == (7, Rule.STEM)
-    assert shots.find(Path("/gone/y.cbf"), 3).shot == -1
+def test_other_rules_and_other_axes_are_said(caplog):
+    """Once for all lines of a rule, and for all of a change of indices; of lines that are adopted
+    alone.
+    """
+    line = Line(AdoptOutcome.ADOPTED, A=np.eye(3), image=Path("/raw/x.cbf"), rule=Rule.STEM)
+    lines = [line, line._replace(axes="-h-l,k,h"), line._replace(A=None, rule=Rule.NAME)]
+    section = staged("adopt").reindex
+    with caplog.at_level(logging.INFO):
+        adopt._tell(logging.getLogger("adopt"), section, lines)
+    assert [record.getMessage() for record in caplog.records] == [
+        "images of 2 lines are those of the run of the same stem, such as that of /raw/x.cbf",
+        "1 lattices are brought to P 1 21 1: indices -h-l,k,h",
+    ]
 
 
 def test_a_shot_that_is_lost_takes_its_lines_along(usual, tmp_path):
