@@ -73,7 +73,7 @@ def _paired_with_target(line: Line, lattice: IndexedLattice, section: IndexSecti
     if not (is_same and is_near_target(unit_cell.cell_of(A), section)):
         axes = on_target_axes(A, rotations, centring, target_of(section))
         if axes is None and not is_same:
-            why = f"Hall symbol '{lattice.hall}'"
+            why = f"Hall symbol '{lattice.hall}' on no axes of {section.space_group}"
             return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
         if axes is not None:
             A = np.linalg.inv(np.linalg.inv(A).T @ axes).T

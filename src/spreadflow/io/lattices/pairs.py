@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from spreadflow.io.lattices.dials import ExperimentList
-from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
+from spreadflow.io.lattices.indexed import IndexedLattice, IndexedLattices, IndexedReflections
 from spreadflow.io.lattices.reflections import Table, read
 
 COLUMNS = ("miller_index", "panel", "xyzobs.px.value")
@@ -20,7 +20,7 @@ MORE_COLUMNS = (
 """Columns that are read where a table has them."""
 
 
-class Pair:
+class Pair(IndexedLattices):
     """The lattices of an experiment list with their reflections. Raises FileError where a file is
     none.
     """
