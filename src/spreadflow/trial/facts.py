@@ -34,7 +34,7 @@ def has_model(config: "Config", stage: str) -> bool:
 
     Without a model file the crystals are a phantom, which is right for simulated images alone.
     """
-    factors: "StructureFactorsSection" = config.resolved(f"{stage}.structure_factors")
+    factors: StructureFactorsSection = config.resolved(f"{stage}.structure_factors")
     is_phantom = factors.source == "model" and factors.model is None
     is_simulated = bool(simulated_runs(config))
     return is_simulated or not is_phantom
@@ -42,7 +42,7 @@ def has_model(config: "Config", stage: str) -> bool:
 
 def has_sites(config: "Config") -> bool:
     """Whether metal sites are named, in a model of the crystals in the images."""
-    factors: "StructureFactorsSection" = config.resolved("stage1.structure_factors")
+    factors: StructureFactorsSection = config.resolved("stage1.structure_factors")
     is_simulated = bool(simulated_runs(config))
     has_atoms = is_simulated or factors.model is not None
     return bool(factors.sites) and has_atoms
