@@ -13,7 +13,6 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import (
     LogFormatterSciNotation,
     LogLocator,
@@ -25,6 +24,7 @@ from matplotlib.transforms import Affine2D
 
 from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
+from spreadflow.report.layout import Layout
 from spreadflow.units import wavelength
 
 BLUE = "#2b6ca3"
@@ -169,7 +169,7 @@ def _lay_out_below(figure: Figure, head_in: float) -> None:
     """Give the plots of a page what is below its head, which is so many inches high."""
     top = 1 - head_in / figure.get_figheight()
     rect = (0.01, 0.01, 0.98, top - 0.01)
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, rect=rect))
+    figure.set_layout_engine(Layout(w_pad=0.08, h_pad=0.08, rect=rect))
 
 
 def say(value: Any, digits: int = 3) -> str:
