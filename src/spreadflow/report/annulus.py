@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from spreadflow.analysis.pixels import shoeboxes
+from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.io import store
 from spreadflow.models import Overlap, ReflectionFlag, pixel_counts
 from spreadflow.physics import symmetry
@@ -82,7 +82,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _strength_of(reflections: Reflections, rows: np.ndarray) -> np.ndarray:
     """Return (row,) I/σ of reflections."""
-    return shoeboxes.strength(reflections.intensity[rows], reflections.sigma[rows])
+    return i_over_sigma(reflections.intensity[rows], reflections.sigma[rows])
 
 
 def _strongest(reflections: Reflections) -> np.ndarray:
