@@ -26,9 +26,6 @@ ROWS = 6
 COLUMNS = 8
 """Columns of the picture's shoeboxes."""
 
-EDGE = 0.78
-"""Longer edge of a shoebox in the picture, in the distance from one to the next."""
-
 SHADE = 0.45
 """Opacity of the blue upon pixels that are not counted."""
 
@@ -260,11 +257,8 @@ def _shoebox(axes: Any, box: Pixels, shape: tuple[int, int], place: Place) -> No
     blue = np.array(to_rgb(style.BLUE))
     colors[is_left_out, :3] += SHADE * (blue - colors[is_left_out, :3])
 
-    n_slow, n_fast = shape
-    pixel = EDGE / max(shape)
-    left = place.x - 0.5 * n_fast * pixel
-    top = place.y + 0.5 * n_slow * pixel
-    extent = (left, left + n_fast * pixel, top - n_slow * pixel, top)
+    extent = left, right, _, top = style.tile(shape, place.x, place.y)
+    pixel = (right - left) / shape[1]
     axes.imshow(colors.reshape(*shape, 4), extent=extent)
     axes.text(
         place.x, top + 0.02, place.title, fontsize=6.5, ha="center", va="bottom", clip_on=True

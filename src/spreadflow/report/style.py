@@ -99,6 +99,9 @@ SUBTITLE_IN = 0.65
 HEAD_IN = 0.84
 """Inches from the top of a page to its plots."""
 
+TILE_EDGE = 0.78
+"""Edge of a small image in a plot of many that are 1 apart."""
+
 LINE_IN = 0.19
 """Height of a line of warnings, inches."""
 
@@ -224,6 +227,21 @@ def without_axes(axes: Any) -> None:
     """Leave away frame, axes and ticks: ticks that nobody sees are laid out all the same."""
     axes.set(xticks=[], yticks=[])
     axes.set_axis_off()
+
+
+def tile(
+    shape: tuple[int, ...], x: float, y: float, width: float = TILE_EDGE, height: float = TILE_EDGE
+) -> tuple[float, float, float, float]:
+    """Return the extent of a small image, (slow, fast) pixels, whose middle lies at x and y of a
+    plot that holds many of them. A plot for each would take longer than all that it shows.
+
+    width, height: the most that it may take.
+    """
+    n_slow, n_fast = shape
+    pixel = min(width / n_fast, height / n_slow)
+    half_width = 0.5 * n_fast * pixel
+    half_height = 0.5 * n_slow * pixel
+    return (x - half_width, x + half_width, y - half_height, y + half_height)
 
 
 def photon_scale(photons: np.ndarray) -> LogNorm:
