@@ -5,7 +5,6 @@ where the committed files differ.
 python docs/generate.py [--check]
 """
 
-import ast
 import dataclasses
 import inspect
 import json
@@ -20,6 +19,8 @@ from pydantic import BaseModel
 from spreadflow import errors, models, products
 from spreadflow.analysis.recording import unusable
 from spreadflow.config import Config
+from spreadflow.config.base import Section
+from spreadflow.config.docstrings import docstrings
 from spreadflow.io import images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
@@ -404,19 +405,34 @@ def _section(name: str, node: dict, definitions: dict, written: set) -> Iterator
 
     required = node.get("required", ())
     sections_within = []
+    meanings = _meanings(node["title"])
     for key, item in node["properties"].items():
         words, sections = _type(item, definitions)
         path = f"{name}.{key}" if name else key
         sections_within += [(path + suffix, section) for section, suffix in sections]
 
         default = "(required)" if key in required else _default(item, sections)
-        meaning = _cell(item.get("description", ""))
-        yield f"| `{key}` | {words} | {default} | {meaning} |\n"
+        yield f"| `{key}` | {words} | {default} | {_cell(meanings[key])} |\n"
 
     for path, section in sections_within:
         if section not in written:
             written.add(section)
             yield from _section(path, definitions[section], definitions, written)
+
+
+def _meanings(name: str) -> dict[str, str]:
+    """Return the meaning of each key of a section, by the name of its class."""
+    (section,) = (section for section in _sections(Section) if section.__name__ == name)
+    meaning_of = docstrings(section)
+    fields = section.model_fields.items()
+    return {field.alias or name: meaning_of[name] for name, field in fields}
+
+
+def _sections(section: type[Section]) -> Iterator[type[Section]]:
+    """Yield all classes of sections."""
+    for below in section.__subclasses__():
+        yield below
+        yield from _sections(below)
 
 
 def _default(item: dict, sections: list) -> str:
@@ -543,9 +559,10 @@ def _products() -> Iterator[str]:
 def _fields(model: type[BaseModel]) -> str:
     """Return the table of the keys of a JSON file."""
     text = "| key | default | meaning |\n|---|---|---|\n"
+    meaning_of = docstrings(model)
     for name, field in model.model_fields.items():
         default = "(required)" if field.is_required() else f"`{json.dumps(field.default)}`"
-        text += f"| `{name}` | {default} | {_cell(field.description or '')} |\n"
+        text += f"| `{name}` | {default} | {_cell(meaning_of[name])} |\n"
     return text
 
 
@@ -558,12 +575,8 @@ def _members(kind: type) -> str:
 
     text = f"`{kind.__name__}`: {_cell(inspect.getdoc(kind) or '')}\n\n"
     text += "| name | value | meaning |\n|---|---|---|\n"
-    body: list[Any] = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    for node, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.Assign):
-            meaning = following.value.value if isinstance(following, ast.Expr) else ""
-            name = node.targets[0].id
-            text += f"| {name} | {values[name]} | {_cell(meaning)} |\n"
+    for name, meaning in docstrings(kind).items():
+        text += f"| {name} | {values[name]} | {_cell(meaning)} |\n"
     return text + "\n"
 
 

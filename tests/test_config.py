@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from spreadflow.config import Config, check_ready, for_stage, load, overlay, parse, section
+from spreadflow.config.base import Section
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.trial import BY_WORD
 
@@ -230,6 +231,16 @@ def test_cell_that_does_not_fit_the_group_is_refused(section_name, group, cell):
         in caught.value.expected
     )
     assert str(cell[0]) in str(caught.value.found)
+
+
+def test_defaults_that_are_not_checked_are_those_that_are():
+    config = Config()
+    names = [name for name in Config.model_fields if isinstance(getattr(config, name), Section)]
+    sections = [getattr(config, name) for name in names]
+    assert {"crystal", "index", "stage1", "spread"} <= set(names)
+    for unchecked in [*sections, config.index.spots, config.stage1.restraints]:
+        assert unchecked == type(unchecked)()
+        assert unchecked.model_fields_set == set()
 
 
 def test_yaml_layers_lie_over_each_other(tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spreadflow.cli.config import FIRST_LOOK, document
 from spreadflow.config import Config, check_ready, load, overlay, parse, setting
+from spreadflow.config.commented import FIRST_LOOK, document
 from spreadflow.config.trial import TARGET
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.trial import BY_WORD, STAGES

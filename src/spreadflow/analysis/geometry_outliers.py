@@ -9,7 +9,7 @@ they ask for a detector of their own.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtri
+import scipy
 
 from spreadflow.models import Array
 from spreadflow.units import MAD_TO_SIGMA
@@ -102,7 +102,7 @@ def robust_cut(z: np.ndarray, probability: float) -> Cut:
     return Cut(
         centre=robust.location_,
         precision=np.linalg.inv(robust.covariance_),
-        limit=float(chdtri(2, 1.0 - probability)),
+        limit=float(scipy.special.chdtri(2, 1.0 - probability)),
     )
 
 
@@ -140,8 +140,8 @@ def _largest_move(move: np.ndarray, n_free: int) -> float:
     """Return the largest of squared distances (n,) that is like the others, were they χ² of n_free
     degrees of freedom but for a factor.
     """
-    factor = np.median(move) / chdtri(n_free, 0.5)
-    return float(factor * chdtri(n_free, 1.0 - MOVE_PROBABILITY))
+    factor = np.median(move) / scipy.special.chdtri(n_free, 0.5)
+    return float(factor * scipy.special.chdtri(n_free, 1.0 - MOVE_PROBABILITY))
 
 
 def reasons(evidence: Evidence, limits: Limits) -> list[str]:

@@ -10,7 +10,6 @@ import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-from spreadflow.config import OVERLAYS, for_stage
 from spreadflow.errors import SpreadflowError
 from spreadflow.trial import BY_WORD, STAGES, Stage
 
@@ -62,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run a stage. Where one rank fails, all end: with the error's status, or 1 where nobody
     expected it.
     """
+    from spreadflow.config import OVERLAYS, for_stage
     from spreadflow.parallel import World
 
     stage = BY_WORD[arguments.word]

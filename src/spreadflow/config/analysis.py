@@ -55,7 +55,7 @@ class IndexSection(Section):
     """of the target; any name gemmi knows"""
     cell: CellParameters = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
     """target cell; may be wrong by 3 % and 3°"""
-    spots: SpotsSection = SpotsSection()
+    spots: SpotsSection = SpotsSection.defaults()
     """how spots are found"""
     mask: Path | None = None
     """HDF5 dataset `mask` (panel, slow, fast) or (slow, fast), non-zero = not to be used; added to
@@ -120,9 +120,7 @@ class Level0Section(Section):
     min_reflections: PositiveInt = 10
     """per lattice; lattices with fewer take no part"""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
-    )
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class CellsSection(Section):
@@ -154,9 +152,7 @@ class CellsSection(Section):
     mahalanobis_max: PositiveFloat = 4.0
     """accepted lattices are nearer to the chosen cluster than this"""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
-    )
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class MergeSection(Section):
@@ -311,7 +307,7 @@ class Stage1Section(PixelsSection):
     """1 = one η; 3 = η by axis of the crystal (a, c* × a, c*): domains turn more about some than
     about others. Domains that are given or learned have none to refine
     """
-    restraints: RestraintsSection = RestraintsSection()
+    restraints: RestraintsSection = RestraintsSection.defaults()
     """what is known of the unknowns besides the pixels; part of every quoted σ"""
     target: Literal["normal", "poisson"] = "normal"
     """−ln L of a pixel: with the model's variance, gains included, or of counts alone, readout as a

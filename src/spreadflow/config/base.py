@@ -4,7 +4,7 @@ readable errors.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
 import gemmi
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -18,10 +18,16 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         defer_build=True,  # a stage builds the sections that it reads
     )
+
+    @classmethod
+    def defaults(cls) -> Self:
+        """Return the section with all defaults, unchecked: to check them builds the section, which
+        not every stage needs.
+        """
+        return cls.model_construct()
 
 
 class Inconsistent(ValueError):

@@ -93,47 +93,47 @@ class Config(Section):
     """folder of the trials"""
     runs: dict[FolderName, RunSection] = {}
     """name → run"""
-    crystal: CrystalSection = CrystalSection()
+    crystal: CrystalSection = CrystalSection.defaults()
     """the crystals that are simulated"""
-    structure_factors: StructureFactorsSection = StructureFactorsSection()
+    structure_factors: StructureFactorsSection = StructureFactorsSection.defaults()
     """where F(hkl, E) comes from"""
-    beam: BeamSection = BeamSection()
+    beam: BeamSection = BeamSection.defaults()
     """the pulses that are simulated"""
-    detector: DetectorSection = DetectorSection()
+    detector: DetectorSection = DetectorSection.defaults()
     """the detector that is simulated"""
-    recording: RecordingSection = RecordingSection()
+    recording: RecordingSection = RecordingSection.defaults()
     """how shots were recorded; `runs.RUN.recording` overlays it for one run"""
-    simulate: SimulateSection = SimulateSection()
+    simulate: SimulateSection = SimulateSection.defaults()
     """how images are computed and stored"""
-    index: IndexSection = IndexSection()
+    index: IndexSection = IndexSection.defaults()
     """spots → lattices → integrated reflections"""
     reindex: dict[str, Any] = {}
     """keys of `index` that differ in `reindex`"""
-    level0: Level0Section = Level0Section()
+    level0: Level0Section = Level0Section.defaults()
     """one detector shift and distance from all lattices"""
-    cells: CellsSection = CellsSection()
+    cells: CellsSection = CellsSection.defaults()
     """clusters of unit cells; the accepted list"""
-    merge: MergeSection = MergeSection()
+    merge: MergeSection = MergeSection.defaults()
     """scales and merged intensities"""
-    annulus: AnnulusSection = AnnulusSection()
+    annulus: AnnulusSection = AnnulusSection.defaults()
     """shoebox pixels within a resolution annulus"""
     wide: Annotated[dict[str, Any], AfterValidator(_wide)] = WIDE_DEFAULTS
     """keys of `annulus` that differ in `wide`, the shoeboxes of a wider range"""
-    ladder: LadderSection = LadderSection()
+    ladder: LadderSection = LadderSection.defaults()
     """the regression series on the pixels"""
-    mosaic: MosaicSection = MosaicSection()
+    mosaic: MosaicSection = MosaicSection.defaults()
     """the distribution of mosaic domains, learned from the pixels where `stage1.mosaicity` is
     `learned`
     """
-    stage1: Stage1Section = Stage1Section()
+    stage1: Stage1Section = Stage1Section.defaults()
     """each lattice refined against its pixels"""
-    predict: PredictSection = PredictSection()
+    predict: PredictSection = PredictSection.defaults()
     """the reflections that are worth their pixels"""
-    pack: PackSection = PackSection()
+    pack: PackSection = PackSection.defaults()
     """the pixels of these, for what comes after"""
-    stage2: Stage2Section = Stage2Section()
+    stage2: Stage2Section = Stage2Section.defaults()
     """one intensity for each unique reflection from all pixels"""
-    spread: SpreadSection = SpreadSection()
+    spread: SpreadSection = SpreadSection.defaults()
     """f′(E) and f″(E) of every metal site"""
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Expected Bragg photons of each component of a mosaicity by itself, in pixels of rectangles."""
 
 import numpy as np
-from scipy.sparse import csr_matrix, hstack
+import scipy
 
 from spreadflow.models import Mosaic, Parameters, Shoeboxes
 from spreadflow.physics import component_loops, forward, layout
@@ -15,7 +15,7 @@ BATCH = 64
 
 def by_component(
     parameters: Parameters, boxes: Shoeboxes, oversample: int, reach: float
-) -> csr_matrix:
+) -> "scipy.sparse.csr_matrix":
     """Return the Bragg photons (valid pixel, component) of a lattice if one component had all
     domains, float32.
 
@@ -36,14 +36,14 @@ def by_component(
         alone = Mosaic(mosaic.rotations[batch], mosaic.width[batch], is_new)
         of_batch = parameters._replace(mosaic=alone)
         batches.append(_of_batch(of_batch, rays, boxes, oversample, reach))
-    whole = hstack(batches, format="csr")
+    whole = scipy.sparse.hstack(batches, format="csr")
     parts = (whole.data, whole.indices, whole.indptr)
-    return csr_matrix(parts, shape=(whole.shape[0], n))
+    return scipy.sparse.csr_matrix(parts, shape=(whole.shape[0], n))
 
 
 def _of_batch(
     parameters: Parameters, rays: np.ndarray, boxes: Shoeboxes, oversample: int, reach: float
-) -> csr_matrix:
+) -> "scipy.sparse.csr_matrix":
     """Return the photons (valid pixel, component) of all components; rays: (point, 4)."""
     followed = follow(parameters, reach)
     reached = boxes_of(followed, parameters.detector)
@@ -64,4 +64,4 @@ def _of_batch(
         ),
     )
     shape = (len(ends) - 1, len(parameters.mosaic.share))
-    return csr_matrix((values, components, ends), shape=shape)
+    return scipy.sparse.csr_matrix((values, components, ends), shape=shape)

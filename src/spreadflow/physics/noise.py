@@ -16,8 +16,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
-from scipy.special import gammaln
+import scipy
 
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array
@@ -93,7 +92,7 @@ def _poisson_table(means: np.ndarray, columns: int) -> jax.Array:
     mean = means[:, None]
     is_positive = mean > 0
     log_mean = np.log(np.where(is_positive, mean, 1.0))
-    probabilities = np.exp(k * log_mean - mean - gammaln(k + 1))
+    probabilities = np.exp(k * log_mean - mean - scipy.special.gammaln(k + 1))
     table = alias_table(np.where(is_positive, probabilities, k == 0))
     return jnp.asarray(table)
 

@@ -8,7 +8,7 @@ room for two), then C, N, O and S at random, at the density of protein and no tw
 """
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy
 
 from spreadflow.physics import rotation, symmetry, unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
@@ -200,16 +200,16 @@ def _fill(
     """Return the places (n, 3), Å, of the atoms of protein, or of as many as find room: random
     sequential addition deeper than `wall`.
     """
-    around = cKDTree(metal)
+    around = scipy.spatial.cKDTree(metal)
     placed = np.empty((0, 3))
     for _ in range(200):
         points, depth = mates.sample(rng, 40000)
         to_cluster, _ = around.query(points)
         points = points[(depth > wall) & (to_cluster > CLOSEST_TO_CLUSTER)]
         if len(placed):
-            to_placed, _ = cKDTree(placed).query(points)
+            to_placed, _ = scipy.spatial.cKDTree(placed).query(points)
             points = points[to_placed > CLOSEST]
-        pairs = cKDTree(points).query_pairs(CLOSEST, output_type="ndarray")
+        pairs = scipy.spatial.cKDTree(points).query_pairs(CLOSEST, output_type="ndarray")
         apart = points[_earlier(len(points), pairs)]
         placed = np.concatenate([placed, apart])[:n]
         if len(placed) >= n:

@@ -1,7 +1,7 @@
 """Point spreads of detectors, integrated over pixels."""
 
 import numpy as np
-from scipy.special import erf
+import scipy
 
 FIBRE_SHAPE = 0.65238
 """Width parameter g of the fibre-optic point spread over its FWHM (Holton et al. 2012)."""
@@ -30,7 +30,7 @@ def gauss_kernel(fwhm_mm: float, pixel_mm: float, radius_px: int) -> np.ndarray:
     """
     sigma = fwhm_mm / pixel_mm / np.sqrt(8 * np.log(2))
     corners = np.arange(-radius_px, radius_px + 2) - 0.5
-    integral = erf(corners / (np.sqrt(2) * sigma)) / 2
+    integral = scipy.special.erf(corners / (np.sqrt(2) * sigma)) / 2
     line = np.diff(integral)
     return _disc(np.outer(line, line))
 

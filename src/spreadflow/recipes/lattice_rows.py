@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from spreadflow.analysis import orientation_matrix
-from spreadflow.analysis.pixels import lattice_fit, shoeboxes, spot_positions
+from spreadflow.analysis.pixels import lattice_fit, spot_positions
 from spreadflow.analysis.pixels.likelihood import variance
 from spreadflow.analysis.still import prediction
+from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.physics import unit_cell
 from spreadflow.products.stage1 import Reflections, SamplePixels, Samples
 from spreadflow.recipes.lattice import LatticeFit, PackedLattice, misset
@@ -197,7 +198,7 @@ def sample_rows(lattice: PackedLattice, fit: LatticeFit, n: int) -> tuple[Sample
     data = problem.data
     point = refined.fit.point
     reflections = lattice.reflections
-    strength = np.nan_to_num(shoeboxes.strength(reflections.intensity, reflections.sigma))
+    strength = np.nan_to_num(i_over_sigma(reflections.intensity, reflections.sigma))
     rows = np.argsort(-strength, kind="stable")[:n]
     values = {
         "data": data.photons,

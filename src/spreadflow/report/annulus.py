@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from spreadflow.analysis.pixels import shoeboxes
+from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.io import store
 from spreadflow.models import Overlap, ReflectionFlag, pixel_counts
 from spreadflow.physics import symmetry
@@ -25,9 +25,6 @@ ROWS = 6
 
 COLUMNS = 8
 """Columns of the picture's shoeboxes."""
-
-EDGE = 0.78
-"""Longer edge of a shoebox in the picture, in the distance from one to the next."""
 
 SHADE = 0.45
 """Opacity of the blue upon pixels that are not counted."""
@@ -82,7 +79,7 @@ def checks(summaries: Summaries) -> list[Check]:
 
 def _strength_of(reflections: Reflections, rows: np.ndarray) -> np.ndarray:
     """Return (row,) I/σ of reflections."""
-    return shoeboxes.strength(reflections.intensity[rows], reflections.sigma[rows])
+    return i_over_sigma(reflections.intensity[rows], reflections.sigma[rows])
 
 
 def _strongest(reflections: Reflections) -> np.ndarray:
@@ -260,11 +257,8 @@ def _shoebox(axes: Any, box: Pixels, shape: tuple[int, int], place: Place) -> No
     blue = np.array(to_rgb(style.BLUE))
     colors[is_left_out, :3] += SHADE * (blue - colors[is_left_out, :3])
 
-    n_slow, n_fast = shape
-    pixel = EDGE / max(shape)
-    left = place.x - 0.5 * n_fast * pixel
-    top = place.y + 0.5 * n_slow * pixel
-    extent = (left, left + n_fast * pixel, top - n_slow * pixel, top)
+    extent = left, right, _, top = style.tile(shape, place.x, place.y)
+    pixel = (right - left) / shape[1]
     axes.imshow(colors.reshape(*shape, 4), extent=extent)
     axes.text(
         place.x, top + 0.02, place.title, fontsize=6.5, ha="center", va="bottom", clip_on=True

@@ -2,6 +2,7 @@
 looks like.
 """
 
+from itertools import islice
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -246,46 +247,40 @@ def _samples(figure: Any, ladder: Ladder, pictured: list[str]) -> None:
     pictured: names of the rungs whose models are drawn.
     """
     names = ["data", *(f"rung {name}" for name in pictured)]
-    axes = figure.subplots(N_SAMPLES, len(names), squeeze=False)
+    axes = figure.subplots()
     figure.suptitle(
         "the middle of a lattice's strongest shoebox, photons on a log scale",
         fontsize=10,
         fontweight="bold",
     )
-    for ax in axes.flat:
-        style.without_axes(ax)
-    for ax, name in zip(axes[0], names, strict=True):
-        ax.set_title(name, fontsize=8, loc="center")
+    style.without_axes(axes)
+    for column, name in enumerate(names):
+        axes.text(column, 0.5, name, fontsize=8, fontweight="bold", ha="center", va="bottom")
 
     samples = ladder.samples
     boxes = zip(samples.bbox, samples.first_pixel, samples.hkl, strict=True)
-    for row, ((fast0, fast1, slow0, slow1), first, hkl) in zip(axes, boxes, strict=False):
+    for row, ((fast0, fast1, slow0, slow1), first, hkl) in enumerate(islice(boxes, N_SAMPLES)):
         shape = (slow1 - slow0, fast1 - fast0)
         pixels = ladder.pixels[first : first + shape[0] * shape[1]]
-        _sample(row, pixels.photons, pixels.model.T, shape)
-        row[0].text(
-            -0.03,
-            0.5,
-            "{} {} {}".format(*hkl),
-            fontsize=6,
-            ha="right",
-            va="center",
-            transform=row[0].transAxes,
-        )
+        _sample(axes, -row, pixels.photons, pixels.model.T, shape)
+        axes.text(-0.45, -row, "{} {} {}".format(*hkl), fontsize=6, ha="right", va="center")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(0.5 - N_SAMPLES, 0.6), anchor="N")
 
 
-def _sample(axes: Any, data: np.ndarray, models: np.ndarray, shape: tuple[int, int]) -> None:
-    """Draw the middle of one shoebox: data, then models.
+def _sample(
+    axes: Any, y: float, data: np.ndarray, models: np.ndarray, shape: tuple[int, int]
+) -> None:
+    """Draw the middle of one shoebox at y: data, then models.
 
-    axes: (1 + model,). data: (pixel,), NaN = masked. models: (model, pixel). shape: (slow, fast).
+    data: (pixel,), NaN = masked. models: (model, pixel). shape: (slow, fast).
     """
     scale = style.photon_scale(data)
     colors = style.PHOTONS.with_extremes(bad=style.ORANGE)
     is_valid = np.isfinite(data)
     middle = tuple(_middle(n) for n in shape)
-    for ax, values in zip(axes, [data, *models], strict=True):
-        image = np.where(is_valid, np.maximum(values, 1.0), np.nan)
-        ax.imshow(image.reshape(shape)[middle], norm=scale, cmap=colors)
+    for column, values in enumerate([data, *models]):
+        image = np.where(is_valid, np.maximum(values, 1.0), np.nan).reshape(shape)[middle]
+        axes.imshow(image, norm=scale, cmap=colors, extent=style.tile(image.shape, column, y))
 
 
 def _middle(n: int) -> slice:

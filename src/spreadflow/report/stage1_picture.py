@@ -22,6 +22,9 @@ from spreadflow.units import DEG
 N_SAMPLES = 7
 """Shoeboxes in the picture."""
 
+SAMPLE_DISTANCE = 1.75
+"""Distance from one shoebox to the next, over that from its data to its model."""
+
 CRYSTAL_AXES = ("a", "c* × a", "c*")
 """Axes about which η is told, those of `physics.clouds.crystal_axes`."""
 
@@ -131,18 +134,19 @@ def _samples(figure: Any, samples: list[Sample]) -> None:
         fontsize=10,
         fontweight="bold",
     )
-    axes = figure.subplots(3, N_SAMPLES, squeeze=False)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    for ax, name in zip(axes[:, 0], ("data", "model", "residual"), strict=True):
-        ax.set_ylabel(name)
-    for column, sample in zip(axes.T, samples, strict=False):
-        _sample(column, sample)
+    axes = figure.subplots()
+    style.without_axes(axes)
+    label = {"rotation": "vertical", "ha": "right", "va": "center"}
+    for row, name in enumerate(("data", "model", "residual")):
+        axes.text(-0.85, -row, name, **label)
+    for number, sample in enumerate(samples):
+        _sample(axes, sample, number * SAMPLE_DISTANCE)
+    right = (N_SAMPLES - 1) * SAMPLE_DISTANCE
+    axes.set(xlim=(-1.0, right + 0.8), ylim=(-2.5, 0.62), aspect="equal")
 
 
-def _sample(axes: Any, sample: Sample) -> None:
-    """Draw one shoebox: data and model on one log scale, and the residual."""
+def _sample(axes: Any, sample: Sample, x: float) -> None:
+    """Draw one shoebox at x: data and model on one log scale, and the residual."""
     images = sample.images
     background = float(np.nanmedian(images["background"]))
     low = max(1.0, 0.7 * background)
@@ -150,12 +154,20 @@ def _sample(axes: Any, sample: Sample) -> None:
     high = max(2 * low, brightest)
     norm = LogNorm(low, high)
     colors = style.PHOTONS.with_extremes(bad=style.PALE)
-    data, model, residual = axes
-    for ax, name in ((data, "data"), (model, "model")):
-        ax.imshow(np.maximum(images[name], low), norm=norm, cmap=colors)
-    residual.imshow(images["z"], norm=Normalize(-5, 5), cmap=style.RESIDUAL)
+    shape = images["z"].shape
+    for row, name in enumerate(("data", "model")):
+        photons = np.maximum(images[name], low)
+        axes.imshow(photons, norm=norm, cmap=colors, extent=_tile(shape, x, row))
+    residual = {"norm": Normalize(-5, 5), "cmap": style.RESIDUAL}
+    axes.imshow(images["z"], extent=_tile(shape, x, 2), **residual)
     title = " ".join(map(str, sample.hkl))
-    data.set_title(title, fontsize=7, fontweight="normal", loc="center", pad=2)
+    top = _tile(shape, x, 0)[3]
+    axes.text(x, top + 0.03, title, fontsize=7, ha="center", va="bottom")
+
+
+def _tile(shape: tuple[int, int], x: float, row: int) -> tuple[float, float, float, float]:
+    """Return where an image of a shoebox, (slow, fast) pixels, is drawn."""
+    return style.tile(shape, x, -row, width=1.6, height=0.9)
 
 
 def _by_resolution(axes: Any, d: np.ndarray, distances: CentroidDistances) -> None:

@@ -6,14 +6,12 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
-import scipy
 from cycler import cycler
 from matplotlib import colormaps
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import (
     LogFormatterSciNotation,
     LogLocator,
@@ -25,6 +23,7 @@ from matplotlib.transforms import Affine2D
 
 from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
+from spreadflow.report.layout import Layout
 from spreadflow.units import wavelength
 
 BLUE = "#2b6ca3"
@@ -83,9 +82,9 @@ STYLE: dict[Any, Any] = {
 DIFFUSE = 0.22
 """Darkness of the strongest background of a still; the strongest spot has 1."""
 
-AROUND = (np.indices((9, 9)) % 2 == 0).all(axis=0)
-"""Blocks whose median is the background of the one in their middle: every other one of 9 × 9, for a
-third of the time that all of them take.
+AROUND = 9
+"""Blocks along an edge of the square whose median is the background of the one in its middle: of
+every other block, for a third of the time that all of them take.
 """
 
 RINGS_ANG = (4.0, 3.0, 2.5, 2.1, 1.8)
@@ -99,6 +98,9 @@ SUBTITLE_IN = 0.65
 
 HEAD_IN = 0.84
 """Inches from the top of a page to its plots."""
+
+TILE_EDGE = 0.78
+"""Edge of a small image in a plot of many that are 1 apart."""
 
 LINE_IN = 0.19
 """Height of a line of warnings, inches."""
@@ -169,7 +171,7 @@ def _lay_out_below(figure: Figure, head_in: float) -> None:
     """Give the plots of a page what is below its head, which is so many inches high."""
     top = 1 - head_in / figure.get_figheight()
     rect = (0.01, 0.01, 0.98, top - 0.01)
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, rect=rect))
+    figure.set_layout_engine(Layout(w_pad=0.08, h_pad=0.08, rect=rect))
 
 
 def say(value: Any, digits: int = 3) -> str:
@@ -225,6 +227,21 @@ def without_axes(axes: Any) -> None:
     """Leave away frame, axes and ticks: ticks that nobody sees are laid out all the same."""
     axes.set(xticks=[], yticks=[])
     axes.set_axis_off()
+
+
+def tile(
+    shape: tuple[int, ...], x: float, y: float, width: float = TILE_EDGE, height: float = TILE_EDGE
+) -> tuple[float, float, float, float]:
+    """Return the extent of a small image, (slow, fast) pixels, whose middle lies at x and y of a
+    plot that holds many of them. A plot for each would take longer than all that it shows.
+
+    width, height: the most that it may take.
+    """
+    n_slow, n_fast = shape
+    pixel = min(width / n_fast, height / n_slow)
+    half_width = 0.5 * n_fast * pixel
+    half_height = 0.5 * n_slow * pixel
+    return (x - half_width, x + half_width, y - half_height, y + half_height)
 
 
 def photon_scale(photons: np.ndarray) -> LogNorm:
@@ -422,13 +439,27 @@ def _excess(image: np.ndarray, blocks: int) -> tuple[np.ndarray, np.ndarray]:
     total = tiled(photons).sum(axis=(1, 3))
     mean = total / np.maximum(n, 1)
     mean[n == 0] = np.median(mean)
-    background = np.maximum(scipy.ndimage.median_filter(mean, footprint=AROUND), 0)
+    background = np.maximum(_median_around(mean), 0)
 
     level = background.repeat(k, axis=0).repeat(k, axis=1)
     sigma = np.sqrt(level + 1)
     deviation = np.where(valid, (padded - level) / sigma, 0)
-    excess = tiled(3 * scipy.ndimage.uniform_filter(deviation, 3)).max(axis=(1, 3))
+    excess = tiled(_sum_around(deviation) / 3).max(axis=(1, 3))
     return np.where(n > 0, excess, np.nan), background
+
+
+def _median_around(blocks: np.ndarray) -> np.ndarray:
+    """Return the median of the blocks around each one (row, column), mirrored at the edges."""
+    mirrored = np.pad(blocks, AROUND // 2, mode="symmetric")
+    around = np.lib.stride_tricks.sliding_window_view(mirrored, (AROUND, AROUND))[..., ::2, ::2]
+    return np.median(around.reshape(*blocks.shape, -1), axis=-1, overwrite_input=True)
+
+
+def _sum_around(pixels: np.ndarray) -> np.ndarray:
+    """Return the sum of the 3 × 3 pixels around each one (slow, fast), mirrored at the edges."""
+    mirrored = np.pad(pixels, 1, mode="symmetric")
+    of_three = mirrored[:-2] + mirrored[1:-1] + mirrored[2:]
+    return of_three[:, :-2] + of_three[:, 1:-1] + of_three[:, 2:]
 
 
 def _corners(detector: Detector) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 
 from spreadflow.models import ReflectionFlag
 from spreadflow.physics import miller, symmetry, unit_cell
@@ -269,9 +268,10 @@ def _is_strong(run: MatchedRun, true_rows: np.ndarray, predicted: np.ndarray) ->
     """Return (reflection,) whether simulated reflections of a lattice exceed `STRONG_SIGMAS` σ."""
     reflections = run.product.reflections
     true_reflections = run.truth.reflections
-    tree = scipy.spatial.cKDTree(_positions(reflections, predicted))
-    _, nearest = tree.query(_positions(true_reflections, true_rows))
-    neighbours = predicted[nearest]
+    places = _positions(reflections, predicted)
+    true_places = _positions(true_reflections, true_rows)
+    distance = (places**2).sum(axis=1) - 2 * true_places @ places.T  # squared, but for a constant
+    neighbours = predicted[distance.argmin(axis=1)]
     photons = true_reflections.photons[true_rows]
     sigma = np.sqrt(photons + reflections.sigma_background[neighbours] ** 2)
     return photons > STRONG_SIGMAS * sigma

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.pixels import shoeboxes
+from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.config import AnnulusConfig, AnnulusSection, WideConfig
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import shoebox_blocks, store
@@ -193,7 +194,7 @@ def _chosen(section: AnnulusSection, block: AcceptedBlock, reflections: Reflecti
     """
     is_in_annulus = shoeboxes.chosen(
         reflections.d,
-        shoeboxes.strength(reflections.intensity, reflections.sigma),
+        i_over_sigma(reflections.intensity, reflections.sigma),
         reflections.flags,
         d_min=section.d_min,
         d_max=section.d_max,

@@ -16,6 +16,7 @@ from spreadflow import build
 from spreadflow.analysis.least_squares import Unsolvable
 from spreadflow.analysis.pixels import ladder, shoeboxes, solve
 from spreadflow.analysis.pixels.rungs import RUNGS
+from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
@@ -244,7 +245,7 @@ def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str,
 
 def _strength(reflections: Reflections) -> np.ndarray:
     """Return I/σ of reflections."""
-    return shoeboxes.strength(reflections.intensity, reflections.sigma)
+    return i_over_sigma(reflections.intensity, reflections.sigma)
 
 
 def _predicted(lattice: PackedLattice) -> np.ndarray:

@@ -2,31 +2,34 @@
 model of the crystals.
 """
 
-from spreadflow.config import Config
-from spreadflow.config.simulation import StructureFactorsSection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spreadflow.config import Config
+    from spreadflow.config.simulation import StructureFactorsSection
 
 
-def simulated_runs(config: Config) -> list[str]:
+def simulated_runs(config: "Config") -> list[str]:
     """Return the runs whose images are simulated."""
     return [name for name, run in config.runs.items() if run.simulate]
 
 
-def adopted_runs(config: Config) -> list[str]:
+def adopted_runs(config: "Config") -> list[str]:
     """Return the runs whose lattices come from a spec file: another program indexed them."""
     return [name for name, run in config.runs.items() if run.spec]
 
 
-def indexed_runs(config: Config) -> list[str]:
+def indexed_runs(config: "Config") -> list[str]:
     """Return the runs that are indexed here."""
     return [name for name, run in config.runs.items() if not run.spec]
 
 
-def has_frozen_detector(config: Config) -> bool:
+def has_frozen_detector(config: "Config") -> bool:
     """Whether the refined detector is taken from a file."""
     return config.level0.from_file is not None
 
 
-def has_model(config: Config, stage: str) -> bool:
+def has_model(config: "Config", stage: str) -> bool:
     """Whether a stage's structure factors are those of the crystals in the images.
 
     Without a model file the crystals are a phantom, which is right for simulated images alone.
@@ -37,7 +40,7 @@ def has_model(config: Config, stage: str) -> bool:
     return is_simulated or not is_phantom
 
 
-def has_sites(config: Config) -> bool:
+def has_sites(config: "Config") -> bool:
     """Whether metal sites are named, in a model of the crystals in the images."""
     factors: StructureFactorsSection = config.resolved("stage1.structure_factors")
     is_simulated = bool(simulated_runs(config))
@@ -45,13 +48,13 @@ def has_sites(config: Config) -> bool:
     return bool(factors.sites) and has_atoms
 
 
-def learns_mosaicity(config: Config) -> bool:
+def learns_mosaicity(config: "Config") -> bool:
     """Whether mosaic domains are learned from the pixels."""
     is_asked_for = config.stage1.mosaicity == "learned"
     return is_asked_for and has_model(config, "stage1") and has_model(config, "mosaic")
 
 
-def needs_wide(config: Config) -> bool:
+def needs_wide(config: "Config") -> bool:
     """Whether a stage reads the shoeboxes of the wider range."""
     stage1_reads = has_model(config, "stage1") and config.stage1.range == "wide"
     mosaic_reads = learns_mosaicity(config) and config.mosaic.shoeboxes == "wide"
@@ -59,7 +62,7 @@ def needs_wide(config: Config) -> bool:
     return spread_reads or stage1_reads or mosaic_reads
 
 
-def has_stage2(config: Config) -> bool:
+def has_stage2(config: "Config") -> bool:
     """Whether reflections are chosen, their pixels packed, and their intensities refined: wherever
     stage 1 refines lattices.
     """

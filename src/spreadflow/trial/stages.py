@@ -6,19 +6,21 @@ A new stage touches its row here, its section and its class of sections (`config
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from spreadflow.config import STAGE_CONFIGS, Config
-from spreadflow.config.base import Section
 from spreadflow.trial import facts, inputs
 
+if TYPE_CHECKING:  # the classes of the configuration take long, and who draws needs none
+    from spreadflow.config import Config
+    from spreadflow.config.base import Section
 
-def _always(_config: Config) -> bool:
+
+def _always(_config: "Config") -> bool:
     """Whether a trial has a stage that every trial has."""
     return True
 
 
-def _indexes_here(config: Config) -> bool:
+def _indexes_here(config: "Config") -> bool:
     """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
 
@@ -36,7 +38,7 @@ class Stage(NamedTuple):
     """class of the input files, in `trial/inputs.py`"""
     outputs: tuple[str, ...]
     """files that the stage writes into the folder of the trial"""
-    is_wanted: Callable[[Config], bool] = _always
+    is_wanted: "Callable[[Config], bool]" = _always
     """whether a trial of this configuration has the stage"""
     is_parallel: bool = True
     """whether the stage runs on many ranks"""
@@ -44,14 +46,16 @@ class Stage(NamedTuple):
     """memory of a rank, MB"""
     minutes: int = 240
     """time limit on a cluster, minutes"""
-    runs: Callable[[Config], list[str]] | None = None
+    runs: "Callable[[Config], list[str]] | None" = None
     """the runs that the stage works on one by one; None for a stage that works once a trial"""
     product: str | None = None
     """the file that figures and picture are made from, where it is not the first of the outputs"""
 
     @property
-    def config(self) -> type[Section]:
+    def config(self) -> "type[Section]":
         """Class of the sections that the stage reads: an edited key in one of them reruns it."""
+        from spreadflow.config import STAGE_CONFIGS
+
         return STAGE_CONFIGS[self.word]
 
     @property
@@ -211,7 +215,7 @@ BY_WORD = {stage.word: stage for stage in STAGES}
 """The stages by their word."""
 
 
-def wanted(config: Config) -> list[str]:
+def wanted(config: "Config") -> list[str]:
     """Return the words of the stages that a trial of this configuration has, in the order of the
     workflow.
     """

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import scipy
 
 from spreadflow.analysis.curves import loops, objective
 from spreadflow.analysis.curves.expand import complex_curves, symmetric
@@ -20,9 +20,9 @@ class Curvature(NamedTuple):
     """(parameter, parameter) of −ln L"""
     mixed: np.ndarray
     """(2·reflection, parameter)"""
-    shoeboxes: csr_matrix
+    shoeboxes: "scipy.sparse.csr_matrix"
     """(2·reflection, 2·reflection) of this rank's lattices, these held"""
-    cross: csr_matrix
+    cross: "scipy.sparse.csr_matrix"
     """(lattice·unknown, 2·reflection) that X shares with lattices, times the root of their
     covariance
     """
@@ -50,7 +50,7 @@ class _Held(NamedTuple):
     """(parameter, parameter)"""
     mixed: np.ndarray
     """(2·reflection, parameter)"""
-    shoeboxes: csr_matrix
+    shoeboxes: "scipy.sparse.csr_matrix"
     """(2·reflection, 2·reflection)"""
     curves_with_lattices: np.ndarray
     """(lattice, unknown, parameter)"""
@@ -108,7 +108,7 @@ def _held(problem: Problem, here: Point) -> _Held:
     return _Held(H, K, _sparse(pairs, pair_blocks, n), shared, runs, run_cross)
 
 
-def _cross_of_runs(held: _Held, root: np.ndarray, n: int) -> csr_matrix:
+def _cross_of_runs(held: _Held, root: np.ndarray, n: int) -> "scipy.sparse.csr_matrix":
     """Return what X of n reflections shares with lattices (lattice·unknown, 2·n), times root.
 
     root: (lattice, unknown, unknown) lower root of the covariance of what stage 1 refines.
@@ -120,7 +120,7 @@ def _cross_of_runs(held: _Held, root: np.ndarray, n: int) -> csr_matrix:
     row = (lattice[:, None, None] * n_unknowns + np.arange(n_unknowns)).repeat(2, axis=1)
     column = np.broadcast_to((2 * reflection[:, None] + np.arange(2))[:, :, None], row.shape)
     places = (row.ravel(), column.ravel())
-    return csr_matrix((values.ravel(), places), shape=(n_lattices * n_unknowns, 2 * n))
+    return scipy.sparse.csr_matrix((values.ravel(), places), shape=(n_lattices * n_unknowns, 2 * n))
 
 
 def _blocks(information: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -152,9 +152,11 @@ def _by_channel(basis: np.ndarray, n_sites: int) -> np.ndarray:
     return by_curve.transpose(1, 0, 2).reshape(-1, n_parameters)
 
 
-def _sparse(pairs: np.ndarray, blocks: np.ndarray, n: int) -> csr_matrix:
+def _sparse(pairs: np.ndarray, blocks: np.ndarray, n: int) -> "scipy.sparse.csr_matrix":
     """Return the sum of blocks (pair, 2, 2) at pairs of reflections (pair, 2), (2·n, 2·n)."""
     row = 2 * pairs[:, 0, None, None] + np.arange(2)[:, None]
     column = 2 * pairs[:, 1, None, None] + np.arange(2)
     row, column = np.broadcast_arrays(row, column)
-    return csr_matrix((blocks.ravel(), (row.ravel(), column.ravel())), shape=(2 * n, 2 * n))
+    return scipy.sparse.csr_matrix(
+        (blocks.ravel(), (row.ravel(), column.ravel())), shape=(2 * n, 2 * n)
+    )

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import scipy
 
 from spreadflow.analysis.least_squares import RIDGE, eliminate, regular
 from spreadflow.analysis.pixels import lattice_fit, solve, templates
@@ -230,7 +230,7 @@ def _concatenated(
 
 
 def _box(
-    photons: csr_matrix,
+    photons: "scipy.sparse.csr_matrix",
     others: np.ndarray,
     plane: np.ndarray,
     weights: _Weights,
@@ -268,7 +268,7 @@ def _box(
     )
 
 
-def _columns(photons: csr_matrix, brightness: np.ndarray) -> np.ndarray:
+def _columns(photons: "scipy.sparse.csr_matrix", brightness: np.ndarray) -> np.ndarray:
     """Return the columns (node · channel) of a shoebox's templates (pixel, node · channel) that are
     bright enough to be kept; brightness: (node, channel) |F|².
     """

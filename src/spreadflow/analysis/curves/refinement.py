@@ -11,7 +11,7 @@ positive, curves share them.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, cg
+import scipy
 
 from spreadflow.analysis.curves import objective
 from spreadflow.analysis.curves import rest as rests
@@ -316,12 +316,12 @@ def _newton(
     by_theta = np.zeros(n_theta) if is_alone else here.by_theta
     right = -np.concatenate([by_theta, here.by_x.ravel()])
     size = (len(right), len(right))
-    solution, _ = cg(
-        LinearOperator(size, matvec=times, dtype=np.float64),
+    solution, _ = scipy.sparse.linalg.cg(
+        scipy.sparse.linalg.LinearOperator(size, matvec=times, dtype=np.float64),
         right,
         rtol=STEP_TOLERANCE,
         maxiter=MAX_ITERATIONS,
-        M=LinearOperator(size, matvec=precondition, dtype=np.float64),
+        M=scipy.sparse.linalg.LinearOperator(size, matvec=precondition, dtype=np.float64),
     )
     return solution[:n_theta], solution[n_theta:].reshape(-1, 2)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+import scipy
 
 from spreadflow.analysis import least_squares
 
@@ -87,9 +87,9 @@ class Equations(NamedTuple):
     """(reflection,) about which −ln L is expanded"""
     slope: np.ndarray
     """(reflection,) fall of −ln L by I, lattices held"""
-    normal: csr_matrix
+    normal: "scipy.sparse.csr_matrix"
     """(reflection, reflection) G"""
-    cross: csr_matrix
+    cross: "scipy.sparse.csr_matrix"
     """(lattice · unknown, reflection) C"""
     nuisance: np.ndarray
     """(lattice, unknown, unknown) N"""
@@ -288,12 +288,14 @@ def equations(batch: Batch, intensity: np.ndarray, scatter: np.ndarray) -> Equat
         values.append(boxes.normal.ravel())
     nothing = np.empty(0, dtype=np.int64)
     place = (np.concatenate([nothing, *rows]), np.concatenate([nothing, *columns]))
-    normal = csr_matrix((np.concatenate([np.empty(0), *values]), place), shape=(n, n))
+    normal = scipy.sparse.csr_matrix((np.concatenate([np.empty(0), *values]), place), shape=(n, n))
 
     unknown = batch.lattice[:, None] * n_unknowns + np.arange(n_unknowns)
     reflection = np.broadcast_to(batch.unique[:, None], unknown.shape)
     place = (unknown.ravel(), reflection.ravel())
-    cross = csr_matrix((of_lattices.cross.ravel(), place), shape=(n_lattices * n_unknowns, n))
+    cross = scipy.sparse.csr_matrix(
+        (of_lattices.cross.ravel(), place), shape=(n_lattices * n_unknowns, n)
+    )
     recorded = np.unique(batch.lattice * n + batch.unique) % n
     return Equations(
         intensity=intensity,
@@ -323,7 +325,7 @@ def joined(parts: Iterable[Equations]) -> Equations:
             n_seen=total.n_seen + part.n_seen,
         )
     columns = {name: [piece[name] for piece in pieces] for name in pieces[0]}
-    cross = csr_matrix(vstack(columns.pop("cross")))
+    cross = scipy.sparse.csr_matrix(scipy.sparse.vstack(columns.pop("cross")))
     return total._replace(
         cross=cross, **{name: np.concatenate(column) for name, column in columns.items()}
     )

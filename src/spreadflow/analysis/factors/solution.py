@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import bsr_matrix
-from scipy.sparse.linalg import LinearOperator, cg
+import scipy
 
 from spreadflow.analysis.factors.equations import Equations
 
@@ -118,7 +117,7 @@ class Marginal:
             held = self.held[first : first + LATTICES_AT_A_TIME]
             rows = np.arange(len(held) + 1)
             size = len(held) * n_unknowns
-            of_chunk = bsr_matrix((held, rows[:-1], rows), shape=(size, size))
+            of_chunk = scipy.sparse.bsr_matrix((held, rows[:-1], rows), shape=(size, size))
             cross = equations.cross[first * n_unknowns : first * n_unknowns + size]
             explained = cross.multiply(of_chunk @ cross).sum(axis=0)
             own = own - np.asarray(explained).ravel()
@@ -147,13 +146,15 @@ class Marginal:
 
         n = len(right)
         scale = np.where(self.is_seen, self.diagonal, 1.0)
-        solution, _ = cg(
-            LinearOperator((n, n), matvec=self, dtype=np.float64),
+        solution, _ = scipy.sparse.linalg.cg(
+            scipy.sparse.linalg.LinearOperator((n, n), matvec=self, dtype=np.float64),
             right,
             start,
             rtol=TOLERANCE,
             maxiter=MAX_ITERATIONS,
-            M=LinearOperator((n, n), matvec=lambda v: v / scale, dtype=np.float64),
+            M=scipy.sparse.linalg.LinearOperator(
+                (n, n), matvec=lambda v: v / scale, dtype=np.float64
+            ),
             callback=count,
         )
         return solution, n_iterations

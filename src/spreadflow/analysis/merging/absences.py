@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import gemmi
 import numpy as np
-from scipy.special import chdtr
+import scipy
 
 from spreadflow.analysis.merging.merging import Merged, Unique
 
@@ -78,7 +78,7 @@ def suspected_screws(merged: Merged, unique: Unique) -> list[Suspect]:
                 continue
             strengths = np.maximum(strength[is_forbidden], 0.0)
             sum_of_strengths = strengths.sum()
-            probability = float(chdtr(n_weak, sum_of_strengths))
+            probability = float(scipy.special.chdtr(n_weak, sum_of_strengths))
             remainder = index[is_forbidden] % period
             of_remainders = [strengths[remainder == r].mean() for r in np.unique(remainder)]
             if probability < IMPROBABLE and max(of_remainders) < LARGEST_STRENGTH:

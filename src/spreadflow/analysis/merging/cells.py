@@ -136,8 +136,10 @@ def neighbour_distances(x: np.ndarray, min_samples: int) -> np.ndarray:
     n_neighbours = max(2, round(min_samples * len(rows) / max(len(x), 1)))
     if len(rows) < n_neighbours:
         return np.empty(0)
-    distance, _ = scipy.spatial.KDTree(x[rows]).query(x[rows], k=[n_neighbours])
-    return np.sort(distance[:, 0])
+    squared = np.zeros((len(rows), len(rows)))
+    for feature in x[rows].T:
+        squared += (feature[:, None] - feature) ** 2
+    return np.sort(np.sqrt(np.partition(squared, n_neighbours - 1, axis=1)[:, n_neighbours - 1]))
 
 
 def suggested_eps(x: np.ndarray, min_samples: int) -> float:

@@ -16,7 +16,7 @@ counted: otherwise what fluctuates down counts for more.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
+import scipy
 
 SFAC_MIN = 0.5
 """σ is never taken to be more than twice too large, so that no variance vanishes."""
@@ -87,7 +87,7 @@ def _solved(normal: np.ndarray, right: np.ndarray) -> ErrorModel:
     root = vectors * np.sqrt(np.maximum(values, 1e-10))
     rest = (right - normal @ lowest) / size
     target = np.linalg.solve(root, rest)
-    above_lowest, _ = nnls(root.T, target)
+    above_lowest, _ = scipy.optimize.nnls(root.T, target)
     solution = above_lowest / size + lowest
 
     sfac = np.sqrt(solution[0])

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import logsumexp
+import scipy
 
 from spreadflow.physics import geometry, rotation, symmetry, unit_cell
 
@@ -198,7 +197,9 @@ def common_strain(values: np.ndarray, covariances: np.ndarray, bases: Bases) -> 
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((N_STARTS, n_strains))
     fits = [
-        minimize(loss, np.append(start_scatter, size * typical * direction), method="BFGS")
+        scipy.optimize.minimize(
+            loss, np.append(start_scatter, size * typical * direction), method="BFGS"
+        )
         for size in SIZES
         for direction in directions
     ]
@@ -233,7 +234,7 @@ def _loss(
         distance = along[:, None, :] - turned @ unknowns[1:]
         z2 = (distance**2 / total[:, None, :]).sum(axis=-1)
         log = -0.5 * (FREEDOM + n_strains) * np.log1p(z2 / FREEDOM)
-        of_lattices = logsumexp(log, axis=1) - np.log(turned.shape[1])
+        of_lattices = scipy.special.logsumexp(log, axis=1) - np.log(turned.shape[1])
         return float(0.5 * np.log(total).sum() - of_lattices.sum())
 
     return loss

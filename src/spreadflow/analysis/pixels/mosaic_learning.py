@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import scipy
 
 from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight_loops
 from spreadflow.analysis.pixels.lattice_fit import Problem
@@ -382,7 +382,7 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 # ---------------------------------------------------------------- weights
 
 
-def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
+def templates(problem: Problem, mosaic: Mosaic) -> "scipy.sparse.csr_matrix":
     """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
     all domains.
     """
@@ -397,9 +397,9 @@ class _TemplatedLattice(NamedTuple):
     split: _Split
     lit_pixels: np.ndarray
     """valid pixels that teach and are lit by any node"""
-    lit: csr_matrix
+    lit: "scipy.sparse.csr_matrix"
     """their templates"""
-    held_out: csr_matrix
+    held_out: "scipy.sparse.csr_matrix"
     """templates of the pixels held out"""
 
     def bragg(self, weight: np.ndarray) -> np.ndarray:

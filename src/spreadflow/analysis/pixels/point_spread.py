@@ -7,8 +7,7 @@ price is readout noise, which grows.
 """
 
 import numpy as np
-from scipy.fft import dctn, idctn
-from scipy.ndimage import binary_dilation, convolve, gaussian_filter
+import scipy
 
 from spreadflow.models import Shoeboxes
 
@@ -23,7 +22,7 @@ WAVES = 64
 
 def spread(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return an image (slow, fast) after a point spread; beyond its edges it is taken as dark."""
-    return convolve(image, kernel, mode="constant")
+    return scipy.ndimage.convolve(image, kernel, mode="constant")
 
 
 def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoeboxes:
@@ -45,8 +44,8 @@ def undone(boxes: Shoeboxes, recorded: np.ndarray, kernel: np.ndarray) -> Shoebo
         transfer = _transfer(kernel, waves_slow, waves_fast)
         transfer[0, 0] = 1.0
 
-        photons[pixels] = idctn(dctn(image) / transfer).ravel()
-        valid[pixels] &= ~binary_dilation(~measured, border_value=1).ravel()
+        photons[pixels] = scipy.fft.idctn(scipy.fft.dctn(image) / transfer).ravel()
+        valid[pixels] &= ~scipy.ndimage.binary_dilation(~measured, border_value=1).ravel()
     return boxes._replace(photons=photons, valid=valid)
 
 
@@ -73,6 +72,8 @@ def _filled(image: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Return the image with Gaussian means of nearby measured pixels where none was measured."""
     if measured.all():
         return image
-    weight = gaussian_filter(measured.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30
-    weighted = gaussian_filter(np.where(measured, image, 0.0), FILL_PX, truncate=12.0)
+    weight = (
+        scipy.ndimage.gaussian_filter(measured.astype(np.float64), FILL_PX, truncate=12.0) + 1e-30
+    )
+    weighted = scipy.ndimage.gaussian_filter(np.where(measured, image, 0.0), FILL_PX, truncate=12.0)
     return np.where(measured, image, weighted / weight)

@@ -11,9 +11,6 @@ from spreadflow.analysis.still.box_loops import OWN
 from spreadflow.analysis.still.footprints import Footprints
 from spreadflow.models import Overlap, ReflectionFlag, pixel_places
 
-SMALLEST_SIGMA = 1e-9
-"""Floor of σ(I), photons, where I/σ is formed."""
-
 
 def chosen(
     d: np.ndarray,
@@ -33,11 +30,6 @@ def chosen(
     if min_i_over_sigma is None:
         return inside
     return inside & (flags & ReflectionFlag.FAILED == 0) & (i_over_sigma >= min_i_over_sigma)
-
-
-def strength(intensity: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return I/σ of reflections (n,), finite where σ is 0."""
-    return intensity / np.maximum(sigma, SMALLEST_SIGMA)
 
 
 def widened(bbox: np.ndarray, border: int, shape: tuple[int, int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
 from spreadflow.analysis import least_squares
 from spreadflow.analysis.least_squares import RIDGE, Damping, Ending, Fit, Limits
@@ -247,7 +247,9 @@ def descend(
     x = np.zeros(len(unit))
     with suppress(StopIteration):
         if len(x):
-            minimize(loss, x, jac=True, method="L-BFGS-B", bounds=bounds, options=unbounded)
+            scipy.optimize.minimize(
+                loss, x, jac=True, method="L-BFGS-B", bounds=bounds, options=unbounded
+            )
     is_at_rest = least_squares.damped_step(best, 0.0)[1] < smallest_fall
     return Fit(best, n_evaluations, Ending.CONVERGED if is_at_rest else Ending.TOO_MANY)
 

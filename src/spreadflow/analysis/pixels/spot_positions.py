@@ -1,7 +1,7 @@
 """Where the photons of shoeboxes are: those of a model, and those observed."""
 
 import numpy as np
-from scipy.ndimage import label
+import scipy
 
 from spreadflow.analysis.strength import STRONG_PIXEL, STRONG_SPOT
 
@@ -42,7 +42,7 @@ def observed(above: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     strong = height > STRONG_PIXEL
     if not strong.any():
         return np.full(2, np.nan)
-    regions, _ = label(strong)
+    regions, _ = scipy.ndimage.label(strong)
     region_of_highest = regions.flat[np.argmax(height)]
     slow, fast = np.nonzero(regions == region_of_highest)
 

@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import scipy
 
 from spreadflow.analysis.pixels.lattice_fit import LaidOut, Model
 from spreadflow.physics import forward
 
 
-def of_channels(model: Model, unknowns: np.ndarray) -> csr_matrix:
+def of_channels(model: Model, unknowns: np.ndarray) -> "scipy.sparse.csr_matrix":
     """Return the photons (valid pixel, node · channel) of each channel per electron² of |F|²."""
     laid_out = model.laid_out(unknowns)
     p = laid_out.parameters
@@ -23,10 +23,10 @@ def of_channels(model: Model, unknowns: np.ndarray) -> csr_matrix:
     pixel = rows.pixel.repeat(n_lit)
     column = (rows.node[:, None] * n_channels + np.arange(n_channels))[is_lit]
     shape = (len(model.problem.data.photons), n_channels * len(p.hkl))
-    return csr_matrix((photons[is_lit], (pixel, column)), shape=shape)
+    return scipy.sparse.csr_matrix((photons[is_lit], (pixel, column)), shape=shape)
 
 
-def of_nodes(model: Model, unknowns: np.ndarray) -> csr_matrix:
+def of_nodes(model: Model, unknowns: np.ndarray) -> "scipy.sparse.csr_matrix":
     """Return the photons (valid pixel, node) of each node per electron² of its |F|², which has to
     be the same in all channels, and positive.
     """
@@ -40,7 +40,9 @@ def of_nodes(model: Model, unknowns: np.ndarray) -> csr_matrix:
 
     is_lit = (photons > 0) & rows.is_valid
     shape = (len(model.problem.data.photons), len(p.hkl))
-    return csr_matrix((photons[is_lit], (rows.pixel[is_lit], rows.node[is_lit])), shape=shape)
+    return scipy.sparse.csr_matrix(
+        (photons[is_lit], (rows.pixel[is_lit], rows.node[is_lit])), shape=shape
+    )
 
 
 class _Rows(NamedTuple):

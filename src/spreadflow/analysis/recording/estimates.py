@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq, nnls
+import scipy
 
 from spreadflow.analysis.recording import photon_peak, tiles, unusable
 from spreadflow.analysis.recording.history import History
@@ -219,7 +219,7 @@ def _gain_of_noise(levels: Levels, offset_adu: float) -> Gain | None:
         if level - N_SIGMAS * sigma > offset_adu + LEAST_PEDESTAL * slope:
             offset_adu = level
     design = _design(levels, offset_adu)[:, : 3 if is_bent else 2]
-    parameters, _ = nnls(design, np.ones(len(design)))
+    parameters, _ = scipy.optimize.nnls(design, np.ones(len(design)))
     slope, readout2 = parameters[:2]
     sigma = _sigmas(design, parameters)[0]
     if sigma >= NOISE_TOLERANCE * slope:
@@ -360,4 +360,4 @@ def _threshold(mean: float, limit: float, readout: float) -> float:
         return least
     if beyond(LARGEST_THRESHOLD) <= 0:
         return LARGEST_THRESHOLD
-    return float(brentq(beyond, least, LARGEST_THRESHOLD))
+    return float(scipy.optimize.brentq(beyond, least, LARGEST_THRESHOLD))

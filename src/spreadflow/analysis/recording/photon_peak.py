@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+import scipy
 
 from spreadflow.units import MAD_TO_SIGMA
 
@@ -213,8 +213,10 @@ def _second_peak(
     """
     step = centres[1] - centres[0]
     blur = max(0.5 * width / step, 0.5)
-    smooth = gaussian_filter1d(excess, blur)
-    smooth_sigma = np.sqrt(gaussian_filter1d(noise, blur) / (2.0 * np.sqrt(np.pi) * blur))
+    smooth = scipy.ndimage.gaussian_filter1d(excess, blur)
+    smooth_sigma = np.sqrt(
+        scipy.ndimage.gaussian_filter1d(noise, blur) / (2.0 * np.sqrt(np.pi) * blur)
+    )
     beyond = int(np.searchsorted(centres, NEAREST * width))
     lowest_before = np.minimum.accumulate(smooth[beyond:])
     rises = smooth[beyond:] - LEAST_CONTRAST * np.maximum(lowest_before, 0.0)

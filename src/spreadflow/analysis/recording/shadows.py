@@ -9,7 +9,7 @@ behind a beam stop, it is compared with the first rings outside.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from spreadflow.analysis.recording.rings import Rings
 
@@ -123,8 +123,8 @@ def _is_judged(light: Light, expected: np.ndarray, box: int) -> np.ndarray:
 def _smoothed(relative: np.ndarray, usable: np.ndarray, box: int) -> np.ndarray:
     """Return the mean over the usable pixels of the box around each pixel (panel, slow, fast)."""
     size = (1, box, box)
-    total = ndimage.uniform_filter(np.where(usable, relative, 0.0), size, mode="constant")
-    share = ndimage.uniform_filter(usable.astype(np.float32), size, mode="constant")
+    total = scipy.ndimage.uniform_filter(np.where(usable, relative, 0.0), size, mode="constant")
+    share = scipy.ndimage.uniform_filter(usable.astype(np.float32), size, mode="constant")
     return total / np.maximum(share, 1e-6)
 
 
@@ -162,7 +162,7 @@ def _confirmed(
     of_rings = place.quantiles(_smoothed(of_light, usable, BOXES[-1]), usable, HALF)
     usual = without_the_middle(of_rings)[place.number]
 
-    label, n_regions = ndimage.label(dark, ON_A_PANEL)
+    label, n_regions = scipy.ndimage.label(dark, ON_A_PANEL)
     region = label[dark]
     size = np.bincount(region, minlength=n_regions + 1)
 
@@ -192,4 +192,4 @@ def edges(shape: tuple[int, ...], width: int) -> np.ndarray:
 
 def around(dark: np.ndarray) -> np.ndarray:
     """Return shadows with their penumbra, (panel, slow, fast) bool."""
-    return ndimage.binary_dilation(dark, PENUMBRA)
+    return scipy.ndimage.binary_dilation(dark, PENUMBRA)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+import scipy
 
 from spreadflow.analysis.recording import blocks, shadows
 from spreadflow.analysis.recording.history import LIMIT, History
@@ -284,7 +284,7 @@ def grown(unusable: Unusable, usable: np.ndarray) -> Unusable:
     were interpolated with them. usable: (panel, slow, fast) bool, as for `find`.
     """
     missing = np.isin(unusable.kinds, (Kind.GAP, Kind.DEAD, Kind.STUCK)) | ~usable
-    beside = binary_dilation(missing, GROWTH) & usable
+    beside = scipy.ndimage.binary_dilation(missing, GROWTH) & usable
     return unusable.with_kind(Kind.BESIDE, beside)
 
 

@@ -9,7 +9,7 @@ noise of its background.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
+import scipy
 
 from spreadflow.analysis import identity_hash
 from spreadflow.models import Choice, ReflectionFlag, Reflections, Spots
@@ -177,7 +177,9 @@ def matched(reflections: Reflections, spots: Spots, tolerance_px: float) -> np.n
         return rows
     predicted = _places(reflections.panel, reflections.fast, reflections.slow)
     observed = _places(spots.panel, spots.fast, spots.slow)
-    distance, nearest = cKDTree(predicted).query(observed, distance_upper_bound=tolerance_px)
+    distance, nearest = scipy.spatial.cKDTree(predicted).query(
+        observed, distance_upper_bound=tolerance_px
+    )
     farthest_first = np.argsort(-distance, kind="stable")
     within = farthest_first[np.isfinite(distance[farthest_first])]
     rows[nearest[within]] = within

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import bdtrc
+import scipy
 
 from spreadflow.analysis.still.search_space import Grid, Plan, Target, axes_frame
 from spreadflow.analysis.still.setting import constrain, conventional
@@ -358,5 +358,5 @@ def beyond_chance(q: np.ndarray, target: Target, errors: Errors) -> int:
 
     n_indexed = np.arange(n_spots)
     log_limit = np.log10(CHANCE) - log_orientations - log_cells
-    is_likely = bdtrc(n_indexed, n_spots, p) > 10.0**log_limit
+    is_likely = scipy.special.bdtrc(n_indexed, n_spots, p) > 10.0**log_limit
     return int(is_likely.sum()) + 1

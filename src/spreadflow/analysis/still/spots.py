@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+import scipy
 
 from spreadflow.analysis.still import strong_loops, strong_pixels
 from spreadflow.analysis.still.strong_pixels import DispersionThreshold, Panels
@@ -81,8 +80,8 @@ def _components(panels: Panels, strong: np.ndarray) -> np.ndarray:
 
     first, second = np.concatenate(links, axis=1)
     is_linked = np.ones(len(first), dtype=bool)
-    graph = coo_matrix((is_linked, (first, second)), shape=(n_pixels, n_pixels))
-    return connected_components(graph, directed=False)[1]
+    graph = scipy.sparse.coo_matrix((is_linked, (first, second)), shape=(n_pixels, n_pixels))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
 # ---------------------------------------------------------------- backgrounds

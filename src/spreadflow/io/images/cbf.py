@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import gemmi
 import numpy as np
-import pycbf
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import content, imgcif, mini_cbf
@@ -151,6 +150,8 @@ def decoded(section: Section) -> np.ndarray:
     """Return the pixels (plane, slow, fast) of a binary section. Raises OSError where it is
     damaged.
     """
+    import pycbf  # which few detectors need
+
     if section.md5:
         digest = hashlib.md5(section.data, usedforsecurity=False).digest()
         if base64.b64encode(digest).decode() != section.md5:

@@ -51,7 +51,7 @@ HOW_TO_WRITE = "Write it with `spreadflow manifest`."
 class DataFile(BaseModel):
     """A file that an image file leads to."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     path: str
     """relative to the manifest, or absolute"""
     size: int
@@ -74,7 +74,7 @@ class ManifestFile(DataFile):
 class StatedSensor(BaseModel):
     """The sensor of a detector."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     material: Literal["Si", "CdTe", "GaAs"]
     """what it is made of"""
     thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -84,7 +84,7 @@ class StatedSensor(BaseModel):
 class Manifest(BaseModel):
     """The image files of one run and how their numbers become photons."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     version: Literal[1] = 1
     """of this format"""
     run: str
