@@ -107,12 +107,18 @@ class Lattices(Table):
         "those with I > 3 σ of the sound predictions of partiality > 0.3 that are within the "
         "resolution of the spots",
     )
-    n_by_chance = Column("float64", "", "as many predictions turned about the beam have I > 3 σ")
+    n_by_chance = Column(
+        "float64",
+        "",
+        "as many predictions turned about the beam have I > 3 σ",
+        not_finite="NaN = there is no image",
+    )
     significance = Column(
         "float64",
         "",
         "mean I/σ of predictions without a spot minus that of turned ones, over the σ of the "
         "difference",
+        not_finite="NaN = there is no image",
     )
     d_min = Column(
         "float64",
