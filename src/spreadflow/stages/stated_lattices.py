@@ -25,7 +25,9 @@ from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.products import Adopt, Index, Reindex
 from spreadflow.recipes.pair import corner_distance_px
-from spreadflow.recipes.stated import End, Judged, Run, take
+from spreadflow.recipes.stated import End, take
+from spreadflow.recipes.stated_judge import Judged
+from spreadflow.recipes.stated_reflections import Run
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import shots
 

@@ -9,7 +9,6 @@ partiality. The geometry file says how many ADU a photon makes.
 import re
 from pathlib import Path
 
-import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
@@ -41,8 +40,10 @@ NUMBER_OF_FRAME = re.compile(r"//(\d+)")
 FIRST_FRAME = ("", "//", "(null)", "(none)")
 """Events of files with a single image."""
 
-OPERATIONS = {"H": "R 3:H", "R": "R 3:R"}
-"""Centring letter of CrystFEL → symbol of a group with it, where it is not `letter 1`."""
+HALL = {letter: f"{letter} 1" for letter in "PABCIF"} | {"H": "R 1", "R": "P 1"}
+"""Centring of CrystFEL → Hall symbol of the group that has nothing else. H is rhombohedral on
+hexagonal axes, R on its own.
+"""
 
 OF_TABLES = {
     *("h", "k", "l", "I", "sigma(I)", "peak", "background", "fs/px", "ss/px", "panel", "phase"),
@@ -139,7 +140,11 @@ class Stream:
             where = f"{self.path}, line {crystal.line}"
             raise FileError(where, "astar, bstar and cstar of the crystal", "fewer", ABOUT_STREAM)
         A = PER_ANGSTROM * LAB_FROM_CRYSTFEL[:, None] * np.array(axes).T
+        where = f"{self.path}, line {crystal.line}"
         centring = lines.text("centering") or "P"
+        if centring not in HALL:
+            expected = f"one of the centrings {', '.join(HALL)}"
+            raise FileError(where, expected, repr(centring), ABOUT_STREAM)
         limit = lines.number("diffraction_resolution_limit")
         reflections, is_saturated = self._reflections(crystal)
         return StatedLattice(
@@ -149,8 +154,7 @@ class Stream:
                 image=Path(name.image),
                 frame=name.frame,
                 A=A,
-                space_group=centring,
-                operations=_operations(f"{self.path}, line {crystal.line}", centring),
+                hall=HALL[centring],
                 wavelength=float(wavelength(energy_ev)) if energy_ev > 0 else np.inf,
                 detector=self.detector,
                 reflections=reflections,
@@ -261,17 +265,6 @@ def _bandwidth(lines: Lines) -> float | None:
     """
     sigma = lines.number("beam_bandwidth")
     return FWHM * sigma if sigma is not None and sigma > NARROWEST else None
-
-
-def _operations(where: str, centring: str) -> gemmi.GroupOps:
-    """Return the operations of a centring, which is all that a stream states of a group. Raises
-    FileError for none.
-    """
-    group = gemmi.find_spacegroup_by_name(OPERATIONS.get(centring, f"{centring} 1"))
-    if group is None:
-        expected = "one of the centrings P, A, B, C, I, F, H, R"
-        raise FileError(where, expected, repr(centring), ABOUT_STREAM)
-    return group.operations()
 
 
 def _own_values(lines: Lines) -> OwnColumns:
