@@ -123,7 +123,7 @@ class Listed:
 
     def __init__(self, run: str, files: list[Path], section: LatticesSection):
         self._run = run
-        self._files = files
+        self.files = files
         self._readers = [open_shots(path, section) for path in files]
         self._n_before = np.cumsum([0, *(len(reader.names) for reader in self._readers)])
         self.names = [name for reader in self._readers for name in reader.names]
@@ -138,7 +138,7 @@ class Listed:
 
     def file(self, number: int) -> Path:
         """Return the file of a shot."""
-        return self._files[self._file(number)]
+        return self.files[self._file(number)]
 
     def take(self, number: int, run: Run) -> tuple[Reindex, End]:
         """Return the rows of a shot, and how its lattices ended. Raises FileError for numbers that
@@ -154,7 +154,7 @@ class Listed:
 
     def torn(self) -> list[tuple[Path, int]]:
         """Return the file and the line of each shot that has no end."""
-        of_files = zip(self._files, self._readers, strict=True)
+        of_files = zip(self.files, self._readers, strict=True)
         return [(path, line) for path, reader in of_files for line in reader.torn]
 
     def _file(self, number: int) -> int:
@@ -174,10 +174,10 @@ class Listed:
 
     def _check_detectors(self) -> None:
         """Raise FileError for the first file with another detector."""
-        for path, reader in zip(self._files, self._readers, strict=True):
+        for path, reader in zip(self.files, self._readers, strict=True):
             away_px = corner_distance_px(reader.detector, self.detector)
             if away_px > DETECTOR_TOLERANCE_PX:
-                expected = f"the detector of {self._files[0]}"
+                expected = f"the detector of {self.files[0]}"
                 found = f"a panel {away_px:.3g} px from that"
                 raise FileError(path, expected, found, "Make one run for each detector.")
 
@@ -277,4 +277,5 @@ def _write(out: Path, config: dict[str, Any], listed: Listed, ends: list[End]) -
         key=store.digest(store.identity(out), values),
         run=str(store.attributes(out, Reindex)["run"]),
         config=config,
+        lattices=[str(path) for path in listed.files],
     )
