@@ -11,8 +11,8 @@ class Lines(Table):
     line = Column(
         "int32",
         "",
-        "number of the line in the spec file, or of the first of the crystal in the stream, from 1; "
-        "of the experiment in an .expt without images",
+        "number of the line in the spec file, or of the first of a crystal in a stream, from 1; of "
+        "the experiment in an .expt without images",
     )
     experiment = Column(
         "int32",

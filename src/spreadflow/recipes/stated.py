@@ -48,14 +48,13 @@ def take(shot: StatedShot, identity: dict[str, Any], run: Run) -> tuple[Reindex,
     spots = peaks_of(shot.lattices) if shot.spots is None else shot.spots
     judged = stated_judge.judge(shot.lattices, run.section)
     if not (np.isfinite(shot.energy_ev) and shot.energy_ev > 0):
-        judged = stated_judge.ended(judged, AdoptOutcome.LOST_SHOT, "its pulse has no energy")
         why = "no photon energy is stated"
         result = Result(Outcome.BAD_SPECTRUM, why, spots=spots)
         return _taken(result, shot, judged, identity, None)
     spectrum = _spectrum(shot, run.bandwidth)
     pulse = Result(
         Outcome.NO_LATTICE,
-        mean_energy_ev=float(spectrum.mean_energy_ev),
+        mean_energy_ev=shot.energy_ev,
         pulse_photons=float(np.sum(spectrum.photons)),
         spots=spots,
     )

@@ -38,14 +38,6 @@ def judge(stated: Sequence[StatedLattice], section: IndexSection) -> list[Judged
     return _without_duplicates(judged, stated, section)
 
 
-def ended(judged: list[Judged], outcome: AdoptOutcome, why: str) -> list[Judged]:
-    """Return the lattices; those that could be adopted have another outcome."""
-    return [
-        one._replace(outcome=outcome, why=why) if one.outcome == AdoptOutcome.ADOPTED else one
-        for one in judged
-    ]
-
-
 def _judge(number: int, stated: StatedLattice, section: IndexSection) -> Judged:
     """Return what becomes of a lattice as far as neither others nor the pulse decide it."""
     lattice = stated.lattice
@@ -60,6 +52,9 @@ def _judge(number: int, stated: StatedLattice, section: IndexSection) -> Judged:
     if not is_near_target(cell, section):
         why = " ".join(f"{x:.2f}" for x in unit_cell.degrees(cell))
         return judged._replace(outcome=AdoptOutcome.OTHER_CELL, why=why)
+    if not np.isfinite(lattice.wavelength):
+        why = "its pulse has no energy"
+        return judged._replace(outcome=AdoptOutcome.LOST_SHOT, why=why)
     agree = _agreeing(lattice)
     judged = judged._replace(n_reflections=len(agree), n_agree=int(agree.sum()))
     why = f"{judged.n_agree} of {judged.n_reflections} reflections agree"
@@ -87,7 +82,7 @@ def _agreeing(lattice: IndexedLattice) -> np.ndarray:
     rows = lattice.reflections
     fast, slow = (rows.fast_obs, rows.slow_obs) if rows.fast is None else (rows.fast, rows.slow)
     is_there = rows.hkl.any(axis=1)
-    if fast is None or slow is None or not np.isfinite(lattice.wavelength):
+    if fast is None or slow is None:
         return np.zeros(is_there.sum(), bool)
     s1 = geometry.direction(lattice.detector, rows.panel[is_there], fast[is_there], slow[is_there])
     q = (s1 - geometry.S0) / lattice.wavelength
