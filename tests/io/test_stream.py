@@ -13,8 +13,7 @@ from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.geom_writer import geom_of
 from spreadflow.io.lattices.crystfel import Stream
 from spreadflow.models import Detector
-from spreadflow.physics.geometry import position
-from spreadflow.recipes.pair import corner_distance_px
+from spreadflow.physics.geometry import corner_distance_px, position
 from stream_file import AXES, chunk, crystal, text, write
 
 

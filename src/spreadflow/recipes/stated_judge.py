@@ -67,14 +67,15 @@ def _judge(number: int, stated: StatedLattice, section: IndexSection) -> Judged:
 
 def _has_symmetry(hall: str, space_group: str) -> bool:
     """Whether the group of a Hall symbol has the centring of ours and, where it has any rotations,
-    these.
+    the Laue class.
     """
     operations = gemmi.symops_from_hall(hall)
     ours = symmetry.group(space_group).operations()
-    has_rotations = len(operations.sym_ops) > 1
-    return ours.has_same_centring(operations) and (
-        not has_rotations or ours.has_same_rotations(operations)
-    )
+    if not np.array_equal(symmetry.centring(operations), symmetry.centring(ours)):
+        return False
+    is_centring_alone = len(operations.sym_ops) == 1
+    rotations = symmetry.laue_rotations(operations)
+    return is_centring_alone or np.array_equal(rotations, symmetry.point_group(space_group))
 
 
 def _agreeing(lattice: IndexedLattice) -> np.ndarray:

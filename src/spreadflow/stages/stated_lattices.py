@@ -23,8 +23,8 @@ from spreadflow.io.pieces import Piece
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.parallel import World
+from spreadflow.physics.geometry import corner_distance_px
 from spreadflow.products import Adopt, Index, Reindex
-from spreadflow.recipes.pair import corner_distance_px
 from spreadflow.recipes.stated import End, take
 from spreadflow.recipes.stated_judge import Judged
 from spreadflow.recipes.stated_reflections import Run
