@@ -79,7 +79,7 @@ def _symmetry(space_group: str) -> list[str]:
         centring = "R" if group.ext == "R" else "H"
     elif system == "trigonal":
         system = "hexagonal"
-    unique = group.monoclinic_unique_axis() or "*"
+    unique = group.monoclinic_unique_axis() if system == "monoclinic" else "*"
     if system in ("tetragonal", "hexagonal"):
         unique = "c"
     return [f"lattice_type = {system}", f"centering = {centring}", f"unique_axis = {unique}"]
