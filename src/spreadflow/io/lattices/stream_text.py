@@ -8,6 +8,7 @@ those that CrystFEL knows are read by their names.
 
 import re
 from collections.abc import Iterator, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,7 +28,11 @@ REFLECTIONS = (b"Reflections measured after indexing", b"End of reflections")
 
 IMAGE = b"Image filename:"
 EVENT = b"Event:"
-"""What lines of a chunk begin with that say which shot it is."""
+SERIAL = b"Image serial number:"
+"""What the first lines of a chunk begin with: which shot it is, and its number."""
+
+MARK = b"\n---"
+"""What the lines that begin and end chunks and crystals begin with, and no others do."""
 
 TEXT_COLUMNS = ("panel", "Panel")
 """Columns that hold no numbers."""
@@ -204,27 +209,19 @@ class StreamText:
     def places(self) -> Places:
         """Return where the complete chunks are."""
         places = Places([], [])
-        offset = 0
         place: Place | None = None
-        self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            if line.startswith((b"---", IMAGE, EVENT)):
-                bare = line.rstrip()
-                if bare == CHUNK[0]:
+        with mmap(self._file.fileno(), 0, access=ACCESS_READ) as content:
+            for offset, number in _marked(content):
+                line = _line_at(content, offset)
+                if line == CHUNK[0]:
                     if place is not None:
                         places.torn.append(place.line)
-                    place = Place(offset, number, "", "", 0)
-                elif place is not None:
-                    if bare == CHUNK[1]:
-                        places.chunks.append(place)
-                        place = None
-                    elif bare.startswith(CRYSTAL[0]):
-                        place = place._replace(n_crystals=place.n_crystals + 1)
-                    elif bare.startswith(IMAGE):
-                        place = place._replace(image=_value(bare, IMAGE))
-                    elif bare.startswith(EVENT):
-                        place = place._replace(event=_value(bare, EVENT))
-            offset += len(line)
+                    place = Place(offset, number, *_names(content, offset), 0)
+                elif place is not None and line == CHUNK[1]:
+                    places.chunks.append(place)
+                    place = None
+                elif place is not None and line.startswith(CRYSTAL[0]):
+                    place = place._replace(n_crystals=place.n_crystals + 1)
         if place is not None:
             places.torn.append(place.line)
         return places
@@ -235,9 +232,36 @@ class StreamText:
         return _chunk(_Numbered(str(self.path), self._file, place.line))
 
 
-def _value(line: bytes, beginning: bytes) -> str:
-    """Return what follows the beginning of a line."""
-    return line[len(beginning) :].decode(errors="surrogateescape").strip()
+def _marked(content: mmap) -> Iterator[tuple[int, int]]:
+    """Yield offset and number of each line that begins with three dashes, as marks do; the first
+    line of a file is none.
+    """
+    number = 1
+    before = 0
+    while (end := content.find(MARK, before)) >= 0:
+        offset = end + 1
+        number += content[before:offset].count(b"\n")
+        yield offset, number
+        before = offset
+
+
+def _line_at(content: mmap, offset: int) -> bytes:
+    """Return the line that begins there, without its end."""
+    end = content.find(b"\n", offset)
+    return content[offset : end if end >= 0 else len(content)].rstrip()
+
+
+def _names(content: mmap, offset: int) -> tuple[str, str]:
+    """Return image file and event of the chunk that begins there: they are in its first lines."""
+    found = {IMAGE: "", EVENT: ""}
+    while (offset := content.find(b"\n", offset) + 1) > 0:
+        line = _line_at(content, offset)
+        beginning = next((one for one in found if line.startswith(one)), None)
+        if beginning is not None:
+            found[beginning] = line[len(beginning) :].decode(errors="surrogateescape").strip()
+        elif not line.startswith(SERIAL):
+            break
+    return found[IMAGE], found[EVENT]
 
 
 class _Numbered:
