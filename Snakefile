@@ -4,7 +4,8 @@ stage    | in                                       | out
 simulate | config only                              | data/<run>/manifest.json and its images
 index    | images of a run                          | results/<trial>/<run>/index.h5
 level0   | index of the chosen runs                 | results/<trial>/level0.expt
-adopt    | images of a run, its spec file           | results/<trial>/<run>/reindex.h5, adopt.h5
+adopt    | images of a run and its spec file, or    | results/<trial>/<run>/reindex.h5, adopt.h5
+         | files with intensities of others         |
 reindex  | images of any other run, level0          | results/<trial>/<run>/reindex.h5
 cells    | reindex of all runs                      | results/<trial>/cells.h5, cells.tdata
 merge    | reindex of all runs, cells               | results/<trial>/merge.h5, merge.mtz

@@ -285,6 +285,47 @@ file states, and negative weights count as 0. The mean has to be within 3 % of t
 spectra are kept in `reindex.spectra.h5` (below), from which all later stages read them; shots without one there have
 that of their image.
 
+### Without images
+
+`runs.RUN.lattices` names files that hold intensities too: CrystFEL streams (formats 2.0 to 2.3), or integrated `.expt`
+with the `.refl` of the same name beside. No image is opened. `adopt` writes `reindex.h5` from what they state, `cells`
+and `merge` go on from there, and stages that need pixels leave the run out.
+
+| of a stream | is |
+|---|---|
+| geometry file in the header | the detector; `clen` that names a dataset is replaced by `average_camera_length` of the chunks; `adu_per_photon` or `adu_per_eV` divides intensities, σ and backgrounds; `max_adu` flags reflections by their `peak` |
+| chunk | a shot: `Image filename` and `Event` (`//n` is frame n, other names stand for themselves), `photon_energy_eV`, `beam_bandwidth` (the standard deviation of a Gaussian; below 1e-6 it is not known), `hit`, peaks |
+| crystal | a lattice: `astar`, `bstar`, `cstar` (nm⁻¹; x and z point the other way in our frame), `centering`, `diffraction_resolution_limit`, reflections |
+| table | what its header line says: `h k l I sigma(I) background fs/px ss/px panel`; formats below 2.3 name no panel, which is then the one whose part of the data the place is in |
+
+Of a pair of DIALS, the columns that a spec file needs and `intensity.sum.value`, `intensity.sum.variance` are read, and
+`xyzcal.px`, `background.mean` where they are there. Sums of CrystFEL and DIALS are not corrected by Lorentz factor,
+polarization or partiality; `lp` of DIALS is a column beside them, and is not read. Scaled lists are not to be named.
+
+What is recorded of a reflection (partiality, Lorentz factor, polarization, capture, slopes) is worked out as for images,
+from A as stated, the pulse, the detector and the mosaicity. The bandwidth is that of the stream, else
+`lattices.bandwidth`, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
+the domains of `reindex.domain_ang`. A lattice of which it is not known ends as `UNKNOWN_MOSAICITY`. σ without a
+reflection's own photons is √(σ² − I), in photons. Geometry files of CrystFEL have no sensor: it captures everything.
+
+`spreadflow export PRODUCT --to crystfel` writes a stream (2.3) and its .geom of `index` or `reindex`; of `stage1` (lattices
+without intensities) and `predict` (chosen reflections) with CrystFEL's columns alone. Intensities are in photons
+(`adu_per_photon = 1`). Reflections that failed and shots that could not be read are left out. Columns of `reindex.h5` that
+CrystFEL has no words for stand under their names: as `spreadflow/NAME = ...` in chunks and crystals, and as words after
+the last of CrystFEL's in peaks and reflections, `NAME_0` and so on for vectors. CrystFEL passes over both.
+
+| number | digits | CrystFEL's |
+|---|---|---|
+| `I`, `sigma(I)`, `background`, peaks' `Intensity` | 9 significant, as float32 needs | 2 decimals |
+| `fs/px`, `ss/px` | 17 significant, as float64 needs | 1 decimal (peaks 2) |
+| `astar`, `bstar`, `cstar` | 17 significant | 7 decimals |
+| `photon_energy_eV`, `beam_bandwidth` | 17 significant | 6 decimals; 3 significant |
+| our columns | 9 or 17 significant, as their type needs | |
+| `corner_x`, `corner_y`; `fs`, `ss`; `coffset` | 9, 12, 12 decimals: corners to 1e-6 px | |
+
+`peak` is 0, as no column of ours has it. `profile_radius` is 2.33 standard deviations of a node at the root mean square of
+1/d.
+
 """
 
 BAD = """## Bad input
@@ -316,6 +357,11 @@ nothing else is lost.
 | spec file of which no line can be adopted | error (4) |
 | two lines of a spec file with different spectra of one shot | error (4) |
 | line of a spec file that cannot be adopted, or whose `.lam` file is no spectrum about the experiment's wavelength | its `AdoptOutcome`, a line in the log |
+| stream of another format, without geometry file or without a complete chunk | error (4) |
+| number of a stream that is none, or not finite, or a row with too few columns | error (4), which names the line |
+| chunk of a stream without an end | left out, with a warning that names the line |
+| lattice of a run without images that cannot be adopted | its `AdoptOutcome`, a line in the log |
+| files of a run without images with detectors more than 0.05 px apart, or with a shot twice | error (4) |
 | part file of another config, other inputs or other shots | its stage makes it again; for a reader, error (4) |
 | part file missing, truncated or of fewer rows than its manifest says | its stage makes it again; for a reader, error (4) |
 | part or product that is damaged, if by one bit | error (4), which names file and dataset; rerunning its stage makes that part again and keeps the others |

@@ -423,12 +423,12 @@ def test_a_recording_of_a_run_is_checked(keys, key, expected):
 def test_a_stage_gets_the_sections_it_declares_and_no_other(stage):
     config = parse({"runs": RUNS})
     parts = json.loads(section(config, stage, "one"))
-    shots = {"shots"} if stage == "simulate" else set()
+    of_run = {"simulate": {"shots"}, "adopt": {"lattices"}}.get(stage, set())
     assert {name.replace("recordings", "recording") for name in parts} == set(
         BY_WORD[stage].sections
-    ) | shots
+    ) | of_run
     got = for_stage(section(config, stage, "one"), stage, "one")
-    for name in set(parts) - {"recording", "recordings", "shots"}:
+    for name in set(parts) - {"recording", "recordings", "shots", "lattices"}:
         assert getattr(got, name) == config.resolved(name)
     assert all(getattr(got, name) is None for name in type(got).model_fields if name not in parts)
 

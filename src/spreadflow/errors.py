@@ -101,14 +101,16 @@ class Outcome(IntEnum):
 
 
 class AdoptOutcome(IntEnum):
-    """How a line of a spec file ended in `adopt`. Exactly one per line: the first that holds, or
-    ADOPTED.
+    """How a lattice of another program, a line of a spec file, ended in `adopt`. Exactly one each:
+    the first that holds, or ADOPTED.
     """
 
     ADOPTED = 0
     """Its lattice is in `reindex`."""
     UNREADABLE = 1
-    """The .expt or .refl is missing, broken, or lacks what a lattice needs; the log tells what."""
+    """The .expt or .refl is missing, broken, or lacks what a lattice needs, or its axes are no
+    right-handed basis; the log tells what.
+    """
     NO_EXPERIMENT = 2
     """The .expt has no experiment of this number, or several and the line names none."""
     NO_SHOT = 3
@@ -127,6 +129,10 @@ class AdoptOutcome(IntEnum):
     """Turned by less than 1° against a lattice of the same shot on a line before."""
     LOST_SHOT = 9
     """The lattice is good, but its shot did not end as INDEXED."""
+    UNKNOWN_MOSAICITY = 10
+    """Intensities without images: neither the file nor `reindex.mosaic_spread_deg` says how mosaic
+    the lattice is, and its peaks are too few to tell, so that partialities are not known.
+    """
 
 
 class Level0Outcome(IntEnum):

@@ -27,7 +27,7 @@ from spreadflow.products import (
     Stage2,
 )
 from spreadflow.products.spread import Curves
-from spreadflow.report import cells, ladder, merge, mosaic, spread, stage1, stage2
+from spreadflow.report import cells, checks, ladder, merge, mosaic, spread, stage1, stage2
 
 pytestmark = pytest.mark.stage
 
@@ -702,3 +702,15 @@ def test_every_key_is_documented(summaries, figures_of):
     for stage in summaries:
         here = next(keys for title, keys in documented.items() if stage in title.split(", "))
         assert figures_of(stage).keys() <= here | documented["every stage"], stage
+
+
+def test_stages_that_need_pixels_are_not_asked_for_runs_without_images():
+    cells = {"n_in": 30, "n_kept": 25, "outcomes": {"accepted": 25, "noise": 5}}
+    cells["runs"] = {"old": {"n_in": 20, "n_kept": 18}, "new": {"n_in": 10, "n_kept": 7}}
+    adopt = {"without_images": ["old"], "outcomes": {"adopted": 20}, "n_lines": 20, "n_adopted": 20}
+    adopt["runs"] = {"old": {}}
+    summaries = {"cells": cells, "adopt": adopt, "annulus": {"n_lattices": 7}}
+    assert all(check.holds for check in checks.collect(summaries))
+    assert any("reaches annulus" in check.statement for check in checks.collect(summaries))
+    del summaries["adopt"]
+    assert not all(check.holds for check in checks.collect(summaries))

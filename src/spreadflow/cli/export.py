@@ -4,7 +4,10 @@ import argparse
 import importlib
 from pathlib import Path
 
-WRITERS = {"dials": "spreadflow.io.lattices.stills"}
+WRITERS = {
+    "dials": "spreadflow.io.lattices.stills",
+    "crystfel": "spreadflow.io.lattices.crystfel_product",
+}
 """Format → the module whose function `export` writes it."""
 
 

@@ -40,7 +40,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
 def _add_input(p: argparse.ArgumentParser, field: Field) -> None:
     """Add the argument of one input: a file, one or more files, or a file that may be absent."""
     is_optional = field.default is not MISSING
-    is_list = field.type == list[Path]
+    is_list = field.type in (list[Path], list[Path] | None)
     p.add_argument(
         f"--{field.name}",
         type=Path,
@@ -50,10 +50,14 @@ def _add_input(p: argparse.ArgumentParser, field: Field) -> None:
 
 
 def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
-    """Return the input files of a stage by name, and of `simulate` the run and its shots."""
+    """Return the input files of a stage by name, of `simulate` and `adopt` also the run, and of the
+    former its shots.
+    """
     names = [field.name for field in fields(stage.inputs)]
     if stage.word == "simulate":
         names += ["run", "shots"]
+    if stage.word == "adopt":
+        names += ["run"]
     return {name: getattr(arguments, name) for name in names}
 
 

@@ -32,6 +32,7 @@ from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
     DetectorSection,
+    LatticesSection,
     PanelSection,
     RunSection,
     SimulatedShots,
@@ -43,6 +44,7 @@ from spreadflow.config.spread import SpreadSection
 from spreadflow.config.stage2 import Stage2Section
 from spreadflow.config.stages import (
     STAGE_CONFIGS,
+    AdoptConfig,
     AnnulusConfig,
     CellsConfig,
     IndexConfig,
@@ -64,6 +66,7 @@ from spreadflow.config.trial import OVERLAYS, Config, overlay
 __all__ = [
     "OVERLAYS",
     "STAGE_CONFIGS",
+    "AdoptConfig",
     "AnnulusConfig",
     "AnnulusSection",
     "BeamSection",
@@ -76,6 +79,7 @@ __all__ = [
     "IndexSection",
     "LadderConfig",
     "LadderSection",
+    "LatticesSection",
     "Level0Config",
     "Level0Section",
     "MergeConfig",

@@ -77,6 +77,10 @@ def files(config: Config) -> dict[str, Path]:
     for name, run in config.runs.items():
         named[f"runs.{name}.images"] = run.images
         named[f"runs.{name}.spec"] = run.spec
+        if run.lattices is not None:
+            named[f"runs.{name}.lattices.geometry"] = run.lattices.geometry
+            for number, path in enumerate(run.lattices.paths):
+                named[f"runs.{name}.lattices.files.{number}"] = path
 
     for number, curve in enumerate(config.spread.known or []):
         named[f"spread.known.{number}"] = _curve_file(curve)
@@ -153,9 +157,11 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
                 part = _simulated_shots(config, run)
             case "recording":
                 part = _cut(_recording(config, run), field.annotation)
+            case "lattices":
+                part = config.runs[run].lattices if run in config.runs else None
             case "recordings":
                 (model,) = get_args(field.annotation)
-                part = [_cut(config.recording_of(one), model) for one in config.runs]
+                part = [_cut(config.recording_of(one), model) for one in config.pictured_runs]
             case _:
                 part = _part(config, stage, name)
         if isinstance(part, Section):

@@ -1,5 +1,6 @@
 """Sections of what is simulated: crystals and what they scatter, pulses, detector, images, runs."""
 
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -264,8 +265,44 @@ class SimulatedShots(Section):
     """stored bytes that do not decompress"""
 
 
+class LatticesSection(Section):
+    """Lattices with intensities that another program made, taken as its files state them: no image
+    is opened. A name, or a list of names, stands for `files` alone.
+    """
+
+    files: Annotated[list[str], Field(min_length=1)]
+    """CrystFEL streams, or integrated .expt with the .refl of the same name beside; names or
+    patterns
+    """
+    geometry: Path | None = None
+    """CrystFEL geometry file in place of that in the headers of streams"""
+    bandwidth: Annotated[float, Field(gt=0, lt=0.2)] | None = None
+    """relative full width at half maximum of pulses whose file states none; null = one energy"""
+    adu_per_photon: PositiveFloat | None = None
+    """gain that intensities are divided by; null = as the geometry file states it, else 1"""
+    polarization: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Kahn's K along the lab x axis; null = as stated, else 1"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_names(cls, value: Any) -> Any:
+        """Return the keys that names alone stand for."""
+        names = [value] if isinstance(value, str) else value
+        return {"files": names} if isinstance(names, list) else value
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that the names and patterns stand for, in order; a pattern that matches
+        nothing, as it is.
+        """
+        names = [name for pattern in self.files for name in sorted(glob(pattern)) or [pattern]]
+        return [Path(name) for name in dict.fromkeys(names)]
+
+
 class RunSection(Section):
-    """A run is simulated, or external: a manifest written by `spreadflow manifest`."""
+    """A run is simulated, or external: a manifest written by `spreadflow manifest`, or lattices
+    with intensities of another program.
+    """
 
     simulate: SimulatedShots | None = None
     """how many shots of each kind to simulate"""
@@ -273,13 +310,22 @@ class RunSection(Section):
     """manifest of existing images"""
     spec: Path | None = None
     """file of `.expt .refl` pairs: the lattices, which are then not looked for"""
+    lattices: LatticesSection | None = None
+    """files of another program that hold lattices and intensities, in place of images"""
     recording: dict[str, Any] = {}
     """keys of `recording` that differ in this run"""
 
     @model_validator(mode="after")
     def _has_one_origin(self):
-        if (self.simulate is None) == (self.images is None):
-            expected = "either `simulate:` (how many shots) or `images:` (a manifest)"
-            found = "neither" if self.simulate is None else "both"
+        origins = ("simulate", "images", "lattices")
+        stated = [name for name in origins if getattr(self, name) is not None]
+        if len(stated) != 1:
+            expected = (
+                "either `simulate:` (how many shots) or `images:` (a manifest) or `lattices:` "
+                "(files of another program)"
+            )
+            found = "neither" if not stated else f"both {' and '.join(stated)}"
             raise Inconsistent("", expected, found)
+        if self.lattices is not None and self.spec is not None:
+            raise Inconsistent("spec", "no spec file beside `lattices:`", self.spec)
         return self

@@ -24,6 +24,7 @@ from spreadflow.config.simulation import (
     BeamSection,
     CrystalSection,
     DetectorSection,
+    LatticesSection,
     SimulatedShots,
     SimulateSection,
     StructureFactorsSection,
@@ -60,10 +61,17 @@ class Level0Config(Section):
 
 
 class ReindexConfig(Section):
-    """What `reindex` and `adopt` read."""
+    """What `reindex` reads."""
 
     reindex: IndexSection
     recording: NoiseSection
+
+
+class AdoptConfig(ReindexConfig):
+    """What `adopt` reads."""
+
+    lattices: LatticesSection | None = None
+    """of the one run that it works on, where it has no images"""
 
 
 class CellsConfig(Section):
@@ -156,7 +164,7 @@ STAGE_CONFIGS: dict[str, type[Section]] = {
     "simulate": SimulateConfig,
     "index": IndexConfig,
     "level0": Level0Config,
-    "adopt": ReindexConfig,
+    "adopt": AdoptConfig,
     "reindex": ReindexConfig,
     "cells": CellsConfig,
     "merge": MergeConfig,

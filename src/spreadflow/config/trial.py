@@ -155,6 +155,11 @@ class Config(Section):
         """
         return bool(self.runs) and not any(run.simulate for run in self.runs.values())
 
+    @property
+    def pictured_runs(self) -> list[str]:
+        """The runs that have images."""
+        return [name for name, run in self.runs.items() if run.lattices is None]
+
     def _check_target(self) -> None:
         """Raise Inconsistent where the crystals in recorded images would be taken for those of a
         simulation.
@@ -166,8 +171,8 @@ class Config(Section):
         if missing:
             run = next(iter(self.runs))
             expected = (
-                f"{' and '.join(missing)} of the crystals in the images of run '{run}': recorded "
-                "ones have no default"
+                f"{' and '.join(missing)} of the crystals of run '{run}': recorded ones have no "
+                "default"
             )
             raise Inconsistent(missing[0], expected, "none")
 
@@ -250,8 +255,8 @@ class Config(Section):
                     expected = f"names among runs: {', '.join(self.runs)}"
                     raise Inconsistent(f"{stage}.runs", expected, run)
         for run in self.level0.runs or []:
-            if self.runs[run].spec:
-                found = f"{run}, which has a spec file"
+            if self.runs[run].spec or self.runs[run].lattices:
+                found = f"{run}, whose lattices are another program's"
                 raise Inconsistent("level0.runs", "runs that are indexed here", found)
 
     def resolved(self, key: str) -> Any:

@@ -12,8 +12,12 @@ class Shots(Table):
         "hash of (run, file name, frame): stable when files are added",
         in_manifest=True,
     )
-    file = Column("int32", "", "number of the image file in the run's manifest")
-    frame = Column("int32", "", "frame in that file")
+    file = Column(
+        "int32",
+        "",
+        "number of the image file in the run's manifest; without images, in the attribute `images`",
+    )
+    frame = Column("int32", "", "frame in that file; -1 = it has a name, not a number")
     outcome = Column("uint8", "", "errors.Outcome", in_manifest=True)
     reason = Column(
         "S200", "", "why it did not end as indexed, UTF-8, as many bytes as fit; empty: it did"
@@ -107,12 +111,18 @@ class Lattices(Table):
         "those with I > 3 σ of the sound predictions of partiality > 0.3 that are within the "
         "resolution of the spots",
     )
-    n_by_chance = Column("float64", "", "as many predictions turned about the beam have I > 3 σ")
+    n_by_chance = Column(
+        "float64",
+        "",
+        "as many predictions turned about the beam have I > 3 σ",
+        not_finite="NaN = there is no image",
+    )
     significance = Column(
         "float64",
         "",
         "mean I/σ of predictions without a spot minus that of turned ones, over the σ of the "
         "difference",
+        not_finite="NaN = there is no image",
     )
     d_min = Column(
         "float64",
@@ -159,13 +169,15 @@ class Reflections(Table):
         "gains",
     )
     background = Column("float32", "photon/px", "mean under the peak")
-    n_foreground = Column("int32", "px", "summed pixels")
-    bbox = Column("int32", "px", "fast0 fast1 slow0 slow1, half open", (4,))
+    n_foreground = Column("int32", "px", "summed pixels; 0 = there is no image")
+    bbox = Column(
+        "int32", "px", "fast0 fast1 slow0 slow1, half open; all 0 = there is no image", (4,)
+    )
     half_px = Column(
         "float32",
         "px",
         "half sizes of the foreground, a rectangle about the predicted centroid, along the radius "
-        "from the beam centre and across",
+        "from the beam centre and across; 0 = there is no image",
         (2,),
     )
     flags = Column("int32", "", "bits of models.ReflectionFlag")

@@ -23,7 +23,16 @@ from spreadflow.analysis.still.strong_pixels import DispersionThreshold
 from spreadflow.analysis.still.tails import Tails
 from spreadflow.config import IndexSection, NoiseSection
 from spreadflow.errors import Outcome
-from spreadflow.models import Detector, Lattice, Noise, ReflectionFlag, Reflections, Shot, Spots
+from spreadflow.models import (
+    Detector,
+    Lattice,
+    Noise,
+    ReflectionFlag,
+    Reflections,
+    Shot,
+    Spectrum,
+    Spots,
+)
 from spreadflow.physics import miller, unit_cell
 from spreadflow.physics.geometry import S0, direction
 from spreadflow.physics.point_spreads import FIBRE_SHAPE
@@ -112,7 +121,7 @@ def index(
         sigma_mm = 0.0 if is_refined else HEADER_SIGMA_MM
         lattices = _find_lattices(all_spots, shot, section, detector, sigma_mm)
     else:
-        lattices = _hold_lattices(supplied, all_spots, shot, section, detector)
+        lattices = hold_lattices(supplied, all_spots, shot.spectrum, section, detector)
     if not lattices:
         return lost._replace(reason="no lattice near the target explains enough spots")
     noise = build.noise(recording)
@@ -281,10 +290,10 @@ def is_new(A: np.ndarray, others: Sequence[np.ndarray], section: IndexSection) -
     return all(turn > indexing.SAME_CRYSTAL_RAD for turn in turns)
 
 
-def _hold_lattices(
+def hold_lattices(
     supplied: Sequence[np.ndarray],
     all_spots: Spots,
-    shot: Shot,
+    spectrum: Spectrum,
     section: IndexSection,
     detector: Detector,
 ) -> list[Lattice]:
@@ -296,7 +305,7 @@ def _hold_lattices(
     lattices: list[Lattice] = []
     for A in supplied:
         left = spots.select(all_spots, is_free)
-        held = refinement.hold(A, left, shot.spectrum, detector, settings)
+        held = refinement.hold(A, left, spectrum, detector, settings)
         lattices.append(_over_all_spots(held, is_free))
         is_free &= ~lattices[-1].hkl.any(axis=1)
     return lattices

@@ -17,7 +17,7 @@ from spreadflow.physics import symmetry
 from spreadflow.products import SHOEBOXES, Annulus
 from spreadflow.products.annulus import Pixels, Reflections
 from spreadflow.report import style
-from spreadflow.report.checks import Check, Summaries
+from spreadflow.report.checks import Check, Summaries, with_images
 from spreadflow.report.style import say
 
 ROWS = 6
@@ -60,7 +60,7 @@ def checks(summaries: Summaries) -> list[Check]:
     """Return the counts that must agree."""
     equalities = []
     if "cells" in summaries:
-        n_kept = summaries["cells"]["n_kept"]
+        n_kept = with_images(summaries, "n_kept")
         equalities = [
             Check(f"each lattice kept reaches {stage}", n_kept, summaries[stage]["n_lattices"])
             for stage in ("annulus", "wide")

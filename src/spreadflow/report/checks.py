@@ -33,6 +33,14 @@ def collect(summaries: Summaries) -> list[Check]:
     ]
 
 
+def with_images(summaries: Summaries, figure: str) -> int:
+    """Return a figure of `cells` over the runs that have images: what needs pixels takes these."""
+    without = summaries.get("adopt", {}).get("without_images", [])
+    runs = summaries["cells"].get("runs", {})
+    left_out = sum(runs[name][figure] for name in without)
+    return summaries["cells"][figure] - left_out
+
+
 def one_outcome_each(member: str, figures: dict[str, Any], total: str) -> Check:
     """Return the check that outcomes add up to the number of those that had to have one.
 

@@ -201,10 +201,17 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     lattices = best.product.lattices
     row = int(lattices.shot[lattices.n_indexed.argmax()])
     shot = _read(best, row)
-    if not isinstance(shot, Shot):
+    what = "photons"
+    if isinstance(shot, Shot):
+        style.still(axes, shot, best.detector)
+    elif best.has_images:
         style.empty(axes, f"shot {row}: {shot}")
         return
-    style.still(axes, shot, best.detector)
+    else:
+        what = "peaks"
+        style.panels(axes, best.detector)
+        x, y, _ = best.spot_positions_mm(np.flatnonzero(best.product.spots.shot == row)).T
+        axes.plot(x, y, ".", ms=3, color=style.INK, mew=0, label="peaks")
     rings(axes, best, row)
     axes.legend(
         loc="lower right",
@@ -214,7 +221,7 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
         edgecolor="none",
         title="predicted",
     )
-    axes.set_title(f"run {best.name}, shot {row}: photons and predictions")
+    axes.set_title(f"run {best.name}, shot {row}: {what} and predictions")
 
 
 def _scatter(axes: Any, runs: list[IndexedRun]) -> None:

@@ -27,6 +27,8 @@ class IndexedRun:
         self.section = IndexSection.model_validate(attributes["config"])
         self.bandwidth = attributes.get("bandwidth")
         self.detector = Detector.from_json(attributes["detector"])
+        self.has_images = "manifest" in attributes
+        """whether there are any; where they are is another question"""
         self.manifest = manifest_of(self.name, manifests)
         simulated = read_truth(self.manifest) if self.manifest else None
         self.matched: truth.MatchedRun | None = None

@@ -14,7 +14,7 @@ from spreadflow.models import CHOSEN, Choice, ReflectionFlag
 from spreadflow.products import Predict
 from spreadflow.products.predict import Reflections
 from spreadflow.report import style
-from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.checks import Check, Summaries, one_outcome_each, with_images
 from spreadflow.report.figures import median, outcome_counts
 from spreadflow.report.style import say
 
@@ -78,7 +78,7 @@ def checks(summaries: Summaries) -> list[Check]:
     figures = summaries["predict"]
     equalities = [one_outcome_each("lattice of predict", figures, "n_lattices")]
     if "cells" in summaries:
-        n_lattices = summaries["cells"]["n_in"]
+        n_lattices = with_images(summaries, "n_in")
         statement = "each lattice of reindex reaches predict"
         equalities.append(Check(statement, n_lattices, figures["n_lattices"]))
     if "stage1" in summaries:

@@ -4,7 +4,8 @@
 Each line of the spec file ends in one `AdoptOutcome`. A is kept; the detector is that of the
 experiments; spots, mosaic spread and integrated reflections are made from the images as in
 `reindex`, with the spectra of the `.lam` files where lines name any. Writes <run>/reindex.h5 and,
-beside it, adopt.h5, which says what became of each line, and reindex.spectra.h5, those spectra.
+beside it, adopt.h5, which says what became of each line, and reindex.spectra.h5, those spectra. A
+run without images has files with intensities in place of a spec file (`stated_lattices`).
 """
 
 import filecmp
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spreadflow.config import IndexSection, ReindexConfig
+from spreadflow.config import AdoptConfig, IndexSection
 from spreadflow.errors import AdoptOutcome, FileError, Outcome
 from spreadflow.io import store, supplied_spectra
 from spreadflow.io.images import Source, open_source
@@ -32,7 +33,7 @@ from spreadflow.products import Adopt, Reindex
 from spreadflow.recipes.pair import Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
-from spreadflow.stages import shots
+from spreadflow.stages import shots, stated_lattices
 from spreadflow.units import wavelength
 
 LINES_PER_BLOCK = 64
@@ -51,18 +52,34 @@ MAX_WARNINGS = 20
 
 
 def run(
-    config: ReindexConfig,
+    config: AdoptConfig,
     *,
-    images: Path,
-    spec: Path,
+    images: Path | None = None,
+    spec: Path | None = None,
+    lattices: list[Path] | None = None,
+    run: str | None = None,
     out: Path,
     world: World,
     word: str = "adopt",
 ) -> None:
     """Write `out`, a product of reindex, and adopt.h5.
 
-    images: the run's manifest; spec: file whose lines name pairs of .expt and .refl.
+    images: the run's manifest; spec: file whose lines name pairs of .expt and .refl. In place of
+    the two, lattices: files with lattices and intensities; run: its name. Raises FileError.
     """
+    if lattices:
+        stated_lattices.adopt(config, lattices, run or Path(out).parent.name, out, world, word)
+    elif images is None or spec is None:
+        found = "--images alone" if images else "--spec alone" if spec else "neither"
+        raise FileError(word, "--images and --spec, or --lattices", found, "Name the files.")
+    else:
+        _adopt(config, images, spec, out, world, word)
+
+
+def _adopt(
+    config: AdoptConfig, images: Path, spec: Path, out: Path, world: World, word: str
+) -> None:
+    """Adopt the lattices that a spec file names in the images of a run."""
     section = config.reindex
     log = logger(word, world)
     named = spec_files.read(spec)

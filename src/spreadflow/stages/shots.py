@@ -38,6 +38,9 @@ pixel.
 N_SIGMAS = 3.0
 """Standard deviations above which a bandwidth is believed."""
 
+ABOUT_BANDWIDTH = "Write the manifest with --bandwidth {}, or files with spectra."
+"""What to do about a bandwidth that images do not state."""
+
 
 MAX_OTHER_DOMAINS = 0.2
 """Share of the lattices that may contradict the domains that are assumed without a word."""
@@ -118,7 +121,7 @@ def index_shots(
     warnings = [
         *_outcome_warnings(counts, source.n_shots, section, product.tables.kind),
         *warnings_of(lattice_counts, section.domain_ang),
-        *_bandwidth_warnings(width),
+        *bandwidth_warnings(width, ABOUT_BANDWIDTH),
     ]
     parts.finish(
         world,
@@ -256,8 +259,10 @@ def _bandwidth(
     return bandwidth.estimate(world.sum(sums))
 
 
-def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:
-    """Return what to know before the lattices are trusted."""
+def bandwidth_warnings(width: Bandwidth | None, todo: str) -> list[StageWarning]:
+    """Return what to know before the lattices are trusted. todo: what to do, with a place for the
+    bandwidth.
+    """
     if width is None or width.fwhm < max(LEAST_BANDWIDTH, N_SIGMAS * width.sigma):
         return []
     return [
@@ -266,7 +271,7 @@ def _bandwidth_warnings(width: Bandwidth | None) -> list[StageWarning]:
             "a relative bandwidth (FWHM) of",
             f"{width.fwhm:.2g} ± {width.sigma:.1g}",
             f"below {LEAST_BANDWIDTH:g}",
-            f"Write the manifest with --bandwidth {width.fwhm:.2g}, or files with spectra.",
+            todo.format(f"{width.fwhm:.2g}"),
         )
     ]
 

@@ -54,7 +54,7 @@ def command(
     if word in BY_WORD:
         arguments += ["--config", section(config, word, wildcards.get("run"))]
         arguments += ["--ranks", str(n_ranks)]
-        if word == "simulate":
+        if word in ("simulate", "adopt"):
             arguments += ["--run", wildcards["run"]]
     else:
         arguments += wildcards.values()

@@ -15,13 +15,18 @@ def simulated_runs(config: "Config") -> list[str]:
 
 
 def adopted_runs(config: "Config") -> list[str]:
-    """Return the runs whose lattices come from a spec file: another program indexed them."""
-    return [name for name, run in config.runs.items() if run.spec]
+    """Return the runs whose lattices another program indexed."""
+    return [name for name, run in config.runs.items() if run.spec or run.lattices]
 
 
 def indexed_runs(config: "Config") -> list[str]:
     """Return the runs that are indexed here."""
-    return [name for name, run in config.runs.items() if not run.spec]
+    return [name for name, run in config.runs.items() if not (run.spec or run.lattices)]
+
+
+def has_images(config: "Config") -> bool:
+    """Whether a run has images: what needs pixels takes such runs alone."""
+    return bool(config.pictured_runs)
 
 
 def has_frozen_detector(config: "Config") -> bool:
@@ -30,14 +35,14 @@ def has_frozen_detector(config: "Config") -> bool:
 
 
 def has_model(config: "Config", stage: str) -> bool:
-    """Whether a stage's structure factors are those of the crystals in the images.
+    """Whether there are images, and a stage's structure factors are those of the crystals in them.
 
     Without a model file the crystals are a phantom, which is right for simulated images alone.
     """
     factors: StructureFactorsSection = config.resolved(f"{stage}.structure_factors")
     is_phantom = factors.source == "model" and factors.model is None
     is_simulated = bool(simulated_runs(config))
-    return is_simulated or not is_phantom
+    return has_images(config) and (is_simulated or not is_phantom)
 
 
 def has_sites(config: "Config") -> bool:
@@ -45,7 +50,7 @@ def has_sites(config: "Config") -> bool:
     factors: StructureFactorsSection = config.resolved("stage1.structure_factors")
     is_simulated = bool(simulated_runs(config))
     has_atoms = is_simulated or factors.model is not None
-    return bool(factors.sites) and has_atoms
+    return has_images(config) and bool(factors.sites) and has_atoms
 
 
 def learns_mosaicity(config: "Config") -> bool:

@@ -2,7 +2,7 @@
 workflow ask this module.
 """
 
-from spreadflow.config import Config, files
+from spreadflow.config import Config, LatticesSection, files
 from spreadflow.trial import facts
 from spreadflow.trial.recorded import files_beside
 from spreadflow.trial.stages import BY_WORD, wanted
@@ -30,8 +30,8 @@ def manifest(config: Config, run: str) -> str:
 
 
 def manifests(config: Config) -> list[str]:
-    """Return the manifests of all runs."""
-    return [manifest(config, run) for run in config.runs]
+    """Return the manifests of all runs that have images."""
+    return [manifest(config, run) for run in config.pictured_runs]
 
 
 def products(config: Config, word: str, runs: list[str]) -> list[str]:
@@ -69,6 +69,20 @@ def beside_images(config: Config, *runs: str) -> list[str]:
     return list(dict.fromkeys(file for path in recorded for file in files_beside(path)))
 
 
+def _lattices(config: Config, run: str) -> LatticesSection:
+    """Return which files a run without images has."""
+    lattices = config.runs[run].lattices
+    assert lattices is not None, "asked of runs without images alone"
+    return lattices
+
+
+def _beside_lattices(config: Config, run: str) -> list[str]:
+    """Return the files that are read beside those that a run without images names."""
+    section = _lattices(config, run)
+    tables = [path.with_suffix(".refl") for path in section.paths if path.suffix == ".expt"]
+    return [str(path) for path in [*tables, section.geometry] if path is not None]
+
+
 def _learned_mosaicity(config: Config) -> Files:
     """Return the product of `mosaic` as an argument, where mosaicity is learned."""
     if facts.learns_mosaicity(config):
@@ -81,6 +95,7 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
     run by run.
     """
     reindexed = products(config, "reindex", list(config.runs))
+    pictured = products(config, "reindex", config.pictured_runs)
     cells = product(config, "cells.h5")
     match word:
         case "simulate":
@@ -93,6 +108,11 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
             return {"index": products(config, "index", runs)}
+        case "adopt" if config.runs[str(run)].lattices:
+            return {
+                TRIGGERS: _beside_lattices(config, str(run)),
+                "lattices": [str(path) for path in _lattices(config, str(run)).paths],
+            }
         case "adopt":
             return {
                 TRIGGERS: named_by_sections(config, "reindex") + beside_images(config, str(run)),
@@ -117,7 +137,7 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
             return {
                 TRIGGERS: beside_images(config, *config.runs),
                 "images": manifests(config),
-                "reindex": reindexed,
+                "reindex": pictured,
                 "cells": cells,
             }
         case "ladder":
@@ -139,14 +159,14 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
             return {
                 TRIGGERS: named_by_sections(config, "stage1") + beside_images(config, *config.runs),
                 "images": manifests(config),
-                "reindex": reindexed,
+                "reindex": pictured,
                 "stage1": product(config, "stage1.h5"),
             }
         case "pack":
             return {
                 TRIGGERS: beside_images(config, *config.runs),
                 "images": manifests(config),
-                "reindex": reindexed,
+                "reindex": pictured,
                 "predict": product(config, "predict.h5"),
             }
         case "stage2":

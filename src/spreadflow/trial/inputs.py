@@ -32,12 +32,16 @@ class Level0Inputs:
 
 @dataclass(frozen=True)
 class AdoptInputs:
-    """The images of a run, and the lattices that another program indexed in them."""
+    """The images of a run, and the lattices that another program indexed in them; or, without
+    images, files with lattices and intensities.
+    """
 
-    images: Path
+    images: Path | None = None
     """manifest of the run's images"""
-    spec: Path
+    spec: Path | None = None
     """text file with a line for each pair of .expt and .refl"""
+    lattices: list[Path] | None = None
+    """CrystFEL streams, or .expt with a .refl of the same name beside, in place of the two"""
 
 
 @dataclass(frozen=True)

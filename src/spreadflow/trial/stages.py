@@ -62,7 +62,7 @@ class Stage(NamedTuple):
     def sections(self) -> tuple[str, ...]:
         """Names of the sections that the stage reads."""
         names = (name.replace("recordings", "recording") for name in self.config.model_fields)
-        return tuple(name for name in names if name != "shots")
+        return tuple(name for name in names if name not in ("shots", "lattices"))
 
 
 STAGES = (
@@ -95,8 +95,9 @@ STAGES = (
     ),
     Stage(
         word="adopt",
-        meaning="the lattices of DIALS, cctbx.xfel or diffBragg in place of those that `index`, "
-        "`level0` and `reindex` would find, and what became of each",
+        meaning="the lattices of DIALS, cctbx.xfel, diffBragg or CrystFEL in place of those that "
+        "`index`, `level0` and `reindex` would find, and what became of each; without images "
+        "their intensities too",
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
         is_wanted=lambda config: bool(facts.adopted_runs(config)),
@@ -131,6 +132,7 @@ STAGES = (
         meaning="the shoebox pixels from 2.5 to 2.1 Å, so that no later stage opens an image",
         inputs=inputs.AnnulusInputs,
         outputs=("annulus.h5",),
+        is_wanted=facts.has_images,
         minutes=120,
     ),
     Stage(

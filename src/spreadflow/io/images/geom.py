@@ -15,12 +15,13 @@ import numpy as np
 from spreadflow.errors import FileError
 from spreadflow.io import panels
 from spreadflow.io.images import geom_text
-from spreadflow.io.images.geom_text import ABOUT_GEOM, Quantity, Setting, Settings
+from spreadflow.io.images.geom_text import ABOUT_GEOM, GeomText, Quantity, Setting, Settings
 from spreadflow.io.images.header_text import LONGEST_EDGE
 from spreadflow.io.images.layout import Layout
 from spreadflow.io.images.nexus_geometry import Module
 from spreadflow.io.images.nexus_items import dataset, numbers, place, text
 from spreadflow.io.images.unit_names import MM, unit_factor
+from spreadflow.models import Detector
 
 LAB_FROM_CRYSTFEL = np.array([-1.0, 1.0, -1.0])
 """Signs of the axes of CrystFEL's frame in the laboratory frame; likewise the other way round."""
@@ -83,6 +84,8 @@ class GeomPanel(NamedTuple):
     moved_px: float
     """farthest that a corner moved when they were made such"""
     pixels_per_m: float
+    offset_mm: float
+    """of its first pixel along the beam, beyond the camera length"""
     module: Module
     """its pixels in a frame of the data whose last axes are slow and fast"""
     data: str
@@ -99,9 +102,10 @@ class GeomPanel(NamedTuple):
 class Geom:
     """A geometry file. Raises FileError where it makes no sense, or is not supported."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, text: GeomText | None = None):
+        """Read a file. text: its settings, where the file holds more than them."""
         self.path = Path(path)
-        self.text = geom_text.read_text(self.path)
+        self.text = geom_text.read_text(self.path) if text is None else text
         for name, todo in REFUSED.items():
             if name in self.text.whole:
                 setting = self.text.whole[name]
@@ -162,6 +166,24 @@ class Geom:
         detector = panels.detector(self.path, stated)
         return Layout(detector, [panel.module for panel in self.panels], mask, self.remarks)
 
+    def detector(self, where: object, average_length_mm: float | None) -> Detector:
+        """Return the detector where no image is at hand.
+
+        where: of the geometry, for errors; average_length_mm: distance of the panels' corners along
+        the beam in the mean over panels, for a camera length that an image file would hold. Raises
+        FileError where the detector can't be, or its distance is not known.
+        """
+        average_offset_mm = np.mean([panel.offset_mm for panel in self.panels])
+        stated = []
+        for panel in self.panels:
+            clen = self._camera_length(panel)
+            if clen.number is None and average_length_mm is not None:
+                length_mm = float(average_length_mm - average_offset_mm)
+            else:
+                length_mm = _length_mm(where, clen, None)
+            stated.append(_placed(panel, length_mm))
+        return panels.detector(self.path, stated)
+
     def _camera_length(self, panel: GeomPanel) -> Quantity:
         """Return the camera length of a panel. Raises FileError where there is none."""
         return geom_text.quantity(_needed(panel.name, panel.settings, "clen"), MM)
@@ -216,6 +238,9 @@ def _panel(name: str, settings: Settings) -> GeomPanel:
     centre_moved = half_px @ (axes - straight)
     signs = np.array([[1, 1], [1, -1]])
     moved_px = np.linalg.norm((signs * half_px) @ (axes - straight), axis=1).max()
+    offset_mm = 0.0
+    if "coffset" in settings:
+        offset_mm = 1e3 * geom_text.number(settings["coffset"])
     numbers_of_axes, order = _dimensions(name, settings)
     return GeomPanel(
         name=name,
@@ -224,6 +249,7 @@ def _panel(name: str, settings: Settings) -> GeomPanel:
         axes=straight,
         moved_px=float(moved_px),
         pixels_per_m=geom_text.positive(_needed(name, settings, "res")),
+        offset_mm=offset_mm,
         module=Module(
             (*numbers_of_axes, edges["min_ss"], edges["min_fs"]),
             (*[1] * len(numbers_of_axes), *shape),
@@ -269,10 +295,7 @@ def _dimensions(name: str, settings: Settings) -> tuple[tuple[int, ...], tuple[i
 def _placed(panel: GeomPanel, length_mm: float) -> panels.Panel:
     """Return a panel in the laboratory. length_mm: of the camera."""
     pixel_mm = 1e3 / panel.pixels_per_m
-    offset_mm = 0.0
-    if "coffset" in panel.settings:
-        offset_mm = 1e3 * geom_text.number(panel.settings["coffset"])
-    corner_mm = panel.corner_px * pixel_mm + [0.0, 0.0, length_mm + offset_mm]
+    corner_mm = panel.corner_px * pixel_mm + [0.0, 0.0, length_mm + panel.offset_mm]
     fast, slow = LAB_FROM_CRYSTFEL * panel.axes * pixel_mm
     return panels.Panel(LAB_FROM_CRYSTFEL * corner_mm, fast, slow, panel.shape)
 

@@ -84,10 +84,17 @@ def read_text(path: Path) -> GeomText:
             raw = file.read(LONGEST_TEXT + 1)
     except OSError as error:
         raise FileError(path, "a geometry file", error, "Check the path.") from None
+    return parsed(path, raw)
+
+
+def parsed(path: Path, raw: bytes, first_line: int = 1) -> GeomText:
+    """Return the settings in the text of a file, or in a part of it. first_line: number of the
+    first line in the file. Raises FileError where it is too long, or a line is none.
+    """
     if len(raw) > LONGEST_TEXT:
         raise FileError(path, f"at most {LONGEST_TEXT} bytes of text", "more", ABOUT_GEOM)
     text = GeomText({}, {}, {})
-    for number, line in enumerate(raw.decode("latin-1").splitlines(), start=1):
+    for number, line in enumerate(raw.decode("latin-1").splitlines(), start=first_line):
         bare = line.partition(";")[0].strip()
         if bare:
             _take_up(path, number, bare, text)

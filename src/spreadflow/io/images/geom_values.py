@@ -23,37 +23,35 @@ class Values:
     def __init__(self, geom: Geom, energy_ev: float | None, dtype: np.dtype):
         self.remarks: list[str] = []
         """what was assumed"""
-        self._gains = np.array(
-            [self._gain(geom, row, energy_ev) for row in range(len(geom.panels))]
-        )
-        self._highest = _of_panels(geom, "max_adu", np.inf)
+        self.gains = np.array([self._gain(geom, row, energy_ev) for row in range(len(geom.panels))])
+        self.highest = _of_panels(geom, "max_adu", np.inf)
         self._low = -np.inf
         if dtype.kind in "iu":
             info = np.iinfo(dtype)
-            self._highest = np.minimum(self._highest, nearer_zero(info.max, 1))
+            self.highest = np.minimum(self.highest, nearer_zero(info.max, 1))
             self._low = nearer_zero(info.min, 1) if info.min < 0 else -np.inf
         flags = [[_numbers(panel, key) for panel in geom.panels] for key in geom_text.FLAGS]
         below, above, self._flagged = flags
         self._least = np.array([max(values, default=-np.inf) for values in below])
         self._most = np.array([min(values, default=np.inf) for values in above])
-        self._varies = bool(np.ptp(self._gains) or len(set(self._highest.tolist())) > 1)
+        self._varies = bool(np.ptp(self.gains) or len(set(self.highest.tolist())) > 1)
 
     @property
     def pedestal(self) -> tuple[float, float]:
         """The pedestal (ADU) and the gain (ADU per photon) of what `applied` returns."""
-        return 0.0, 1.0 if self._varies else float(self._gains[0])
+        return 0.0, 1.0 if self._varies else float(self.gains[0])
 
     @property
     def trusted_range(self) -> tuple[float, float]:
         """The lowest and the highest trusted number of what `applied` returns."""
         if not self._varies:
-            return self._low, float(self._highest[0])
+            return self._low, float(self.highest[0])
         return -np.inf, self._highest_photons
 
     @property
     def _highest_photons(self) -> float:
         """The highest trusted number of photons in any panel."""
-        return float((self._highest / self._gains).max())
+        return float((self.highest / self.gains).max())
 
     def applied(self, stored: np.ndarray) -> np.ndarray:
         """Return a frame (panel, slow, fast) with NaN for numbers that stand for bad pixels; where
@@ -61,8 +59,7 @@ class Values:
         trusted range.
         """
         least, most, highest, gains = (
-            values[:, None, None]
-            for values in (self._least, self._most, self._highest, self._gains)
+            values[:, None, None] for values in (self._least, self._most, self.highest, self.gains)
         )
         is_bad = (stored < least) | (stored > most)
         for panel, flagged in enumerate(self._flagged):

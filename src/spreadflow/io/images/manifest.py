@@ -152,8 +152,10 @@ NOTHING_STATED = DetectorSettings()
 """As the files state it."""
 
 
-def shot_id(run: str, filename: str, frame: int) -> int:
-    """Return the 64-bit identity of a shot: a hash of run, file name without folders, frame."""
+def shot_id(run: str, filename: str, frame: int | str) -> int:
+    """Return the 64-bit identity of a shot: a hash of run, file name without folders, frame by its
+    number or its name.
+    """
     text = f"{run}\0{Path(filename).name}\0{frame}"
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big")
