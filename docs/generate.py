@@ -252,7 +252,7 @@ the sign of DIALS. Columns that a product does not have are left out.
 
 `merge.mtz` and `stage2.mtz` have a row for each measured reflection of the CCP4 asymmetric unit: `IMEAN`, `I(+)` and
 `I(-)`, each with its σ (`SIG...`), and `N(+)`, `N(-)`, the observations of `merge` or the lattices that `stage2` saw the
-reflection in. A centric reflection has `I(+)` alone; `IMEAN` is the mean with weights 1/σ². `stage2.mtz` has amplitudes
+reflection in, missing (not 0) where the intensity is. A centric reflection has `I(+)` alone; `IMEAN` is the mean with weights 1/σ². `stage2.mtz` has amplitudes
 after French & Wilson in addition, each with its σ: `F`, `F(+)`, `F(-)`, and `DANO`, which is F(+) − F(−).
 
 `stage2.cycles/N.mtz` is the same as cycle N left it. `stage2.gram/N.h5` and its parts (kind `gram`, below) hold the Gram

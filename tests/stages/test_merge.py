@@ -286,6 +286,22 @@ def test_reference_is_named_and_sets_the_scale(two_runs, folder):
     assert scale == pytest.approx(1000.0, rel=0.03)
 
 
+def test_a_reference_without_a_reflection_in_common_is_refused(two_runs, folder):
+    """It has some beyond the resolution of the merge alone."""
+    finer = Unique(CELL, GROUP, 0.8 * D_MIN)
+    is_beyond = (finer.friedel >= 0) & (finer.d < 0.99 * D_MIN)
+    file = gemmi.Mtz(with_base=True)
+    file.spacegroup = finer.space_group
+    file.cell = finer.cell
+    file.add_dataset("beyond")
+    file.add_column("IMEAN", "J")
+    table = np.column_stack([finer.hkl, np.ones(len(finer))])
+    file.set_data(table[is_beyond].astype(np.float32))
+    file.write_to_file(str(folder / "beyond.mtz"))
+    with pytest.raises(FileError, match=f"none of {is_beyond.sum()}"):
+        two_runs.run(folder / "no" / "merge.h5", reference=str(folder / "beyond.mtz"))
+
+
 def test_products_that_do_not_belong_together_are_refused(two_runs, folder, filled, tmp_path):
     other = TwoRuns(tmp_path, filled)
     other.lattices = [(r, s + 1, k) for r, s, k in other.lattices]

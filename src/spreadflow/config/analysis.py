@@ -165,7 +165,9 @@ class MergeSection(Section):
     d_min: PositiveFloat = 1.9
     """high-resolution limit, Å"""
     reference: Path | None = None
-    """model (PDB, mmCIF) or MTZ the scales are taken against (mark0); null = no reference"""
+    """what the scales are taken against (mark0): a model (PDB, mmCIF), or merged intensities or
+    amplitudes (MTZ, structure factors in mmCIF); null = no reference
+    """
     refine_b: bool = True
     """a relative B factor for each lattice besides its scale"""
     partiality_min: Fraction = 0.05

@@ -13,7 +13,7 @@ from spreadflow.analysis.merging import absences, merging, scaling, selection, s
 from spreadflow.analysis.merging.selection import Fate
 from spreadflow.config import MergeConfig, MergeSection
 from spreadflow.errors import FileError, LatticeOutcome, StageWarning
-from spreadflow.io import mtz, store
+from spreadflow.io import mtz, reference, store
 from spreadflow.io.accepted import brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
@@ -503,7 +503,7 @@ def _reference(
     """
     if section.reference is None:
         return None
-    hkl, intensity = mtz.read_reference(
+    hkl, intensity = reference.read(
         section.reference, accepted.cell, accepted.space_group, section.d_min
     )
     values = unique.values(hkl, intensity)
