@@ -6,6 +6,7 @@ import pytest
 
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.io import mtz
+from spreadflow.physics import symmetry
 
 CELL = np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0])
 GROUP = "P 43 21 2"
@@ -185,3 +186,177 @@ def test_mean_amplitude_is_weighted_and_of_one_mate_where_the_other_is_missing(w
     is_missing = ~np.isfinite(values).any(axis=1)
     assert np.isnan(value["F"][is_missing]).all()
     assert np.isnan(value["SIGF"][is_missing]).all()
+
+
+GROUPS = {
+    "P 1": [28.0, 31.0, 34.0, 81.0, 95.0, 102.0],
+    "C 1 2 1": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0],
+    "P 43 21 2": [40.0, 40.0, 70.0, 90.0, 90.0, 90.0],
+    "R 3 :H": [60.0, 60.0, 80.0, 90.0, 90.0, 120.0],
+    "P 65 2 2": [60.0, 60.0, 80.0, 90.0, 90.0, 120.0],
+}
+
+
+def observations(n: int, rng) -> mtz.Observations:
+    """Observations of all octants, of three batches."""
+    return mtz.Observations(
+        hkl=rng.integers(-5, 6, (n, 3)),
+        batch=rng.integers(0, 3, n),
+        intensity=rng.normal(100.0, 30.0, n),
+        sigma=rng.uniform(1.0, 9.0, n),
+        fast=rng.uniform(0, 1920, n),
+        slow=rng.uniform(0, 1920, n),
+        partiality=rng.uniform(0, 1, n),
+    )
+
+
+def batches(cell) -> list[mtz.Batch]:
+    """Three of them, of other cells."""
+    return [mtz.Batch(f"shot {n}", 1.74 + 0.001 * n, np.array(cell) + 0.1 * n) for n in range(3)]
+
+
+@pytest.mark.parametrize(("group", "cell"), GROUPS.items(), ids=list(GROUPS))
+def test_observations_are_in_the_asymmetric_unit_and_can_be_taken_back(group, cell, tmp_path):
+    """By gemmi, with the operations that M/ISYM numbers."""
+    observed = observations(300, np.random.default_rng(3))
+    table = mtz.unmerged(
+        observed, batches(cell), cell=np.array(cell), space_group=group, wavelength=1.74
+    )
+    mtz.save(table, tmp_path / "u.mtz")
+    file = gemmi.read_mtz_file(str(tmp_path / "u.mtz"))
+    assert "".join(column.type for column in file.columns) == "HHHYBJQRRR"
+    asu = gemmi.ReciprocalAsu(file.spacegroup)
+    assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
+    rows = np.array(file.array)
+    assert (np.lexsort(rows[:, 4::-1].T) == np.arange(len(rows))).all(), "sorted as it says"
+    assert file.sort_order == [1, 2, 3, 4, 5]
+
+    assert file.switch_to_original_hkl()
+    back = np.column_stack([file.make_miller_array(), np.array(file.array)[:, 4:]])
+    original = np.column_stack([observed.hkl, observed.batch + 1, *observed[2:]]).astype(np.float32)
+    by_intensity = [np.argsort(back[:, 4]), np.argsort(original[:, 4])]
+    np.testing.assert_array_equal(back[by_intensity[0]], original[by_intensity[1]])
+
+
+@pytest.mark.parametrize(("group", "cell"), GROUPS.items(), ids=list(GROUPS))
+def test_gemmi_averages_mates_apart(group, cell, tmp_path):
+    """Its weighted means are those of observations equivalent by our own operations."""
+    observed = observations(300, np.random.default_rng(3))
+    table = mtz.unmerged(
+        observed, batches(cell), cell=np.array(cell), space_group=group, wavelength=1.74
+    )
+    mtz.save(table, tmp_path / "u.mtz")
+    data = gemmi.Intensities()
+    data.import_mtz(gemmi.read_mtz_file(str(tmp_path / "u.mtz")), gemmi.DataType.Unmerged)
+    merged = data.merged(gemmi.DataType.Anomalous)
+
+    asu, friedel = symmetry.to_asu(observed.hkl, group)
+    sides = np.where(friedel < 0, -1, 1)
+    keys = np.column_stack([asu, sides])
+    indices = np.array(merged.miller_array)
+    theirs = np.array(merged.isign_array)
+    theirs[symmetry.is_centric(indices, group)] = 1
+    assert len(indices) == len(np.unique(keys, axis=0))
+    for index, side, value in zip(indices, theirs, merged.value_array, strict=True):
+        same = (keys == [*index, side]).all(axis=1)
+        mean = np.average(observed.intensity[same], weights=observed.sigma[same] ** -2.0)
+        assert value == pytest.approx(mean, rel=1e-4, abs=1e-3)
+
+
+def few() -> gemmi.Mtz:
+    """Four observations of two reflections, one of them centric, in two batches."""
+    cell = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    observed = mtz.Observations(
+        hkl=np.array([[1, 2, 3], [-1, 2, -3], [-1, -2, -3], [0, 2, 0]]),
+        batch=np.array([0, 1, 0, 1]),
+        intensity=np.array([10.0, 12.0, 9.0, 5.0]),
+        sigma=np.array([1.0, 2.0, 1.0, 0.5]),
+        fast=np.array([1.5, 2.5, 3.5, 4.5]),
+        slow=np.array([10.5, 20.5, 30.5, 40.5]),
+        partiality=np.array([0.5, 0.25, 1.0, 0.75]),
+    )
+    return mtz.unmerged(
+        observed,
+        batches(cell)[:2],
+        cell=np.array(cell),
+        space_group="C 1 2 1",
+        wavelength=1.7414,
+        history="by a test",
+    )
+
+
+RECORDS = """\
+VERS MTZ:V1.1
+TITLE Scaled observations, not merged
+NCOL       10            4        2
+CELL    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+SORT    1   2   3   4   5
+SYMINF   4  2 C     5              'C 1 2 1' PG2
+SYMM X,Y,Z
+SYMM -X,Y,-Z
+SYMM X+1/2,Y+1/2,Z
+SYMM -X+1/2,Y+1/2,-Z
+RESO 0.001118555721       0.006708949593
+VALM NAN
+COLUMN H                              H       0.000000000       1.000000000    0
+COLUMN K                              H       2.000000000       2.000000000    0
+COLUMN L                              H       0.000000000       3.000000000    0
+COLUMN M/ISYM                         Y       1.000000000       3.000000000    1
+COLUMN BATCH                          B       1.000000000       2.000000000    1
+COLUMN I                              J       5.000000000      12.000000000    1
+COLUMN SIGI                           Q       0.500000000       2.000000000    1
+COLUMN XDET                           R       1.500000000       4.500000000    1
+COLUMN YDET                           R      10.500000000      40.500000000    1
+COLUMN FRACTIONCALC                   R       0.250000000       1.000000000    1
+NDIF        2
+PROJECT       0 HKL_base
+CRYSTAL       0 HKL_base
+DATASET       0 HKL_base
+DCELL         0    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+DWAVEL        0    1.74140
+PROJECT       1 spreadflow
+CRYSTAL       1 crystal
+DATASET       1 unmerged
+DCELL         1    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+DWAVEL        1    1.74140
+"""
+"""Header of the file of `few`, up to the list of batches."""
+
+ROWS = [
+    [0, 2, 0, 1, 2, 5, 0.5, 4.5, 40.5, 0.75],
+    [1, 2, 3, 1, 1, 10, 1, 1.5, 10.5, 0.5],
+    [1, 2, 3, 2, 1, 9, 1, 3.5, 30.5, 1],
+    [1, 2, 3, 3, 2, 12, 2, 2.5, 20.5, 0.25],
+]
+"""Its reflections."""
+
+
+def test_the_bytes_of_unmerged_files_are_as_the_format_has_them(tmp_path):
+    path = tmp_path / "u.mtz"
+    mtz.save(few(), path)
+    content = path.read_bytes()
+    assert content[:4] == b"MTZ "
+    header_at = 4 * (int.from_bytes(content[4:8], "little") - 1)
+    floats = np.frombuffer(content[80:header_at], "<f4").reshape(-1, 10)
+    np.testing.assert_array_equal(floats, ROWS)
+
+    header = content[header_at:].decode("latin1")
+    records = [header[at : at + 80].rstrip() for at in range(0, len(header), 80)]
+    assert records[: RECORDS.count("\n")] == RECORDS.splitlines()
+    headers_at = header.index("MTZBATS")
+    n_bytes = 3 * 80 + 4 * (29 + 156)
+    for number in (1, 2):
+        of_batch = header[headers_at + 80 + (number - 1) * n_bytes :]
+        assert of_batch[:80].split() == ["BH", str(number), "185", "29", "156"]
+        assert of_batch[80:160].rstrip() == f"TITLE shot {number - 1}"
+    assert header[headers_at + 80 + 2 * n_bytes :].rstrip() == "MTZENDOFHEADERS"
+
+
+def test_headers_of_batches_say_cell_wavelength_and_data_set(tmp_path):
+    mtz.save(few(), tmp_path / "u.mtz")
+    for number, header in enumerate(gemmi.read_mtz_file(str(tmp_path / "u.mtz")).batches):
+        assert header.number == number + 1
+        assert header.wavelength == pytest.approx(1.74 + 0.001 * number, rel=1e-6)
+        cell = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]) + 0.1 * number
+        assert header.cell.parameters == pytest.approx(tuple(cell), rel=1e-6)
+        assert header.dataset_id == 1

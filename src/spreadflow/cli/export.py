@@ -4,7 +4,11 @@ import argparse
 import importlib
 from pathlib import Path
 
-WRITERS = {"dials": "spreadflow.io.lattices.stills"}
+WRITERS = {
+    "dials": "spreadflow.io.lattices.stills",
+    "mtz": "spreadflow.stages.unmerged",
+    "mmcif": "spreadflow.stages.deposition",
+}
 """Format → the module whose function `export` writes it."""
 
 

@@ -37,8 +37,10 @@ AMPLITUDE_TYPES = {
 }
 """The same of amplitudes, after those of intensities."""
 
+ISYM_TYPES = {"M/ISYM": "Y"}
+"""The same of the column that says how indices were brought to the asymmetric unit."""
+
 OBSERVATION_TYPES = {
-    "M/ISYM": "Y",
     "BATCH": "B",
     "I": "J",
     "SIGI": "Q",
@@ -46,7 +48,10 @@ OBSERVATION_TYPES = {
     "YDET": "R",
     "FRACTIONCALC": "R",
 }
-"""The same of observations, after their indices."""
+"""The same of observations."""
+
+LONGEST_TITLE = 70
+"""Characters of the title of a batch."""
 
 MOST_BATCHES = 2**24
 """Batches have numbers up to this, as columns are in single precision."""
@@ -90,7 +95,7 @@ class Batch(NamedTuple):
     """A lattice, which has a batch of its own."""
 
     title: str
-    """at most 70 characters"""
+    """at most `LONGEST_TITLE` characters"""
     wavelength: float
     """Å"""
     cell: np.ndarray
@@ -223,26 +228,31 @@ def unmerged(
     space_group: str,
     wavelength: float,
     history: str = "",
+    is_in_asu: bool = True,
 ) -> gemmi.Mtz:
-    """Return observations as a table, indices in the asymmetric unit, with M/ISYM that says which
-    operation brought each there (odd: it is I(+)) and a batch for each lattice, from 1 on.
+    """Return observations as a table with a batch for each lattice, from 1 on. Indices are in the
+    asymmetric unit, with M/ISYM that says which operation brought each there (odd: it is I(+));
+    where they are not to be, they are as observed, without M/ISYM.
 
-    M is 0, as no observation is to be added to another. cell: (6,) Å, degrees; wavelength: Å.
-    Raises ValueError for more batches than there are numbers.
+    M is 0, as no observation is to be added to another. batches: at most `MOST_BATCHES`; cell: (6,)
+    Å, degrees; wavelength: Å.
     """
-    if len(batches) > MOST_BATCHES:
-        raise ValueError(f"{len(batches)} lattices, and the format numbers {MOST_BATCHES}")
-    asu, isym = symmetry.in_asu(observations.hkl, space_group)
-    columns = [asu, isym, observations.batch + 1, *observations[2:]]
+    indices = [observations.hkl]
+    types = OBSERVATION_TYPES
+    if is_in_asu:
+        indices = [*symmetry.in_asu(observations.hkl, space_group)]
+        types = ISYM_TYPES | OBSERVATION_TYPES
+    columns = [*indices, observations.batch + 1, *observations[2:]]
     table = np.column_stack(columns).astype(np.float32)
-    order = np.lexsort(table[:, 4::-1].T)
+    n_keys = 3 + len(indices)
+    order = np.lexsort(table[:, n_keys - 1 :: -1].T)
 
     mtz = _empty("unmerged", cell, space_group, wavelength)
     mtz.title = "Scaled observations, not merged"
-    for label, kind in OBSERVATION_TYPES.items():
+    for label, kind in types.items():
         mtz.add_column(label, kind)
     mtz.set_data(table[order])
-    mtz.sort_order = [1, 2, 3, 4, 5]
+    mtz.sort_order = [*range(1, n_keys + 1), 0][:5]
     for number, batch in enumerate(batches, 1):
         mtz.batches.append(_header(number, batch, mtz.datasets[-1].id))
     if history:
