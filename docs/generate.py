@@ -263,13 +263,29 @@ Observations and files for the PDB are written when they are asked for, beside t
 | `spreadflow export merge.h5 --to mmcif` | `merge.cif` | structure factors as the PDB takes them: block `merged`, and block `unmerged` with the same observations under the indices that were observed |
 | `spreadflow export stage2.h5 --to mmcif` | `stage2.cif` | block `merged`: intensities and amplitudes |
 
-Programs that merge the observations by 1/σ² get the intensities of `merge.mtz` to single precision; their σ is smaller where
+Programs that merge the observations by 1/σ² ([decision 49](decisions/0049-merged-means-merged.md)) get the intensities of `merge.mtz` to single precision; their σ is smaller where
 observations scatter more than their σ. A data set of more than 10⁵ lattices has a header for each, which many programs do
 not expect: `--to dials` writes lattices and reflections instead.
 
 `stage2.cycles/N.mtz` is the same as cycle N left it. `stage2.gram/N.h5` and its parts (kind `gram`, below) hold the Gram
 matrices of the lattices in cycle N: their columns are reflections, where those of `spread.gram/` are channels of
 reflections. A killed run goes on from them; when it has ended they may be removed.
+
+## Populations of cells
+
+`cells.tdata` has a line for each lattice, as uc_metrics reads it: a, b, c (Å), α, β, γ (degrees), and the symbol of the
+lattice's own symmetry without blanks. `spreadflow export cells.h5 --to json` writes `cells_populations.json`:
+
+| key | holds |
+|---|---|
+| `space_group` | of the lattices |
+| `features` | names of the cell parameters that populations are Gaussians of: some of a, b, c, alpha, beta, gamma |
+| `chosen` | number of the population that was accepted |
+| `populations` | for each, the largest first: `n` lattices, `mean` cell, and `location` and `covariance` of the features, in Å and degrees |
+| `labels` | of each lattice, in the order of `cells.h5`: number of its population; -1 = none |
+
+`cells.from` takes a `cells.h5`, this JSON, or a covariance pickle of uc_metrics, of which nothing is executed: components are
+populations in their order, and what is no feature follows from the symmetry of the lattice.
 
 ## Lattices of other programs
 

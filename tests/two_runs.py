@@ -67,7 +67,9 @@ class TwoRuns:
         }
         sizes = {"lattices": len(self.lattices), "clusters": 1, "features": 1}
         cells = filled("cells", sizes, planted)
-        store.write(self.cells, cells, key="c", runs=list(RUNS), space_group=GROUP, chosen=0)
+        store.write(
+            self.cells, cells, key="c", runs=list(RUNS), space_group=GROUP, features=["a"], chosen=0
+        )
 
     def _part(self, filled, run: str, ids: np.ndarray) -> Reindex:
         """Return eight lattices on six shots: hkl of both hands, a few absent or beyond D_MIN, a

@@ -4,6 +4,7 @@ import gemmi
 import numpy as np
 import pytest
 
+from spreadflow.cli.main import main
 from spreadflow.errors import FileError, LatticeOutcome
 from spreadflow.io import merged_intensities
 from spreadflow.physics import symmetry
@@ -178,3 +179,17 @@ def test_products_without_intensities_are_refused(two_runs, folder):
         unmerged.export(two_runs.cells, folder / "cells")
     with pytest.raises(FileError, match="merge or stage2"):
         deposition.export(two_runs.cells, folder / "cells")
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [("mtz", "out_unmerged.mtz"), ("mmcif", "out.cif"), ("json", "out_populations.json")],
+)
+def test_the_command_writes_each_format_and_says_where(word, name, product, folder, capsys):
+    exported = folder / ("cells.h5" if word == "json" else "merge.h5")
+    options = ["--to", word, "--out", str(folder / "out")]
+    status = main(["export", str(exported), *options])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert printed.out.splitlines()[-1] == str(folder / name)
+    assert (folder / name).stat().st_size > 0

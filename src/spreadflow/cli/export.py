@@ -8,6 +8,7 @@ WRITERS = {
     "dials": "spreadflow.io.lattices.stills",
     "mtz": "spreadflow.stages.unmerged",
     "mmcif": "spreadflow.stages.deposition",
+    "json": "spreadflow.io.frozen_cells",
 }
 """Format → the module whose function `export` writes it."""
 

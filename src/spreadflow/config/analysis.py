@@ -131,7 +131,9 @@ class CellsSection(Section):
     runs: list[str] | None = None
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
-    """a frozen cells.h5: clusters are taken from it"""
+    """frozen clusters: a cells.h5, its populations as JSON (`spreadflow export --to json`), or a
+    covariance pickle of uc_metrics, of which nothing is executed
+    """
     features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = [
         "a",
         "b",

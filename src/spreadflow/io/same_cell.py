@@ -5,7 +5,6 @@ from pathlib import Path
 import gemmi
 import numpy as np
 
-from spreadflow.config import rotations_and_centring
 from spreadflow.errors import FileError
 from spreadflow.physics import symmetry
 
@@ -46,6 +45,7 @@ def check_crystal(
 
 def _has_same_laue_group(own: gemmi.SpaceGroup, configured: gemmi.SpaceGroup) -> bool:
     """Whether two groups have the same rotations but for inversion, and the same centring."""
-    own_rotations, rotations = (symmetry.point_group(group.xhm()) for group in (own, configured))
-    own_centring, centring = (rotations_and_centring(group)[1] for group in (own, configured))
-    return np.array_equal(own_rotations, rotations) and own_centring == centring
+    of_both = (own.operations(), configured.operations())
+    own_rotations, rotations = map(symmetry.laue_rotations, of_both)
+    own_centring, centring = map(symmetry.centring, of_both)
+    return np.array_equal(own_rotations, rotations) and np.array_equal(own_centring, centring)
