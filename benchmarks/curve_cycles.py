@@ -26,7 +26,7 @@ from spreadflow.analysis.curves.controls import Trial
 from spreadflow.analysis.curves.curvature import curvature
 from spreadflow.analysis.curves.dispersion import LIMIT_E, Parametrisation
 from spreadflow.analysis.curves.expand import RefinedCurves
-from spreadflow.io.mtz import Measured
+from spreadflow.io.merged_intensities import Measured
 from spreadflow.models import Mosaic
 from spreadflow.physics import anomalous
 from spreadflow.physics.mosaic import continuous

@@ -25,7 +25,7 @@ from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.mosaic_learning import LearnedMosaic, learn
 from spreadflow.config import Stage1Section
 from spreadflow.io.factor_files import FactorFiles
-from spreadflow.io.mtz import Measured
+from spreadflow.io.merged_intensities import Measured
 from spreadflow.io.structure import Curve
 from spreadflow.models import Mosaic, Parameters
 from spreadflow.physics import phantom, rotation

@@ -253,12 +253,40 @@ the sign of DIALS. Columns that a product does not have are left out.
 
 `merge.mtz` and `stage2.mtz` have a row for each measured reflection of the CCP4 asymmetric unit: `IMEAN`, `I(+)` and
 `I(-)`, each with its σ (`SIG...`), and `N(+)`, `N(-)`, the observations of `merge` or the lattices that `stage2` saw the
-reflection in. A centric reflection has `I(+)` alone; `IMEAN` is the mean with weights 1/σ². `stage2.mtz` has amplitudes
+reflection in, missing (not 0) where the intensity is. A centric reflection has `I(+)` alone; `IMEAN` is the mean with weights 1/σ². `stage2.mtz` has amplitudes
 after French & Wilson in addition, each with its σ: `F`, `F(+)`, `F(-)`, and `DANO`, which is F(+) − F(−).
+
+Observations and files for the PDB are written when they are asked for, beside the product:
+
+| command | file | holds |
+|---|---|---|
+| `spreadflow export merge.h5 --to mtz` | `merge_unmerged.mtz` | every observation that was averaged, scaled, with the σ that it counted with; `merge` scales anew for it. Indices are in the asymmetric unit, and `M/ISYM` says by which operation: odd is I(+). A lattice is a batch (`BATCH`, from 1 on), whose header has its run, shot and number, its own cell and the mean wavelength of its pulse. `XDET`, `YDET`: predicted position on its panel, px; `FRACTIONCALC`: recorded fraction |
+| `spreadflow export merge.h5 --to mmcif` | `merge.cif` | structure factors as the PDB takes them: block `merged`, and block `unmerged` with the same observations under the indices that were observed |
+| `spreadflow export stage2.h5 --to mmcif` | `stage2.cif` | block `merged`: intensities and amplitudes |
+
+Programs that merge the observations by 1/σ² ([decision 49](decisions/0049-merged-means-merged.md)) get the intensities of `merge.mtz` to single precision; their σ is smaller where
+observations scatter more than their σ. A data set of more than 10⁵ lattices has a header for each, which many programs do
+not expect: `--to dials` writes lattices and reflections instead.
 
 `stage2.cycles/N.mtz` is the same as cycle N left it. `stage2.gram/N.h5` and its parts (kind `gram`, below) hold the Gram
 matrices of the lattices in cycle N: their columns are reflections, where those of `spread.gram/` are channels of
 reflections. A killed run goes on from them; when it has ended they may be removed.
+
+## Populations of cells
+
+`cells.tdata` has a line for each lattice, as uc_metrics reads it: a, b, c (Å), α, β, γ (degrees), and the symbol of the
+lattice's own symmetry without blanks. `spreadflow export cells.h5 --to json` writes `cells_populations.json`:
+
+| key | holds |
+|---|---|
+| `space_group` | of the lattices |
+| `features` | names of the cell parameters that populations are Gaussians of: some of a, b, c, alpha, beta, gamma |
+| `chosen` | number of the population that was accepted |
+| `populations` | for each, the largest first: `n` lattices, `mean` cell, and `location` and `covariance` of the features, in Å and degrees |
+| `labels` | of each lattice, in the order of `cells.h5`: number of its population; -1 = none |
+
+`cells.from` takes a `cells.h5`, this JSON, or a covariance pickle of uc_metrics, of which nothing is executed: components are
+populations in their order, and what is no feature follows from the symmetry of the lattice.
 
 ## Lattices of other programs
 

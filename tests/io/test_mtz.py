@@ -1,12 +1,12 @@
-"""Merged MTZ files as gemmi reads them, and references from MTZ files and models."""
+"""MTZ files of merged intensities and of their observations, as gemmi reads them."""
 
 import gemmi
 import numpy as np
 import pytest
 
 from spreadflow.analysis.merging.merging import Unique
-from spreadflow.errors import FileError
 from spreadflow.io import mtz
+from spreadflow.physics import symmetry
 
 CELL = np.array([40.0, 40.0, 70.0, 90.0, 90.0, 90.0])
 GROUP = "P 43 21 2"
@@ -61,7 +61,8 @@ def test_columns_cell_and_wavelength(written):
     assert file.spacegroup.hm == "P 43 21 2"
     assert file.sort_order[:3] == [1, 2, 3]
     assert file.cell.parameters == pytest.approx(tuple(CELL))
-    assert file.dataset(1).wavelength == pytest.approx(1.7414, rel=1e-6)
+    wavelengths = [dataset.wavelength for dataset in file.datasets]
+    assert wavelengths == pytest.approx([1.7414, 1.7414], rel=1e-6), "that of indices, too"
 
     asu = gemmi.ReciprocalAsu(file.spacegroup)
     assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
@@ -94,7 +95,7 @@ def test_mean_is_the_weighted_mean_of_the_mates(written, unique):
         has_no_minus = np.isnan(value["I(-)"][i])
         assert has_no_minus == (is_centric or len(mates) == 1)
         assert value["N(+)"][i] == columns["n"][mates[0]]
-        assert (value["N(-)"][i] == 0) == has_no_minus
+        assert np.isnan(value["N(-)"][i]) == has_no_minus
 
 
 @pytest.fixture
@@ -187,152 +188,175 @@ def test_mean_amplitude_is_weighted_and_of_one_mate_where_the_other_is_missing(w
     assert np.isnan(value["SIGF"][is_missing]).all()
 
 
-def test_mtz_is_its_own_reference(written, unique):
-    path, columns = written
-    hkl, intensity = mtz.read_reference(path, CELL, GROUP, 3.0)
-    value = unique.values(hkl, intensity)
-    plus = np.flatnonzero(unique.friedel == 0)
-    np.testing.assert_allclose(value[plus], columns["intensity"][plus], rtol=1e-6)
-    mates = np.flatnonzero(unique.friedel > 0)
-    np.testing.assert_array_equal(value[mates], value[unique.mate[mates]])
+GROUPS = {
+    "P 1": [28.0, 31.0, 34.0, 81.0, 95.0, 102.0],
+    "C 1 2 1": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0],
+    "P 43 21 2": [40.0, 40.0, 70.0, 90.0, 90.0, 90.0],
+    "R 3 :H": [60.0, 60.0, 80.0, 90.0, 90.0, 120.0],
+    "P 65 2 2": [60.0, 60.0, 80.0, 90.0, 90.0, 120.0],
+}
 
 
-def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path):
-    file = gemmi.Mtz(with_base=True)
-    file.spacegroup = unique.space_group
-    file.cell = unique.cell
-    file.add_dataset("x")
-    file.add_column("FP", "F")
-    plus = np.flatnonzero(unique.friedel >= 0)
-    turned = -unique.hkl[plus][:, [1, 0, 2]]  # a two-fold of the Laue group and the inverse
-    file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
-    file.write_to_file(str(tmp_path / "f.mtz"))
-    hkl, intensity = mtz.read_reference(tmp_path / "f.mtz", CELL, GROUP, 3.0)
-
-    np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
+def observations(n: int, rng) -> mtz.Observations:
+    """Observations of all octants, of three batches."""
+    return mtz.Observations(
+        hkl=rng.integers(-5, 6, (n, 3)),
+        batch=rng.integers(0, 3, n),
+        intensity=rng.normal(100.0, 30.0, n),
+        sigma=rng.uniform(1.0, 9.0, n),
+        fast=rng.uniform(0, 1920, n),
+        slow=rng.uniform(0, 1920, n),
+        partiality=rng.uniform(0, 1, n),
+    )
 
 
-def model(folder, group: str = GROUP):
-    """Write a PDB file of 200 carbon atoms, and return its path."""
-    structure = gemmi.Structure()
-    structure.cell = gemmi.UnitCell(*CELL)
-    structure.spacegroup_hm = group
-    chain = gemmi.Chain("A")
-    for i, x in enumerate(np.random.default_rng(2).random((200, 3))):
-        residue = gemmi.Residue()
-        residue.name = "ALA"
-        residue.seqid = gemmi.SeqId(i + 1, " ")
-        atom = gemmi.Atom()
-        atom.name = "CA"
-        atom.element = gemmi.Element("C")
-        atom.b_iso = 20.0
-        atom.pos = structure.cell.orthogonalize(gemmi.Fractional(*x))
-        residue.add_atom(atom)
-        chain.add_residue(residue)
-    structure.add_model(gemmi.Model(1))
-    structure[0].add_chain(chain)
-    structure.write_pdb(str(folder / "model.pdb"))
-    return folder / "model.pdb"
+def batches(cell) -> list[mtz.Batch]:
+    """Three of them, of other cells."""
+    return [mtz.Batch(f"shot {n}", 1.74 + 0.001 * n, np.array(cell) + 0.1 * n) for n in range(3)]
 
 
-def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
-    """At high resolution, where the solvent does not reach, the FFT equals gemmi's direct sum over
-    atoms.
-    """
-    monkeypatch.setattr(mtz, "K_SOL", 0.0)
-    path = model(tmp_path)
-    value = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
-    structure = gemmi.read_structure(str(path))
-    calculator = gemmi.StructureFactorCalculatorX(structure.cell)
-    chosen = np.flatnonzero(unique.friedel >= 0)[::11]
-    direct = [
-        abs(calculator.calculate_sf_from_model(structure[0], h)) ** 2
-        for h in unique.hkl[chosen].tolist()
-    ]
+@pytest.mark.parametrize(("group", "cell"), GROUPS.items(), ids=list(GROUPS))
+def test_observations_are_in_the_asymmetric_unit_and_can_be_taken_back(group, cell, tmp_path):
+    """By gemmi, with the operations that M/ISYM numbers."""
+    observed = observations(300, np.random.default_rng(3))
+    table = mtz.unmerged(
+        observed, batches(cell), cell=np.array(cell), space_group=group, wavelength=1.74
+    )
+    mtz.save(table, tmp_path / "u.mtz")
+    file = gemmi.read_mtz_file(str(tmp_path / "u.mtz"))
+    assert "".join(column.type for column in file.columns) == "HHHYBJQRRR"
+    asu = gemmi.ReciprocalAsu(file.spacegroup)
+    assert all(asu.is_in(h) for h in file.make_miller_array().tolist())
+    rows = np.array(file.array)
+    assert (np.lexsort(rows[:, 4::-1].T) == np.arange(len(rows))).all(), "sorted as it says"
+    assert file.sort_order == [1, 2, 3, 4, 5]
 
-    amplitude = np.sqrt(direct)
-    difference = np.abs(np.sqrt(value[chosen]) - amplitude)
-
-    assert difference.sum() < 0.01 * amplitude.sum()
-
-
-def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
-    path = model(tmp_path)
-    with_solvent = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
-    monkeypatch.setattr(mtz, "K_SOL", 0.0)
-    without = unique.values(*mtz.read_reference(path, CELL, GROUP, 3.0))
-
-    amplitude = np.sqrt(without)
-    change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
-    low = change[unique.d > 12].mean()
-    high = change[unique.d < 3.3].mean()
-
-    assert low > 5 * high
+    assert file.switch_to_original_hkl()
+    back = np.column_stack([file.make_miller_array(), np.array(file.array)[:, 4:]])
+    original = np.column_stack([observed.hkl, observed.batch + 1, *observed[2:]]).astype(np.float32)
+    by_intensity = [np.argsort(back[:, 4]), np.argsort(original[:, 4])]
+    np.testing.assert_array_equal(back[by_intensity[0]], original[by_intensity[1]])
 
 
-@pytest.mark.parametrize("kind", ["missing", "garbage", "other group", "other cell"])
-def test_references_that_cannot_serve_are_refused(kind, tmp_path):
-    path = tmp_path / "x.mtz"
-    if kind == "garbage":
-        path.write_text("no MTZ file")
-    if kind == "other group":
-        path = model(tmp_path, "P 1 21 1")
-    cell = CELL
-    if kind == "other cell":
-        path = model(tmp_path)
-        cell = CELL * [1.03, 1.03, 1, 1, 1, 1]
-    with pytest.raises(FileError, match="Give reference intensities"):
-        mtz.read_reference(path, cell, GROUP, 3.0)
+@pytest.mark.parametrize(("group", "cell"), GROUPS.items(), ids=list(GROUPS))
+def test_gemmi_averages_mates_apart(group, cell, tmp_path):
+    """Its weighted means are those of observations equivalent by our own operations."""
+    observed = observations(300, np.random.default_rng(3))
+    table = mtz.unmerged(
+        observed, batches(cell), cell=np.array(cell), space_group=group, wavelength=1.74
+    )
+    mtz.save(table, tmp_path / "u.mtz")
+    data = gemmi.Intensities()
+    data.import_mtz(gemmi.read_mtz_file(str(tmp_path / "u.mtz")), gemmi.DataType.Unmerged)
+    merged = data.merged(gemmi.DataType.Anomalous)
+
+    asu, friedel = symmetry.to_asu(observed.hkl, group)
+    sides = np.where(friedel < 0, -1, 1)
+    keys = np.column_stack([asu, sides])
+    indices = np.array(merged.miller_array)
+    theirs = np.array(merged.isign_array)
+    theirs[symmetry.is_centric(indices, group)] = 1
+    assert len(indices) == len(np.unique(keys, axis=0))
+    for index, side, value in zip(indices, theirs, merged.value_array, strict=True):
+        same = (keys == [*index, side]).all(axis=1)
+        mean = np.average(observed.intensity[same], weights=observed.sigma[same] ** -2.0)
+        assert value == pytest.approx(mean, rel=1e-4, abs=1e-3)
 
 
-def test_merged_intensities_come_back_mates_apart(written, unique):
-    path, columns = written
-    data = mtz.read_merged(path, CELL, GROUP)
-    row = unique.rows(data.hkl)
-    assert len(np.unique(row)) == len(columns["n"]), "the missing mate is not there"
-    np.testing.assert_allclose(data.intensity, columns["intensity"][row], rtol=1e-6)
-    np.testing.assert_allclose(data.sigma, columns["sigma"][row], rtol=1e-6)
+def few() -> gemmi.Mtz:
+    """Four observations of two reflections, one of them centric, in two batches."""
+    cell = [67.2, 59.8, 47.2, 90.0, 110.3, 90.0]
+    observed = mtz.Observations(
+        hkl=np.array([[1, 2, 3], [-1, 2, -3], [-1, -2, -3], [0, 2, 0]]),
+        batch=np.array([0, 1, 0, 1]),
+        intensity=np.array([10.0, 12.0, 9.0, 5.0]),
+        sigma=np.array([1.0, 2.0, 1.0, 0.5]),
+        fast=np.array([1.5, 2.5, 3.5, 4.5]),
+        slow=np.array([10.5, 20.5, 30.5, 40.5]),
+        partiality=np.array([0.5, 0.25, 1.0, 0.75]),
+    )
+    return mtz.unmerged(
+        observed,
+        batches(cell)[:2],
+        cell=np.array(cell),
+        space_group="C 1 2 1",
+        wavelength=1.7414,
+        history="by a test",
+    )
 
 
-def test_a_mean_intensity_is_that_of_both_mates(unique, tmp_path):
-    file = gemmi.Mtz(with_base=True)
-    file.spacegroup = gemmi.find_spacegroup_by_name(GROUP)
-    file.cell = gemmi.UnitCell(*CELL)
-    file.add_dataset("data")
-    for label, kind in (("IMEAN", "J"), ("SIGIMEAN", "Q")):
-        file.add_column(label, kind)
-    plus = unique.hkl[unique.friedel >= 0]
-    intensity = np.arange(len(plus)) + 1.0
-    table = np.column_stack([plus, intensity, np.ones(len(plus))])
-    file.set_data(table.astype(np.float32))
-    file.write_to_file(str(tmp_path / "mean.mtz"))
-    data = mtz.read_merged(tmp_path / "mean.mtz", CELL, GROUP)
+RECORDS = """\
+VERS MTZ:V1.1
+TITLE Scaled observations, not merged
+NCOL       10            4        2
+CELL    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+SORT    1   2   3   4   5
+SYMINF   4  2 C     5              'C 1 2 1' PG2
+SYMM X,Y,Z
+SYMM -X,Y,-Z
+SYMM X+1/2,Y+1/2,Z
+SYMM -X+1/2,Y+1/2,-Z
+RESO 0.001118555721       0.006708949593
+VALM NAN
+COLUMN H                              H       0.000000000       1.000000000    0
+COLUMN K                              H       2.000000000       2.000000000    0
+COLUMN L                              H       0.000000000       3.000000000    0
+COLUMN M/ISYM                         Y       1.000000000       3.000000000    1
+COLUMN BATCH                          B       1.000000000       2.000000000    1
+COLUMN I                              J       5.000000000      12.000000000    1
+COLUMN SIGI                           Q       0.500000000       2.000000000    1
+COLUMN XDET                           R       1.500000000       4.500000000    1
+COLUMN YDET                           R      10.500000000      40.500000000    1
+COLUMN FRACTIONCALC                   R       0.250000000       1.000000000    1
+NDIF        2
+PROJECT       0 HKL_base
+CRYSTAL       0 HKL_base
+DATASET       0 HKL_base
+DCELL         0    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+DWAVEL        0    1.74140
+PROJECT       1 spreadflow
+CRYSTAL       1 crystal
+DATASET       1 unmerged
+DCELL         1    67.2000   59.8000   47.2000   90.0000  110.3000   90.0000
+DWAVEL        1    1.74140
+"""
+"""Header of the file of `few`, up to the list of batches."""
 
-    assert set(unique.rows(data.hkl).tolist()) == set(range(len(unique)))
+ROWS = [
+    [0, 2, 0, 1, 2, 5, 0.5, 4.5, 40.5, 0.75],
+    [1, 2, 3, 1, 1, 10, 1, 1.5, 10.5, 0.5],
+    [1, 2, 3, 2, 1, 9, 1, 3.5, 30.5, 1],
+    [1, 2, 3, 3, 2, 12, 2, 2.5, 20.5, 0.25],
+]
+"""Its reflections."""
 
-    value = {tuple(h): i for h, i in zip(data.hkl.tolist(), data.intensity, strict=True)}
-    assert all(value[tuple(-np.array(h))] == i for h, i in value.items())
+
+def test_the_bytes_of_unmerged_files_are_as_the_format_has_them(tmp_path):
+    path = tmp_path / "u.mtz"
+    mtz.save(few(), path)
+    content = path.read_bytes()
+    assert content[:4] == b"MTZ "
+    header_at = 4 * (int.from_bytes(content[4:8], "little") - 1)
+    floats = np.frombuffer(content[80:header_at], "<f4").reshape(-1, 10)
+    np.testing.assert_array_equal(floats, ROWS)
+
+    header = content[header_at:].decode("latin1")
+    records = [header[at : at + 80].rstrip() for at in range(0, len(header), 80)]
+    assert records[: RECORDS.count("\n")] == RECORDS.splitlines()
+    headers_at = header.index("MTZBATS")
+    n_bytes = 3 * 80 + 4 * (29 + 156)
+    for number in (1, 2):
+        of_batch = header[headers_at + 80 + (number - 1) * n_bytes :]
+        assert of_batch[:80].split() == ["BH", str(number), "185", "29", "156"]
+        assert of_batch[80:160].rstrip() == f"TITLE shot {number - 1}"
+    assert header[headers_at + 80 + 2 * n_bytes :].rstrip() == "MTZENDOFHEADERS"
 
 
-def test_merged_data_that_do_not_fit_are_refused(written, tmp_path):
-    path, _ = written
-    for cell, group, expected in (
-        (CELL * [1.03, 1.03, 1, 1, 1, 1], GROUP, "cell"),
-        (CELL, "P 4", "point group"),
-        (CELL, "I 4 2 2", "point group"),
-    ):
-        with pytest.raises(FileError) as caught:
-            mtz.read_merged(path, cell, group)
-        assert expected in caught.value.expected
-
-    (tmp_path / "no.mtz").write_text("no MTZ")
-    with pytest.raises(FileError, match="readable MTZ"):
-        mtz.read_merged(tmp_path / "no.mtz", CELL, GROUP)
-
-    empty = gemmi.read_mtz_file(str(path))
-    for label in [column.label for column in empty.columns][3:]:
-        empty.remove_column([column.label for column in empty.columns].index(label))
-    empty.write_to_file(str(tmp_path / "empty.mtz"))
-
-    with pytest.raises(FileError, match="merged intensities"):
-        mtz.read_merged(tmp_path / "empty.mtz", CELL, GROUP)
+def test_headers_of_batches_say_cell_wavelength_and_data_set(tmp_path):
+    mtz.save(few(), tmp_path / "u.mtz")
+    for number, header in enumerate(gemmi.read_mtz_file(str(tmp_path / "u.mtz")).batches):
+        assert header.number == number + 1
+        assert header.wavelength == pytest.approx(1.74 + 0.001 * number, rel=1e-6)
+        cell = np.array([67.2, 59.8, 47.2, 90.0, 110.3, 90.0]) + 0.1 * number
+        assert header.cell.parameters == pytest.approx(tuple(cell), rel=1e-6)
+        assert header.dataset_id == 1

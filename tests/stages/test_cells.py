@@ -1,13 +1,15 @@
 """The stage cells: runs joined, clusters found on some of them or frozen, clear errors."""
 
+import pickle
 from zlib import crc32
 
 import numpy as np
 import pytest
 
+import uc_metrics_pickle
 from spreadflow.config import CellsConfig
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome
-from spreadflow.io import store
+from spreadflow.io import frozen_cells, store
 from spreadflow.parallel import World
 from spreadflow.physics import unit_cell
 from spreadflow.products import Cells, Reindex
@@ -105,6 +107,50 @@ def test_a_frozen_file_accepts_the_same_lattices(reindexed, tmp_path):
     assert np.array_equal(frozen.lattices.outcome == LatticeOutcome.ACCEPTED, accepted)
     assert np.array_equal(frozen.clusters.covariance, first.clusters.covariance)
     assert attributes["chosen"] == 0
+
+
+def test_frozen_populations_of_json_and_of_uc_metrics_accept_the_same_lattices(
+    reindexed, tmp_path, monkeypatch
+):
+    paths = [reindexed("one", 300)]
+    first, attributes = run(paths, tmp_path / "cells.h5")
+    [as_json] = frozen_cells.export(tmp_path / "cells.h5", tmp_path / "cells")
+    as_pickle = tmp_path / "covariance.pickle"
+    other_programs = uc_metrics_pickle.OtherPrograms(
+        uc_metrics_pickle.plant_uc_metrics(monkeypatch),
+        uc_metrics_pickle.plant_scikit_learn(monkeypatch),
+    )
+    clusters = first.clusters
+    content = uc_metrics_pickle.content(
+        other_programs, attributes["features"], clusters.location, clusters.covariance
+    )
+    as_pickle.write_bytes(pickle.dumps(content, 4))
+    monkeypatch.undo()
+
+    for number, path in enumerate((as_json, as_pickle)):
+        frozen, of_frozen = run(paths, tmp_path / f"{number}.h5", **{"from": str(path)})
+        is_accepted = frozen.lattices.outcome == LatticeOutcome.ACCEPTED
+        assert np.array_equal(is_accepted, first.lattices.outcome == LatticeOutcome.ACCEPTED)
+        np.testing.assert_allclose(frozen.lattices.mahalanobis, first.lattices.mahalanobis)
+        np.testing.assert_allclose(frozen.clusters.mean, first.clusters.mean, atol=0.02)
+        assert of_frozen["features"] == attributes["features"]
+
+
+def test_features_that_make_no_cell_of_the_space_group_are_refused(
+    reindexed, tmp_path, monkeypatch
+):
+    path = tmp_path / "covariance.pickle"
+    other_programs = uc_metrics_pickle.OtherPrograms(
+        uc_metrics_pickle.plant_uc_metrics(monkeypatch),
+        uc_metrics_pickle.plant_scikit_learn(monkeypatch),
+    )
+    lengths = MEAN[np.newaxis, :3]
+    content = uc_metrics_pickle.content(
+        other_programs, ["a", "b", "c"], lengths, [0.01 * np.eye(3)]
+    )
+    path.write_bytes(pickle.dumps(content, 4))
+    with pytest.raises(FileError, match="nothing that says beta"):
+        run([reindexed("one", 30)], tmp_path / "cells.h5", **{"from": str(path)})
 
 
 def test_clusters_of_some_runs_are_applied_to_all(reindexed, tmp_path):

@@ -7,6 +7,9 @@ from pathlib import Path
 WRITERS = {
     "dials": "spreadflow.io.lattices.stills",
     "crystfel": "spreadflow.io.lattices.crystfel_product",
+    "mtz": "spreadflow.stages.unmerged",
+    "mmcif": "spreadflow.stages.deposition",
+    "json": "spreadflow.io.frozen_cells",
 }
 """Format → the module whose function `export` writes it."""
 

@@ -129,7 +129,9 @@ class CellsSection(Section):
     runs: list[str] | None = None
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
-    """a frozen cells.h5: clusters are taken from it"""
+    """frozen clusters: a cells.h5, its populations as JSON (`spreadflow export --to json`), or a
+    covariance pickle of uc_metrics, of which nothing is executed
+    """
     features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = [
         "a",
         "b",
@@ -161,7 +163,9 @@ class MergeSection(Section):
     d_min: PositiveFloat = 1.9
     """high-resolution limit, Å"""
     reference: Path | None = None
-    """model (PDB, mmCIF) or MTZ the scales are taken against (mark0); null = no reference"""
+    """what the scales are taken against (mark0): a model (PDB, mmCIF), or merged intensities or
+    amplitudes (MTZ, structure factors in mmCIF); null = no reference
+    """
     refine_b: bool = True
     """a relative B factor for each lattice besides its scale"""
     partiality_min: Fraction = 0.05

@@ -114,7 +114,9 @@ class StructureFactorsSection(Section):
     b_sol: NonNegativeFloat = 46.0
     """B factor of the bulk solvent, Å²"""
     mtz: Path | None = None
-    """merged intensities, Friedel mates apart if possible, for `merged` and `model_completed`"""
+    """merged intensities or amplitudes with σ, Friedel mates apart if possible, for `merged` and
+    `model_completed`: an MTZ file, or structure factors in mmCIF
+    """
     min_i_over_sigma: PositiveFloat = 1.0
     """weaker merged intensities count as not measured"""
     perturb: bool = False

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from spreadflow import build
 from spreadflow.config import StructureFactorsSection
-from spreadflow.io import mtz, structure
+from spreadflow.io import merged_intensities, structure
 from spreadflow.physics import unit_cell
 from spreadflow.physics.anomalous import VALENCE
 from spreadflow.physics.structure_factors import Atoms
@@ -24,7 +24,7 @@ class FactorFiles(NamedTuple):
     """the model of the crystal"""
     curves: Mapping[str, structure.Curve] = MappingProxyType({})
     """name of a file → its table of f′, f″"""
-    merged: mtz.Measured | None = None
+    merged: merged_intensities.Measured | None = None
     """merged intensities"""
 
 
@@ -55,7 +55,8 @@ def read(section: StructureFactorsSection, more_curves: Iterable[str] = ()) -> F
         atoms = structure.read(section.model, cell, section.space_group)
     merged = None
     if section.mtz is not None and section.source != "model":
-        merged = mtz.read_merged(section.mtz, unit_cell.degrees(cell), section.space_group)
+        degrees = unit_cell.degrees(cell)
+        merged = merged_intensities.read(section.mtz, degrees, section.space_group)
 
     return FactorFiles(
         atoms=atoms,

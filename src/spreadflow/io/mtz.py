@@ -1,37 +1,14 @@
-"""Merged intensities as MTZ, and reference intensities from MTZ files or models."""
+"""Merged intensities, and the observations that were merged, as MTZ tables and files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import gemmi
 import numpy as np
 
-from spreadflow.config import rotations_and_centring
-from spreadflow.errors import FileError
-from spreadflow.io.same_cell import is_same_cell
 from spreadflow.io.store import replacing
-
-K_SOL = 0.35
-"""Flat bulk solvent of a reference model, electrons/Å³, as the published scaling has it."""
-
-B_SOL = 46.0
-"""B of that solvent, Å²."""
-
-OVERSAMPLING = 1.5
-"""Points of the map of a model's density in half a period of its finest waves: gemmi's default."""
-
-MASK_SPACING_ANG = 0.6
-"""Spacing of the points of the solvent mask, Å, where a third of d_min is not finer."""
-
-INTENSITIES = ("IMEAN", "I", "Iobs", "I-obs", "IOBS")
-"""Labels of a reference's intensities in order of preference; any other column of type J is taken
-after them.
-"""
-
-AMPLITUDES = ("F", "FP", "FOBS", "F-obs", "FC", "FMODEL")
-"""The same of its amplitudes, where it has no intensities; any other column of type F is taken
-after them.
-"""
+from spreadflow.physics import symmetry
 
 PROJECT = "spreadflow"
 """Name of the project in files that are written."""
@@ -60,11 +37,24 @@ AMPLITUDE_TYPES = {
 }
 """The same of amplitudes, after those of intensities."""
 
-GIVE_MERGED = "Give an MTZ file of merged intensities."
-"""What to do about a file without merged intensities."""
+ISYM_TYPES = {"M/ISYM": "Y"}
+"""The same of the column that says how indices were brought to the asymmetric unit."""
 
-GIVE_REFERENCE = "Give reference intensities, or a model."
-"""What to do about a file that is no reference."""
+OBSERVATION_TYPES = {
+    "BATCH": "B",
+    "I": "J",
+    "SIGI": "Q",
+    "XDET": "R",
+    "YDET": "R",
+    "FRACTIONCALC": "R",
+}
+"""The same of observations."""
+
+LONGEST_TITLE = 70
+"""Characters of the title of a batch."""
+
+MOST_BATCHES = 2**24
+"""Batches have numbers up to this, as columns are in single precision."""
 
 
 class MergedTable(NamedTuple):
@@ -80,6 +70,36 @@ class MergedTable(NamedTuple):
     """(row,)"""
     n: np.ndarray
     """(row,) observations"""
+
+
+class Observations(NamedTuple):
+    """Observations on the scale of the merged intensities."""
+
+    hkl: np.ndarray
+    """(row, 3) as observed"""
+    batch: np.ndarray
+    """(row,) row of the batch"""
+    intensity: np.ndarray
+    """(row,)"""
+    sigma: np.ndarray
+    """(row,)"""
+    fast: np.ndarray
+    """(row,) on its panel, px"""
+    slow: np.ndarray
+    """(row,) on its panel, px"""
+    partiality: np.ndarray
+    """(row,) recorded fraction, 0-1"""
+
+
+class Batch(NamedTuple):
+    """A lattice, which has a batch of its own."""
+
+    title: str
+    """at most `LONGEST_TITLE` characters"""
+    wavelength: float
+    """Å"""
+    cell: np.ndarray
+    """(6,) Å, degrees"""
 
 
 class Amplitudes(NamedTuple):
@@ -102,7 +122,8 @@ def write_merged(
     history: str = "",
 ) -> None:
     """Write IMEAN, I(+), I(−) with σ and counts; where there are amplitudes, F, F(+), F(−) and DANO
-    with σ, too. A centric reflection has I(+) and no I(−).
+    with σ, too. A centric reflection has I(+) and no I(−), and what was not measured has no count:
+    programs that take mates together find the same reflections in intensities and counts.
 
     IMEAN and F are the inverse-variance weighted means of the mates; DANO is F(+) − F(−) where both
     are known. cell: (6,) Å, degrees; wavelength: Å.
@@ -115,14 +136,8 @@ def write_merged(
         types = TYPES | AMPLITUDE_TYPES
         content = "intensities and amplitudes"
 
-    mtz = gemmi.Mtz(with_base=True)
+    mtz = _empty("merged", cell, space_group, wavelength)
     mtz.title = f"Merged {content}, Friedel mates separate"
-    mtz.spacegroup = gemmi.find_spacegroup_by_name(space_group)
-    mtz.set_cell_for_all(gemmi.UnitCell(*cell))
-    dataset = mtz.add_dataset("merged")
-    dataset.project_name = PROJECT
-    dataset.crystal_name = "crystal"
-    dataset.wavelength = wavelength
     for label, kind in types.items():
         mtz.add_column(label, kind)
     mtz.set_data(columns)
@@ -130,6 +145,24 @@ def write_merged(
     mtz.sort()
     if history:
         mtz.history = [history]
+    save(mtz, path)
+
+
+def _empty(name: str, cell: np.ndarray, space_group: str, wavelength: float) -> gemmi.Mtz:
+    """Return a table of indices without rows, with a data set of this name."""
+    mtz = gemmi.Mtz(with_base=True)
+    mtz.spacegroup = symmetry.group(space_group)
+    mtz.set_cell_for_all(gemmi.UnitCell(*cell))
+    dataset = mtz.add_dataset(name)
+    dataset.project_name = PROJECT
+    dataset.crystal_name = "crystal"
+    for each in mtz.datasets:
+        each.wavelength = wavelength  # of indices as well: some programs take the first one
+    return mtz
+
+
+def save(mtz: gemmi.Mtz, path: Path | str) -> None:
+    """Write a table to a file."""
     with replacing(Path(path)) as temporary:
         mtz.write_to_file(str(temporary))
 
@@ -139,7 +172,7 @@ def _rows(merged: MergedTable) -> np.ndarray:
     indices = np.unique(merged.hkl, axis=0)
     intensity = _by_side(merged, merged.intensity)
     sigma = _by_side(merged, merged.sigma)
-    n = np.nan_to_num(_by_side(merged, merged.n))
+    n = _by_side(merged, merged.n)
     columns = [*_mean(intensity, sigma), *_with_sigma(intensity, sigma), n[:, 0], n[:, 1]]
     return np.column_stack([indices, *columns]).astype(np.float32)
 
@@ -187,172 +220,52 @@ def _mean(values: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return mean, total_weight**-0.5
 
 
-class Measured(NamedTuple):
-    """Merged intensities; the Friedel mate of an acentric reflection has the negative index."""
+def unmerged(
+    observations: Observations,
+    batches: Sequence[Batch],
+    *,
+    cell: np.ndarray,
+    space_group: str,
+    wavelength: float,
+    history: str = "",
+    is_in_asu: bool = True,
+) -> gemmi.Mtz:
+    """Return observations as a table with a batch for each lattice, from 1 on. Indices are in the
+    asymmetric unit, with M/ISYM that says which operation brought each there (odd: it is I(+));
+    where they are not to be, they are as observed, without M/ISYM.
 
-    hkl: np.ndarray
-    """(n, 3) int32"""
-    intensity: np.ndarray
-    """(n,) on the file's scale"""
-    sigma: np.ndarray
-    """(n,)"""
-
-
-def read_merged(path: Path | str, cell: np.ndarray, space_group: str) -> Measured:
-    """Return I(+) and I(−) of an MTZ file as `write_merged` writes it; where a file has neither,
-    its mean I for both mates.
-
-    cell: (6,) Å, degrees, that of the model; the file's must agree to 1 % and 1°. Raises FileError.
+    M is 0, as no observation is to be added to another. batches: at most `MOST_BATCHES`; cell: (6,)
+    Å, degrees; wavelength: Å.
     """
-    try:
-        file = gemmi.read_mtz_file(str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(path, "a readable MTZ file", error, GIVE_MERGED) from None
-    _check_crystal(path, file, cell, space_group)
+    indices = [observations.hkl]
+    types = OBSERVATION_TYPES
+    if is_in_asu:
+        indices = [*symmetry.in_asu(observations.hkl, space_group)]
+        types = ISYM_TYPES | OBSERVATION_TYPES
+    columns = [*indices, observations.batch + 1, *observations[2:]]
+    table = np.column_stack(columns).astype(np.float32)
+    n_keys = 3 + len(indices)
+    order = np.lexsort(table[:, n_keys - 1 :: -1].T)
 
-    data = gemmi.Intensities()
-    try:
-        data.import_mtz(file, gemmi.DataType.MergedAM)
-    except (RuntimeError, ValueError) as error:
-        raise FileError(path, "merged intensities with σ", error, GIVE_MERGED) from None
-
-    hkl = np.array(data.miller_array)
-    intensity = np.array(data.value_array)
-    sigma = np.array(data.sigma_array)
-    if data.type == gemmi.DataType.Anomalous:
-        is_minus = np.array(data.isign_array)[:, None] < 0
-        return Measured(np.where(is_minus, -hkl, hkl), intensity, sigma)
-    both = np.concatenate([hkl, -hkl])
-    return Measured(both, np.tile(intensity, 2), np.tile(sigma, 2))
-
-
-def _check_crystal(path: Path | str, file: gemmi.Mtz, cell: np.ndarray, space_group: str) -> None:
-    """Raise FileError where the file's crystal is another one than the configuration's."""
-    todo = "Make them agree."
-    group = gemmi.find_spacegroup_by_name(space_group)
-    own_group = file.spacegroup
-    is_same = own_group and rotations_and_centring(own_group) == rotations_and_centring(group)
-    if not is_same:
-        expected = f"the point group and centring of '{space_group}'"
-        found = "none" if own_group is None else f"'{own_group.xhm()}'"
-        raise FileError(path, expected, found, todo)
-
-    own = np.array(file.cell.parameters)
-    if not is_same_cell(own, cell):
-        expected = f"cell {np.round(cell, 2).tolist()}, as configured"
-        raise FileError(path, expected, np.round(own, 2).tolist(), todo)
+    mtz = _empty("unmerged", cell, space_group, wavelength)
+    mtz.title = "Scaled observations, not merged"
+    for label, kind in types.items():
+        mtz.add_column(label, kind)
+    mtz.set_data(table[order])
+    mtz.sort_order = [*range(1, n_keys + 1), 0][:5]
+    for number, batch in enumerate(batches, 1):
+        mtz.batches.append(_header(number, batch, mtz.datasets[-1].id))
+    if history:
+        mtz.history = [history]
+    return mtz
 
 
-def read_reference(
-    path: Path | str, cell: np.ndarray, space_group: str, d_min: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return reference intensities: hkl (n, 3) int32 in the CCP4 asu and I (n,), Friedel mates
-    averaged.
-
-    From an MTZ file (intensities, else squared amplitudes) or a model (PDB, mmCIF: squared
-    structure factors with flat bulk solvent). cell: (6,) Å, degrees, that of the lattices. Raises
-    FileError when the file cannot be read, has another Laue group or another cell.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileError(path, "a reference (MTZ, PDB or mmCIF)", "nothing", GIVE_REFERENCE)
-    try:
-        is_mtz = path.suffix.lower() == ".mtz"
-        reference = _from_mtz(path) if is_mtz else _from_model(path, d_min)
-    except (RuntimeError, ValueError, IndexError) as error:
-        expected = "a readable MTZ, PDB or mmCIF file"
-        raise FileError(path, expected, error, GIVE_REFERENCE) from None
-    group = reference.group
-    configured = gemmi.find_spacegroup_by_name(space_group)
-    if group is None or _laue_class(group) != _laue_class(configured):
-        expected = f"the Laue group and centring of '{space_group}'"
-        found = "none" if group is None else group.xhm()
-        raise FileError(path, expected, f"'{found}'", GIVE_REFERENCE)
-    if not is_same_cell(reference.cell, cell):
-        expected = f"cell {np.round(cell, 2).tolist()} to 1 % and 1°, that of the lattices"
-        raise FileError(path, expected, np.round(reference.cell, 2).tolist(), GIVE_REFERENCE)
-    return _averaged(configured, reference.hkl, reference.intensity)
-
-
-def _laue_class(group: gemmi.SpaceGroup) -> tuple[str, str]:
-    """Return what two groups must share for their averaged intensities to be the same."""
-    return group.laue_str(), group.centring_type()
-
-
-def _averaged(
-    group: gemmi.SpaceGroup, hkl: np.ndarray, intensity: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the finite intensities averaged over equivalent reflections, as `read_reference`."""
-    is_finite = np.isfinite(intensity)
-    hkl = hkl[is_finite].astype(np.int32)
-    intensity = intensity[is_finite]
-
-    cell = gemmi.UnitCell(10, 10, 10, 90, 90, 90)  # only the indices matter
-    data = gemmi.Intensities()
-    data.set_data(cell, group, hkl, intensity, np.ones(len(intensity)))
-    data.merge_in_place(gemmi.DataType.Mean)
-
-    return np.array(data.miller_array, dtype=np.int32), np.array(data.value_array)
-
-
-class Reference(NamedTuple):
-    """A reference as its file has it."""
-
-    group: gemmi.SpaceGroup | None
-    cell: np.ndarray
-    """(6,) Å, degrees"""
-    hkl: np.ndarray
-    """(n, 3)"""
-    intensity: np.ndarray
-    """(n,)"""
-
-
-def _from_mtz(path: Path) -> Reference:
-    """Return the reference in an MTZ file: its preferred column."""
-    mtz = gemmi.read_mtz_file(str(path))
-    columns = {column.label: column for column in mtz.columns}
-
-    intensities = [label for label in INTENSITIES if label in columns]
-    intensities += [column.label for column in mtz.columns if column.type == "J"]
-
-    amplitudes = [label for label in AMPLITUDES if label in columns]
-    amplitudes += [column.label for column in mtz.columns if column.type == "F"]
-
-    preferred = intensities + amplitudes
-    if not preferred:
-        raise ValueError(f"no intensities or amplitudes among {', '.join(columns)}")
-
-    values = np.array(columns[preferred[0]].array, dtype=np.float64)
-    intensity = values if intensities else values**2
-    cell = np.array(mtz.cell.parameters)
-    return Reference(mtz.spacegroup, cell, mtz.make_miller_array(), intensity)
-
-
-def _from_model(path: Path, d_min: float) -> Reference:
-    """Return the reference that a model makes: |F_atoms + F_solvent|² in its own cell."""
-    structure = gemmi.read_structure(str(path))
-    structure.setup_entities()
-    group = gemmi.find_spacegroup_by_name(structure.spacegroup_hm)
-
-    calculator = gemmi.DensityCalculatorX()
-    calculator.d_min = d_min
-    calculator.rate = OVERSAMPLING
-    calculator.set_refmac_compatible_blur(structure[0])
-    calculator.set_grid_cell_and_spacegroup(structure)
-    calculator.put_model_density_on_grid(structure[0])
-    density = gemmi.transform_map_to_f_phi(calculator.grid, half_l=True)
-    atoms = density.prepare_asu_data(dmin=d_min, unblur=calculator.blur, with_sys_abs=False)
-
-    mask = gemmi.FloatGrid()
-    mask.setup_from(structure, spacing=min(MASK_SPACING_ANG, d_min / 3))
-    masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx)
-    masker.put_mask_on_float_grid(mask, structure[0])
-    filled = gemmi.transform_map_to_f_phi(mask, half_l=True)
-    solvent = filled.prepare_asu_data(dmin=d_min, with_sys_abs=False)
-
-    s_squared = 0.25 * np.asarray(atoms.make_1_d2_array())
-    f_atoms = np.asarray(atoms.value_array)
-    f_solvent = np.asarray(solvent.value_array)
-    f = f_atoms + K_SOL * np.exp(-B_SOL * s_squared) * f_solvent
-    cell = np.array(structure.cell.parameters)
-    return Reference(group, cell, np.asarray(atoms.miller_array), np.abs(f) ** 2)
+def _header(number: int, batch: Batch, dataset_id: int) -> gemmi.Mtz.Batch:
+    """Return the header of a batch."""
+    header = gemmi.Mtz.Batch()
+    header.number = number
+    header.title = batch.title
+    header.wavelength = batch.wavelength
+    header.cell = gemmi.UnitCell(*batch.cell)
+    header.dataset_id = dataset_id
+    return header

@@ -63,24 +63,39 @@ def centring(operations: gemmi.GroupOps) -> np.ndarray:
     return shifts / gemmi.Op.DEN
 
 
+def in_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map Miller indices (n, 3) to the CCP4 asymmetric unit.
+
+    Returns the asu indices (n, 3) int32 and the operation that brought each there as MTZ files
+    number it, isym (n,) int32: 2m − 1 for the m-th one of the group, 2m for its Friedel mate.
+    """
+    sg = group(name)
+    ops = sg.operations()
+    asu = gemmi.ReciprocalAsu(sg)
+    unique, row = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
+    mapped = [asu.to_asu(h, ops) for h in unique.tolist()]
+    indices = np.array([index for index, _ in mapped], dtype=np.int32).reshape(-1, 3)
+    isym = np.array([number for _, number in mapped], dtype=np.int32)
+    row = row.ravel()
+    return indices[row], isym[row]
+
+
 def to_asu(hkl: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Map Miller indices to the CCP4 asymmetric unit, Friedel mates kept apart.
 
     hkl: (n, 3). Returns the asu indices (n, 3) int32 and friedel (n,) int8: +1 the reflection is
     equivalent to the asu index itself (I(+)), −1 to its Friedel mate (I(−)), 0 centric.
     """
-    sg = group(name)
-    ops = sg.operations()
-    asu = gemmi.ReciprocalAsu(sg)
-    unique, row = np.unique(np.asarray(hkl, dtype=np.int32), axis=0, return_inverse=True)
-    mapped = [asu.to_asu(h.tolist(), ops) for h in unique]
-    indices = np.array([index for index, _ in mapped], dtype=np.int32).reshape(-1, 3)
-    friedel = np.array([1 if isym % 2 else -1 for _, isym in mapped], dtype=np.int8)
-    if len(unique):
-        is_centric = np.asarray(ops.centric_flag_array(indices), dtype=bool)
-        friedel[is_centric] = 0
-    row = row.ravel()
-    return indices[row], friedel[row]
+    indices, isym = in_asu(hkl, name)
+    friedel = np.where(isym % 2, 1, -1).astype(np.int8)
+    friedel[is_centric(indices, name)] = 0
+    return indices, friedel
+
+
+def is_centric(hkl: np.ndarray, name: str) -> np.ndarray:
+    """Return which indices (n, 3) are equivalent to their Friedel mates, (n,) bool."""
+    indices = np.asarray(hkl, dtype=np.int32).reshape(-1, 3)
+    return np.asarray(group(name).operations().centric_flag_array(indices), dtype=bool)
 
 
 def misorientation(A: np.ndarray, A_true: np.ndarray, name: str) -> float:

@@ -4,6 +4,9 @@ c* (Å⁻¹).
 
 import numpy as np
 
+NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
+"""Names of the parameters of a cell."""
+
 
 def orthogonalization(cell: np.ndarray) -> np.ndarray:
     """Return the matrix (3, 3) with columns a, b, c in the PDB convention (a along x, b in the xy

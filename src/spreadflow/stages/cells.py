@@ -13,7 +13,8 @@ from spreadflow.analysis.merging.metric_symmetry import CommonStrain
 from spreadflow.analysis.merging.settings import Settings
 from spreadflow.config import CellsConfig, CellsSection
 from spreadflow.errors import ConfigError, FileError, LatticeOutcome, StageWarning
-from spreadflow.io import store, tdata
+from spreadflow.io import frozen_cells, store, tdata
+from spreadflow.io.frozen_cells import FrozenCells
 from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.models import Detector
@@ -349,14 +350,25 @@ def _clustered(
 
 
 def _frozen(path: Path, space_group: str) -> tuple[list[str], cells.Clusters, int]:
-    """Return features, clusters and the chosen cluster of an earlier cells.h5. Raises FileError
+    """Return features, clusters and the chosen cluster of a file of populations. Raises FileError
     where its space group is another.
     """
-    attributes = store.attributes(path, Cells)
-    frozen = store.read(path, Cells, [Cells.clusters]).clusters
-    frozen_group = attributes["space_group"]
-    if frozen_group != space_group:
+    frozen = frozen_cells.read(path)
+    if frozen.space_group not in (None, space_group):
         todo = "Freeze cells of the same space group, or cluster anew (cells.from: null)."
-        raise FileError(f"cells.from {path}", f"space group {space_group}", frozen_group, todo)
-    clusters = cells.Clusters(**frozen.as_dict())
-    return attributes["features"], clusters, attributes["chosen"]
+        expected = f"space group {space_group}"
+        raise FileError(f"cells.from {path}", expected, frozen.space_group, todo)
+    mean = _completed(path, frozen, space_group) if frozen.mean is None else frozen.mean
+    clusters = cells.Clusters(frozen.n, mean, frozen.location, frozen.covariance)
+    return frozen.features, clusters, frozen.chosen
+
+
+def _completed(path: Path, frozen: FrozenCells, space_group: str) -> np.ndarray:
+    """Return the cells (cluster, 6) of a file that has their features alone. Raises FileError."""
+    locations = frozen.location
+    try:
+        return np.array([cells.completed(frozen.features, x, space_group) for x in locations])
+    except ValueError as error:
+        expected = f"features that make a cell of {space_group}"
+        todo = "Is reindex.space_group that of the lattices it was made from?"
+        raise FileError(f"cells.from {path}", expected, error, todo) from None

@@ -12,37 +12,23 @@ from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import absences, merging, scaling, selection, statistics
 from spreadflow.analysis.merging.selection import Fate
 from spreadflow.config import MergeConfig, MergeSection
-from spreadflow.errors import FileError, LatticeOutcome, StageWarning
-from spreadflow.io import mtz, store
+from spreadflow.errors import FileError, LatticeOutcome
+from spreadflow.io import mtz, reference, store
 from spreadflow.io.accepted import brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
-from spreadflow.products import Cells, Merge, Reindex
+from spreadflow.products import Cells, Column, Merge, Reindex
 from spreadflow.products.index import Reflections
 from spreadflow.products.merge import Lattices
+from spreadflow.recipes import merge_checks
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
 """Most groups of parts, which are added in order whatever the number of ranks: ranks beyond this
 number have no work.
 """
-
-LARGEST_SADD = 0.3
-"""Relative disagreement of observations above which partialities or indices must be wrong."""
-
-LARGEST_B_SPREAD = 10.0
-"""Å²; crystals of one kind differ by a few Å² (standard deviation) in B."""
-
-LARGEST_B = 20.0
-"""Å²; a lattice's B against the mean of all beyond which its fall-off is no crystal's."""
-
-LARGEST_CHI2 = 9.0
-"""A lattice whose reflections deviate by more than 3 σ on average is not one of the others."""
-
-UNLIKE_SIGMAS = 5.0
-"""Standard deviations of ln G among lattices beyond which a scale is unlike the others."""
 
 REFLECTIONS = (
     Reflections.lattice,
@@ -58,15 +44,14 @@ REFLECTIONS = (
 )
 """Columns of reflections that are merged."""
 
-COLUMNS = (
+LATTICES = (
     Reindex.shots.mean_energy_ev,
     Reindex.shots.pulse_photons,
     Reindex.lattices.shot,
     Reindex.lattices.shot_id,
     Reindex.lattices.k,
-    *REFLECTIONS,
 )
-"""Columns that are read of a part of `reindex`."""
+"""Columns of shots and lattices that are read of a part of `reindex`."""
 
 
 class Accepted(NamedTuple):
@@ -120,14 +105,8 @@ def run(
     section = config.merge
     log = logger(word, world)
     out = Path(out)
-    accepted = _accepted(cells)
-    unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
-    parts = _parts(reindex, accepted.runs)
-    own, reflections = _read(_groups(parts), parts, accepted, world, word)
-    obs, own_lattices, counts = _select(own, reflections, section, unique, world)
-    _check_used(counts, cells)
-    sums = merging.Sums(obs, len(unique), world.add_up)
-    scales = _scaled(obs, sums, unique, section, accepted)
+    scaled = scale(section, reindex=reindex, cells=cells, world=world, word=word)
+    accepted, own, own_lattices, counts, unique, obs, sums, scales, _ = scaled
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     merged = merging.with_scatter(merged, unique)
     n_merged = int(merged.n.sum())
@@ -141,19 +120,75 @@ def run(
         "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
         "n_lattices_in": len(lattices),
-        "inputs": _identities([*reindex, cells, section.reference]),
+        "inputs": identities([*reindex, cells, section.reference]),
     }
     _check_finite(merged, section)
     suspects = absences.suspected_screws(merged, unique)
     warnings = [
-        *_warnings_of_symmetry(attributes["ambiguities"], suspects),
-        *_warnings_of_scales(scales),
-        *_warnings_of_lattices(lattices, scales),
+        *merge_checks.of_symmetry(attributes["ambiguities"], suspects),
+        *merge_checks.of_scales(scales),
+        *merge_checks.of_lattices(lattices, scales),
     ]
     attributes["warnings"] = warn(log, warnings)
     world.once(lambda: _write(out, unique, merged, lattices, attributes, section.n_bins))
     log.info("%s after %d cycles; reflections: %s", scales.error_model, scales.n_cycles, counts)
     _log_quality(log, statistics.overall(merged, unique))
+
+
+class Scaled(NamedTuple):
+    """The observations to merge on their common scale. Lattices and observations are this
+    rank's.
+    """
+
+    accepted: Accepted
+    own: OwnLattices
+    lattices: Lattices
+    """of the same rows, first columns"""
+    counts: dict[str, int]
+    """reflections of each fate, of all ranks"""
+    unique: merging.Unique
+    observations: merging.Observations
+    sums: merging.Sums
+    scales: scaling.Scaling
+    kept: Reflections
+    """the columns asked for of each observation"""
+
+
+def scale(
+    section: MergeSection,
+    *,
+    reindex: list[Path],
+    cells: Path,
+    world: World,
+    word: str,
+    keep: tuple[Column, ...] = (),
+) -> Scaled:
+    """Read the reflections of accepted lattices, select those to merge and scale them. Collective.
+
+    keep: columns of reflections that are kept of each observation. Raises FileError.
+    """
+    accepted = _accepted(cells)
+    unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
+    parts = _parts(reindex, accepted.runs)
+    columns = tuple(dict.fromkeys((*REFLECTIONS, *keep)))
+    own, reflections = _read(_groups(parts), parts, columns, accepted, world, word)
+    read = reflections.as_dict()
+    kept = Reflections(**{column.name: read[column.name] for column in keep})
+    lattice = reflections.lattice if keep else np.empty(0, np.int64)
+    obs, lattices, counts, fate = _select(own, reflections, section, unique, world)
+    _check_used(counts, cells)
+    sums = merging.Sums(obs, len(unique), world.add_up)
+    return Scaled(
+        accepted=accepted,
+        own=own,
+        lattices=lattices,
+        counts=counts,
+        unique=unique,
+        observations=obs,
+        sums=sums,
+        scales=_scaled(obs, sums, unique, section, accepted),
+        kept=kept[selection.used_rows(fate, lattice)] if keep else kept,
+    )
 
 
 def _check_used(counts: dict[str, int], cells: Path) -> None:
@@ -179,109 +214,6 @@ def _check_finite(merged: merging.Merged, section: MergeSection) -> None:
         todo = "Look at reindex.png; does merge.reference belong to this crystal?"
         where = section.reference or "merged intensities"
         raise FileError(where, "finite intensities", found, todo)
-
-
-def _warnings_of_symmetry(
-    ambiguities: list[str], suspects: list[absences.Suspect]
-) -> list[StageWarning]:
-    """Return warnings about how lattices may be indexed, and about the space group."""
-    warnings = [
-        StageWarning(
-            f"axial reflections {suspect.condition()} are weak, and the space group has no screw "
-            f"axis along {suspect.axis}: mean I over that of their shells, of {suspect.n_weak}",
-            suspect.strength,
-            "about 1",
-            "Is index.space_group the right one of its point group?",
-        )
-        for suspect in suspects
-    ]
-    if ambiguities:
-        warnings.append(
-            StageWarning(
-                "lattices may be indexed in several ways, which is not resolved: the merge is as "
-                "if twinned",
-                f"h,k,l or {', '.join(ambiguities)}",
-                "h,k,l alone",
-                "Trust no intensity until each lattice's choice is known.",
-            )
-        )
-    return warnings
-
-
-def _warnings_of_scales(scales: scaling.Scaling) -> list[StageWarning]:
-    """Return warnings about the refinement of scales and error model as a whole."""
-    model = scales.error_model
-    warnings = []
-    if scales.last_change > scaling.TOLERANCE:
-        warnings.append(
-            StageWarning(
-                f"the scales still move after {scales.n_cycles} cycles, by σ",
-                scales.last_change,
-                scaling.TOLERANCE,
-                "Raise merge.n_cycles; look at merge.png for lattices unlike the others.",
-            )
-        )
-    if model.sadd > LARGEST_SADD:
-        warnings.append(
-            StageWarning(
-                "observations of one reflection disagree by a fraction of its intensity (sadd)",
-                model.sadd,
-                LARGEST_SADD,
-                "Is the cell, the space group, the bandwidth right? Look at reindex.png.",
-            )
-        )
-    b_spread = float(scales.spread[1])
-    if b_spread > LARGEST_B_SPREAD:
-        warnings.append(
-            StageWarning(
-                "lattices fall off with resolution very differently: standard deviation of B, Å²",
-                b_spread,
-                LARGEST_B_SPREAD,
-                "Raise merge.d_min to where lattices carry signal.",
-            )
-        )
-    return warnings
-
-
-def _warnings_of_lattices(lattices: Lattices, scales: scaling.Scaling) -> list[StageWarning]:
-    """Return warnings about single lattices, the worst named. Lattices are those of all ranks."""
-    chi2 = lattices.chi2
-    scale = np.log(lattices.scale)
-    b = lattices.b
-    beyond_scale = np.abs(scale - np.nanmean(scale)) / (UNLIKE_SIGMAS * scales.spread[0])
-    kinds = (
-        (chi2 / LARGEST_CHI2, chi2, LARGEST_CHI2, "deviate from what others measured: χ²"),
-        (
-            np.abs(b) / LARGEST_B,
-            b,
-            f"±{LARGEST_B:g}",
-            "fall off with resolution absurdly: B, Å²",
-        ),
-        (
-            beyond_scale,
-            np.exp(scale),
-            f"within {UNLIKE_SIGMAS:g} standard deviations of the others",
-            "have a scale unlike the others': G",
-        ),
-    )
-    todo = "Look at their stills; leave them out with cells if they are no crystal of this kind."
-    warnings = []
-    for excess, value, limit, what in kinds:
-        beyond = np.flatnonzero(np.nan_to_num(excess) > 1.0)
-        if not len(beyond):
-            continue
-        worst = beyond[np.argmax(excess[beyond])]
-        identity = f"shot {lattices.shot_id[worst]}, k {lattices.k[worst]}"
-        warnings.append(
-            StageWarning(
-                f"{len(beyond)} of {int(np.isfinite(b).sum())} lattices {what}; the worst "
-                f"({identity})",
-                float(value[worst]),
-                limit,
-                todo,
-            )
-        )
-    return warnings
 
 
 def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scaling) -> dict:
@@ -358,14 +290,21 @@ def _groups(parts: list[Part]) -> list[np.ndarray]:
 
 
 def _read(
-    groups: list[np.ndarray], parts: list[Part], accepted: Accepted, world: World, word: str
+    groups: list[np.ndarray],
+    parts: list[Part],
+    wanted: tuple[Column, ...],
+    accepted: Accepted,
+    world: World,
+    word: str,
 ) -> tuple[OwnLattices, Reflections]:
     """Return the accepted lattices of this rank's groups and their reflections, whose `lattice` is
-    a row of these; the result of the stage does not depend on which groups these are.
+    a row of these; the result of the stage does not depend on which groups these are. wanted:
+    columns of reflections.
     """
     own_groups = range(world.rank, len(groups), world.size)
     own_parts = [parts[number] for group in own_groups for number in groups[group]]
-    reflections = _unfilled(sum(part.part.n_rows("reflections") for part in own_parts))
+    n_rows = sum(part.part.n_rows("reflections") for part in own_parts)
+    reflections = _unfilled(wanted, n_rows)
     columns = reflections.as_dict()
     lattices = [NO_LATTICES]
     n_lattices = 0
@@ -373,7 +312,7 @@ def _read(
     with Progress(word, len(groups), world, "groups") as progress:
         for group in own_groups:
             for number in groups[group].tolist():
-                of_part, own = _read_part(group, parts[number], accepted)
+                of_part, own = _read_part(group, parts[number], wanted, accepted)
                 own.lattice += n_lattices
                 rows = slice(n_reflections, n_reflections + len(own))
                 for name, column in own.as_dict().items():
@@ -386,20 +325,22 @@ def _read(
     return joined, reflections[:n_reflections]
 
 
-def _unfilled(n: int) -> Reflections:
-    """Return n reflections, not filled, so that they take no memory yet."""
+def _unfilled(wanted: tuple[Column, ...], n: int) -> Reflections:
+    """Return columns of n reflections, not filled, so that they take no memory yet."""
     columns = {}
-    for column in REFLECTIONS:
+    for column in wanted:
         empty = column.empty()
         columns[column.name] = np.empty((n, *empty.shape[1:]), empty.dtype)
     return Reflections(**columns)
 
 
-def _read_part(group: int, part: Part, accepted: Accepted) -> tuple[OwnLattices, Reflections]:
+def _read_part(
+    group: int, part: Part, wanted: tuple[Column, ...], accepted: Accepted
+) -> tuple[OwnLattices, Reflections]:
     """Return the accepted lattices of one part and their reflections. Raises FileError for a
     lattice the accepted list does not know.
     """
-    reindex = part.part.read(COLUMNS)
+    reindex = part.part.read([*LATTICES, *wanted])
     shot_id = reindex.lattices.shot_id
     k = reindex.lattices.k
     identities = [
@@ -437,9 +378,9 @@ def _select(
     section: MergeSection,
     unique: merging.Unique,
     world: World,
-) -> tuple[merging.Observations, Lattices, dict[str, int]]:
-    """Return the observations, the first columns of the lattices, and the number of reflections of
-    each fate. The reflections are let go of.
+) -> tuple[merging.Observations, Lattices, dict[str, int], np.ndarray]:
+    """Return the observations, the first columns of the lattices, the number of reflections of each
+    fate, and the fate of each. The reflections are let go of.
     """
     obs, n, fate = selection.select(
         reflections,
@@ -457,7 +398,7 @@ def _select(
     counts = world.sum({world.rank: own_counts})
     lattices = Merge.lattices(run=own.run, shot_id=own.shot_id, k=own.k, n=n, used=n > 0)
     by_name = {end.name.lower(): int(counts[end]) for end in Fate}
-    return obs, lattices, by_name
+    return obs, lattices, by_name, fate
 
 
 def _relative_photons(own: OwnLattices, world: World) -> np.ndarray:
@@ -470,7 +411,7 @@ def _relative_photons(own: OwnLattices, world: World) -> np.ndarray:
     return own.pulse_photons * n_lattices / total
 
 
-def _identities(paths: list[Path | None]) -> list[str]:
+def identities(paths: list[Path | None]) -> list[str]:
     """Return the identities of the files that there are."""
     return [store.identity(path) for path in paths if path is not None]
 
@@ -503,7 +444,7 @@ def _reference(
     """
     if section.reference is None:
         return None
-    hkl, intensity = mtz.read_reference(
+    hkl, intensity = reference.read(
         section.reference, accepted.cell, accepted.space_group, section.d_min
     )
     values = unique.values(hkl, intensity)

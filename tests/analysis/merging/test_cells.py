@@ -259,3 +259,31 @@ def test_rows_are_thinned_evenly_and_some_stay_together(n, most, together):
         firsts = rows[::together]
         assert len(set(np.diff(firsts))) == 1 and rows[-1] > 0.75 * n
         assert all(first + together - 1 in rows for first in firsts)
+
+
+@pytest.mark.parametrize(
+    ("space_group", "names", "location", "cell"),
+    [
+        ("P 1", cells.NAMES, [28, 31, 34, 81, 95, 102], [28, 31, 34, 81, 95, 102]),
+        ("C 1 2 1", ["a", "b", "c", "beta"], [67, 60, 47, 110], [67, 60, 47, 90, 110, 90]),
+        ("P 21 21 21", ["a", "b", "c"], [117, 223, 309], [117, 223, 309, 90, 90, 90]),
+        ("P 43 21 2", ["a", "c"], [40, 70], [40, 40, 70, 90, 90, 90]),
+        ("P 43 21 2", ["a", "b", "c"], [40, 40.1, 70], [40, 40.1, 70, 90, 90, 90]),
+        ("P 65 2 2", ["c", "b"], [130, 93], [93, 93, 130, 90, 90, 120]),
+        ("R 3 :H", ["a", "c"], [60, 80], [60, 60, 80, 90, 90, 120]),
+        ("R 3 :R", ["a", "alpha"], [50, 70], [50, 50, 50, 70, 70, 70]),
+        ("P 21 3", ["a"], [78], [78, 78, 78, 90, 90, 90]),
+    ],
+)
+def test_features_make_a_cell_by_symmetry(space_group, names, location, cell):
+    completed = cells.completed(names, np.array(location, float), space_group)
+    np.testing.assert_allclose(completed, cell, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("space_group", "names", "missing"),
+    [("C 1 2 1", ["a", "b", "c"], "beta"), ("P 43 21 2", ["a"], "c"), ("P 1", ["a", "b"], "c")],
+)
+def test_features_that_leave_a_parameter_free_make_no_cell(space_group, names, missing):
+    with pytest.raises(ValueError, match=f"says {missing}"):
+        cells.completed(names, np.full(len(names), 50.0), space_group)

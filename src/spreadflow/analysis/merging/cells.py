@@ -14,10 +14,8 @@ import scipy
 
 from spreadflow.errors import LatticeOutcome
 from spreadflow.physics import symmetry, unit_cell
+from spreadflow.physics.unit_cell import NAMES
 from spreadflow.units import MAD_TO_SIGMA
-
-NAMES = ("a", "b", "c", "alpha", "beta", "gamma")
-"""Cell parameters, of which some are the features of a population."""
 
 SMALLEST_DIFFERENCE = 1e-4
 """Å or degrees: differences of cells below this mean nothing, and keep a covariance from being
@@ -30,6 +28,9 @@ LEAST_SHARE = 0.005
 
 LEAST_MEMBERS = 3
 """the number of them that it takes at least."""
+
+_EQUAL = 1e-6
+"""Å or degrees; parameters of two cells that symmetry makes equal differ by less."""
 
 _REACHED = 0.98
 """Share of a Gaussian's lattices that have enough neighbours within the suggested radius."""
@@ -72,7 +73,39 @@ def independent(names: Sequence[str], space_group: str) -> list[str]:
     """Return the features that the lattice symmetry leaves free: no right angles, no b of a
     tetragonal lattice beside its a.
     """
-    # two triclinic cells, and what the symmetry makes of them
+    probes = _triclinic_cells(space_group)
+    columns: list[np.ndarray] = []
+    free = []
+    for name in names:
+        column = probes[:, NAMES.index(name)]
+        is_fixed = abs(column[1] - column[0]) <= _EQUAL
+        is_another = any(np.allclose(column, other) for other in columns)
+        if not is_fixed and not is_another:
+            columns.append(column)
+            free.append(name)
+    return free
+
+
+def completed(names: Sequence[str], location: np.ndarray, space_group: str) -> np.ndarray:
+    """Return the cell (6,), Å and degrees, that has these features (feature,), and everything else
+    as the lattice symmetry has it. Raises ValueError where it leaves a parameter free that is no
+    feature.
+    """
+    probes = _triclinic_cells(space_group)
+    known = dict(zip(names, location.tolist(), strict=True))
+    cell = np.empty(6)
+    for name, column in zip(NAMES, probes.T, strict=True):
+        is_fixed = abs(column[1] - column[0]) <= _EQUAL
+        equal = [other for other in known if np.allclose(column, probes[:, NAMES.index(other)])]
+        if name not in known and not is_fixed and not equal:
+            raise ValueError(f"nothing that says {name}: {', '.join(names)} of {space_group}")
+        of_symmetry = column[0] if is_fixed else known[equal[0]]
+        cell[NAMES.index(name)] = known.get(name, of_symmetry)
+    return cell
+
+
+def _triclinic_cells(space_group: str) -> np.ndarray:
+    """Return what the symmetry of the lattice makes of two triclinic cells, (2, 6)."""
     triclinic = (
         [51.0, 62.0, 73.0, 81.0, 97.0, 104.0],
         [83.0, 58.0, 66.0, 101.0, 84.0, 77.0],
@@ -80,18 +113,7 @@ def independent(names: Sequence[str], space_group: str) -> list[str]:
     constrained = [
         symmetry.constrain_cell(unit_cell.radians(cell), space_group) for cell in triclinic
     ]
-    probes = np.array([unit_cell.degrees(cell) for cell in constrained])
-
-    columns: list[np.ndarray] = []
-    free = []
-    for name in names:
-        column = probes[:, NAMES.index(name)]
-        is_fixed = abs(column[1] - column[0]) <= 1e-6
-        is_another = any(np.allclose(column, other) for other in columns)
-        if not is_fixed and not is_another:
-            columns.append(column)
-            free.append(name)
-    return free
+    return np.array([unit_cell.degrees(cell) for cell in constrained])
 
 
 def features(cells: np.ndarray, names: Sequence[str]) -> np.ndarray:

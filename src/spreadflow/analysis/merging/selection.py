@@ -126,9 +126,7 @@ def select(
     is_used = n_good >= max(min_reflections, 1)
     fate[is_good & ~is_used[lattice]] = Fate.FEW
 
-    rows = np.flatnonzero(fate == Fate.USED)
-    if (np.diff(lattice) < 0).any():
-        rows = rows[np.argsort(lattice[rows], kind="stable")]
+    rows = used_rows(fate, lattice)
     number = (np.cumsum(is_used) - 1).astype(np.int32)
     row = judged.unique[rows]
     partiality = columns.pop("partiality")[rows] / best.astype(np.float32)[shell[row]]
@@ -145,6 +143,16 @@ def select(
         slopes=columns.pop("slopes")[rows],
     )
     return observations, np.where(is_used, n_good, 0), fate
+
+
+def used_rows(fate: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+    """Return the row of the reflection that each observation comes from, (observation,), from the
+    fate and the lattice of each reflection.
+    """
+    rows = np.flatnonzero(fate == Fate.USED)
+    if (np.diff(lattice) < 0).any():
+        rows = rows[np.argsort(lattice[rows], kind="stable")]
+    return rows
 
 
 def _judge(reflections: Reflections, pulse: np.ndarray, unique: Unique) -> _Judged:
