@@ -116,7 +116,7 @@ def _complete(structure: gemmi.Structure) -> list[str]:
     remark on them.
     """
     n_before = structure[0].count_atom_sites()
-    structure.expand_ncs(gemmi.HowToNameCopiedChain.Short)
+    structure.expand_ncs(gemmi.HowToNameCopiedChain.Short, merge_dist=0.0)
     n_added = structure[0].count_atom_sites() - n_before
     if not n_added:
         return []
