@@ -81,3 +81,35 @@ def test_far_from_the_edge_a_site_is_the_free_atom(element, edge):
     curve = np.concatenate([anomalous.site(element, "reduced", np.array([e])) for e in energies])
     np.testing.assert_allclose(curve.real, anomalous.tabulated(element, energies).real, atol=0.15)
     np.testing.assert_allclose(curve.imag, anomalous.tabulated(element, energies).imag, rtol=0.02)
+
+
+@pytest.mark.parametrize("element", ["S", "Mn", "Fe", "Zn", "Se", "Yb", "U"])
+def test_limits_hold_the_table_and_the_named_curves(element):
+    """About each edge between 2 and 20 keV, as far as a beam reaches."""
+    for about in (2500.0, 7000.0, 12_000.0, 18_000.0):
+        edge = anomalous.nearest_edge(element, about)
+        energies = np.arange(edge - 60.0, edge + 100.0, 4.0)
+        low, high = anomalous.limits(element, energies)
+        curves = [anomalous.site(element, name, energies) for name in NAMED_CURVES]
+        for curve in (anomalous.tabulated(element, energies), *curves):
+            assert np.all((curve.real > low.real) & (curve.real < high.real))
+            assert np.all((curve.imag > low.imag) & (curve.imag < high.imag))
+
+
+def test_limits_are_narrow_far_from_edges_and_leave_out_other_conventions():
+    energies = np.array([6900.0, 7400.0])
+    low, high = anomalous.limits("Fe", energies)
+    table = anomalous.tabulated("Fe", energies)
+    assert np.all(high.imag < 5.0 * table.imag)
+    assert np.all(low.imag > 0.4 * table.imag)
+    assert np.all(table.real + 26.0 > high.real + 10.0), "f1 = Z + f'"
+
+
+@pytest.mark.parametrize("name", ["ox", "red"])
+def test_limits_hold_measured_curves(shared_data, name):
+    energy, real, imaginary = np.loadtxt(shared_data / f"pf-rd-{name}_fftkk.out").T
+    in_beam = (energy >= 7000) & (energy <= 7250)
+    energy, real, imaginary = energy[in_beam], real[in_beam], imaginary[in_beam]
+    low, high = anomalous.limits("Fe", energy)
+    assert np.all((real > low.real) & (real < high.real))
+    assert np.all((imaginary > low.imag) & (imaginary < high.imag))

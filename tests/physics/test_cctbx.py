@@ -85,7 +85,7 @@ def test_equal_to_cctbx(tmp_path, cell, name, d_min, special):
     cell = unit_cell.radians(cell)
     model = tmp_path / "model.cif"
     write_model(model, cell, name, special)
-    atoms = structure.read(model, cell, name)
+    atoms = structure.read(model, cell, name).atoms
     atoms = atoms._replace(sites=np.where(np.isin(atoms.names, ["FE1", "FE2"]), atoms.names, ""))
     sites = {site: np.array([ANOMALOUS[site]]) for site in ("FE1", "FE2")}
     dry, wet = (

@@ -2,6 +2,8 @@
 from.
 """
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,12 @@ from spreadflow import build
 from spreadflow.analysis.merging.merging import Unique
 from spreadflow.config import SimulateConfig, for_stage, parse, section
 from spreadflow.errors import FileError
-from spreadflow.io import factor_files, mtz
+from spreadflow.io import curve_table, factor_files, mtz
+from spreadflow.io.factor_files import FactorFiles
 from spreadflow.physics import anomalous, phantom, unit_cell
 from spreadflow.physics import structure_factors as sf
-from spreadflow.recipes.factors import factors, moved_sites, places, site_unknown_names
+from spreadflow.recipes.factors import curve, factors, moved_sites, places, site_unknown_names
+from spreadflow.stages.factors import read_files
 
 TREE = {
     "runs": {"r": {"simulate": {"n_single": 1}}},
@@ -36,6 +40,64 @@ def factors_of(config: SimulateConfig):
 
 def every(f):
     return f.at(np.arange(len(f.hkl)))
+
+
+def table_of(path, values, energies=None):
+    """Write f′ + i f″ of iron about its edge as a table."""
+    energies = np.arange(7080.0, 7160.0, 2.0) if energies is None else energies
+    columns = np.column_stack([energies, values.real, values.imag])
+    np.savetxt(path, columns, fmt="%.4f")
+    return FactorFiles(curves={"table": curve_table.read_curve(path)})
+
+
+IRON = anomalous.site("Fe", "oxidized", np.arange(7080.0, 7160.0, 2.0))
+"""What the tables of these tests are written from."""
+
+
+def test_a_table_is_a_curve(tmp_path):
+    """Also where f″ stands before f′."""
+    energies = np.array([7100.0, 7122.0])
+    truth = anomalous.site("Fe", "oxidized", energies)
+    for number, values in enumerate([IRON, IRON.imag + 1j * IRON.real]):
+        files = table_of(tmp_path / f"{number}.dat", values)
+        np.testing.assert_allclose(curve("Fe", "table", energies, files), truth, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (IRON + 26.0, r"f' of Fe, .* in line 1, 7080 eV; found 20\."),
+        (IRON.real + 10j * IRON.imag, "f'' of Fe, .* in line 1, 7080 eV; found "),
+        (IRON.real + 0.1j * IRON.imag, "f'' of Fe"),
+        (IRON.imag + 1j * (IRON.real + 26.0), "f' of Fe"),
+        (IRON.real + 26.0 - 1j * IRON.imag, "found 20.*; its second column is taken for f''"),
+        (np.where(np.arange(40) == 3, -99.0, IRON.real) + 1j * IRON.imag, "line 4, 7086 eV"),
+    ],
+)
+def test_a_table_of_something_else_is_refused_by_row(tmp_path, values, words):
+    files = table_of(tmp_path / "table.dat", values)
+    with pytest.raises(FileError, match=words):
+        curve("Fe", "table", np.array([7080.0, 7158.0]), files)
+
+
+def test_rows_far_from_the_channels_do_not_matter(tmp_path):
+    values = np.where(np.arange(40) < 9, -99.0, IRON.real) + 1j * IRON.imag
+    files = table_of(tmp_path / "table.dat", values)
+    assert curve("Fe", "table", np.array([7100.0, 7120.0]), files)[0] == pytest.approx(
+        IRON[10], abs=1e-3
+    )
+    with pytest.raises(FileError, match="line 9, 7096 eV"):
+        curve("Fe", "table", np.array([7097.0, 7120.0]), files)
+
+
+def test_what_was_repaired_in_files_is_logged(tmp_path, caplog):
+    table_of(tmp_path / "table.dat", IRON[::-1], np.arange(7158.0, 7078.0, -2.0))
+    sites = [{"atom": "FE1", "curve": str(tmp_path / "table.dat")}]
+    section = staged(sites=sites).structure_factors
+    with caplog.at_level("INFO"):
+        files = read_files(section, logging.getLogger("any"))
+    assert [record.message for record in caplog.records] == list(files.remarks)
+    assert files.remarks == [f"{tmp_path / 'table.dat'}: its falling energies are turned round"]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +139,8 @@ def test_every_element_scatters_with_its_own_curve_in_every_channel():
     assert f.n_sites == 2
     assert len(f.groups) == 2 + len("CNOS")
     np.testing.assert_array_equal(f.anomalous[0], anomalous.site("Fe", "oxidized", energies))
-    for curve, element in zip(f.anomalous[2:], "CNOS", strict=True):
-        np.testing.assert_array_equal(curve, anomalous.tabulated(element, energies))
+    for of_element, element in zip(f.anomalous[2:], "CNOS", strict=True):
+        np.testing.assert_array_equal(of_element, anomalous.tabulated(element, energies))
     assert np.ptp(f.anomalous[-1].imag) > 1e-3
 
 

@@ -102,7 +102,10 @@ def test_refinement():
     planned_lattices = []
     grams = []
     for k in range(n):
-        planned_lattices.append(plan._lattice(simulator, k, [(d_min, d_max)], config.stage1))
+        place = patches.outline(simulator, k, d_min=d_min, d_max=d_max)
+        every = np.ones(len(place.panel), dtype=bool)
+        ranges = [(d_min, d_max)]
+        planned_lattices.append(plan._lattice(simulator, place, every, ranges, config.stage1))
         patch = patches.patch(simulator, k, d_min=d_min, d_max=d_max)
         true_parameters = patch.parameters
         rows = lattice_fit.reachable(true_parameters, patch.shoeboxes)
@@ -132,6 +135,45 @@ def test_refinement():
     assert (planned < 0.25 * dispersion.PRIOR_E).all()
     assert len(refined.steps) > 1
     np.testing.assert_allclose(planned, np.sqrt(found), rtol=0.05)
+
+
+def test_reflections_say_the_same_in_two_lots_as_together():
+    """What two lots say about |F|² and the lattice adds up, restraints included."""
+    (case,) = plan._cases(parse(TREE), [], [])
+    simulator = Simulator(case.config)
+    place = patches.outline(simulator, 0, d_min=2.3, d_max=20.0)
+    of_first = np.arange(len(place.panel)) % 3 == 0
+    every = np.ones(len(place.panel), dtype=bool)
+    first, second, whole = (
+        plan._lattice(simulator, place, chosen, [(2.3, 20.0)], parse(TREE).stage1)
+        for chosen in (of_first, ~of_first, every)
+    )
+    assert first.n_reflections == second.n_reflections == whole.n_reflections == len(every)
+    (one,), (other,), (both,) = (lattice.grams for lattice in (first, second, whole))
+    assert len(one.slope) + len(other.slope) == len(both.slope)
+    assert len(one.slope) < 0.6 * len(both.slope)
+    assert one.n_pixels + other.n_pixels == both.n_pixels
+    largest = np.abs(both.nuisance).max()
+    np.testing.assert_allclose(one.nuisance + other.nuisance, both.nuisance, atol=1e-6 * largest)
+
+
+def test_a_share_of_the_reflections_stands_for_all(monkeypatch):
+    """σ from half of them are those from all, but for what the unknowns of a lattice take: of 45
+    reflections much, of `MAX_REFLECTIONS` little. Were the share not counted, they would be twice
+    as large and more.
+    """
+    question = plan.Question(n_lattices=6, d_max=[20.0], grids_ev=[8.0])
+    monkeypatch.setattr(plan, "MAX_REFLECTIONS", 10_000)
+    every = plan.run(parse(TREE), question)["rows"]
+    monkeypatch.setattr(plan, "MAX_REFLECTIONS", 0.5 * every[0]["n_reflections"])
+    half = plan.run(parse(TREE), question)["rows"]
+    assert [row["model_error"] for row in every] == [None, 0.3, None, 0.3]
+    for row, of_half in zip(every, half, strict=True):
+        assert row["share_computed"] == 1.0
+        assert of_half["share_computed"] == pytest.approx(0.5)
+        assert of_half["n_reflections"] == row["n_reflections"]
+        for name in ("sigma_shape_fp_e", "sigma_shape_fdp_e"):
+            assert 0.9 < of_half[name][-1] / row[name][-1] < 1.9
 
 
 def test_cases():

@@ -45,7 +45,7 @@ def atoms(request, tmp_path_factory):
         document = gemmi.read_structure(str(path)).make_mmcif_document()
         path = path.with_suffix(".cif")
         document.write_file(str(path))
-    return structure.read(path, build.cell(section([])), "C 1 2 1")
+    return structure.read(path, build.cell(section([])), "C 1 2 1").atoms
 
 
 def section(selections, **keys):
@@ -112,6 +112,15 @@ def test_what_is_no_site_is_refused_with_its_reason(atoms):
     assert "occupancy 0: //B/301/CA" in refusal(atoms, "//B/301/CA")
     assert "gemmi's selection" in refusal(atoms, "//A/203/FE*")
     assert "';'" in refusal(atoms, "//A/203/FE1;q>0.5")
+
+
+def test_atoms_of_one_name_are_not_taken_for_positions_of_one_atom(atoms):
+    """As where a program has lost the names of chains; altlocs tell positions."""
+    columns = {"chains": np.full(len(atoms.names), ""), "residues": np.full(len(atoms.names), "1")}
+    nameless = atoms._replace(**columns)
+    words = refusal(nameless, "FE1")
+    assert "several atoms that the model calls ///1/FE1" in words
+    assert rows(nameless, ["FE1"], "///1/MN") == [[3, 6], [10, 11]]
 
 
 def test_a_list_of_nothing_is_no_site():

@@ -46,11 +46,11 @@ def _error(text: str) -> float | None:
 def run(arguments: argparse.Namespace) -> None:
     """Compute a plan, and write its figures and picture."""
     from spreadflow import config
-    from spreadflow.io import factor_files
-    from spreadflow.log import Progress
+    from spreadflow.log import Progress, logger
     from spreadflow.parallel import World
     from spreadflow.recipes import plan
     from spreadflow.report import plan as report
+    from spreadflow.stages.factors import read_files
 
     changes: dict = {}
     for text in arguments.set:
@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     n_sizes = max(1, len(question.n_cells))
     n_widths = max(1, len(question.psf_fwhm_mm))
     total = n_sizes * n_widths * question.n_lattices
-    files = factor_files.read(configured.resolved("structure_factors"))
-    with Progress("plan", total, World(), "lattices") as progress:
+    world = World()
+    files = read_files(configured.resolved("structure_factors"), logger("plan", world))
+    with Progress("plan", total, world, "lattices") as progress:
         figures = plan.run(configured, question, files, lambda done, _total: progress.at(done))
     report.run(figures, arguments.out)

@@ -130,7 +130,9 @@ def _check_models(config: Config) -> None:
         if factors.model is None:
             continue
         try:
-            group = gemmi.read_structure(str(factors.model)).find_spacegroup()
+            group = gemmi.read_structure(
+                str(factors.model), format=gemmi.CoorFormat.Detect
+            ).find_spacegroup()
         except (OSError, RuntimeError, ValueError) as error:
             where = f"config: {key}.model: {factors.model}"
             todo = "Check the path."

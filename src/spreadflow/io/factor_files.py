@@ -2,14 +2,14 @@
 intensities.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from spreadflow import build
 from spreadflow.config import StructureFactorsSection
-from spreadflow.io import merged_intensities, structure
+from spreadflow.io import curve_table, merged_intensities, structure
 from spreadflow.physics import unit_cell
 from spreadflow.physics.anomalous import VALENCE
 from spreadflow.physics.structure_factors import Atoms
@@ -22,10 +22,12 @@ class FactorFiles(NamedTuple):
 
     atoms: Atoms | None = None
     """the model of the crystal"""
-    curves: Mapping[str, structure.Curve] = MappingProxyType({})
+    curves: Mapping[str, curve_table.Curve] = MappingProxyType({})
     """name of a file → its table of f′, f″"""
     merged: merged_intensities.Measured | None = None
     """merged intensities"""
+    remarks: Sequence[str] = ()
+    """what was repaired, chosen or not understood, by file"""
 
 
 NO_FILES = FactorFiles()
@@ -50,9 +52,14 @@ def read(section: StructureFactorsSection, more_curves: Iterable[str] = ()) -> F
     cell = build.cell(section)
     names = [*(site.curve for site in section.sites), *more_curves]
 
+    remarks = []
     atoms = None
     if section.model is not None:
-        atoms = structure.read(section.model, cell, section.space_group)
+        atoms, of_model = structure.read(section.model, cell, section.space_group)
+        remarks += [f"{section.model}: {remark}" for remark in of_model]
+    curves = {name: curve_table.read_curve(name) for name in names if name not in VALENCE}
+    for name, curve in curves.items():
+        remarks += [f"{name}: {remark}" for remark in curve.remarks]
     merged = None
     if section.mtz is not None and section.source != "model":
         degrees = unit_cell.degrees(cell)
@@ -60,6 +67,7 @@ def read(section: StructureFactorsSection, more_curves: Iterable[str] = ()) -> F
 
     return FactorFiles(
         atoms=atoms,
-        curves={name: structure.read_curve(name) for name in names if name not in VALENCE},
+        curves=curves,
         merged=merged,
+        remarks=remarks,
     )

@@ -1,5 +1,12 @@
-"""Crystal structures and scattering curves from files: PDB, mmCIF, tables of three columns."""
+"""Crystal structures from PDB and mmCIF files, as programs and people write them.
 
+What can be repaired without a doubt is repaired, and said in a remark; all else is an error that
+names the atom.
+"""
+
+import gzip
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,33 +14,55 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io import pdb_rows
 from spreadflow.io.same_cell import is_same_cell
-from spreadflow.physics import unit_cell
+from spreadflow.physics import symmetry, unit_cell
 from spreadflow.physics.structure_factors import Atoms, isotropic
 
+GZIP = b"\x1f\x8b"
+"""First bytes of a compressed file."""
 
-def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
-    """Return the atoms of the first model of a PDB or mmCIF file.
+PLACEHOLDERS = ("DUM", "UNX")
+"""Residues whose atoms stand for something unknown, whatever their element."""
+
+ON_AXIS_ANG = 0.5
+"""Distance of an atom from its symmetry mate, Å, below which both are one atom."""
+
+MOST_OCCUPIED = 1.01
+"""Occupancy of a place, all mates together, above which the file counts an atom several times."""
+
+GIVE_MODEL = "Give a PDB or mmCIF file of the crystal."
+"""What to do about a file that is no model."""
+
+
+class Structure(NamedTuple):
+    """What a file says of the atoms of a crystal."""
+
+    atoms: Atoms
+    remarks: list[str]
+    """what was repaired, left out or not understood"""
+
+
+def read(path: Path | str, cell: np.ndarray, space_group: str) -> Structure:
+    """Return the atoms of the first model of a PDB or mmCIF file, compressed or not.
 
     cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must
     be `space_group`. Raises FileError.
     """
-    structure = _read_structure(path)
-    _check_crystal(path, structure, cell, space_group)
-    own_cell = structure.cell
-    if not own_cell.is_crystal():
-        own_cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    structure, remarks = _read_structure(path)
+    remarks += _check_crystal(path, structure, cell, space_group)
+    if not structure.cell.is_crystal():
+        structure.cell = gemmi.UnitCell(*unit_cell.degrees(cell))
+    structure.spacegroup_hm = space_group
+    structure.setup_cell_images()
+    remarks += _complete(structure)
 
     places = list(structure[0].all())
+    _check_atoms(path, places)
+    remarks += _share_special_positions(structure.cell, places)
     atoms = [place.atom for place in places]
-    without_factors = {atom.name for atom in atoms if atom.element.it92 is None}
-    if without_factors:
-        expected = "elements with known form factors"
-        todo = "Name the elements in the file."
-        raise FileError(path, expected, sorted(without_factors), todo)
-
-    to_fractional = np.array(own_cell.frac.mat.tolist())
-    return Atoms(
+    to_fractional = np.array(structure.cell.frac.mat.tolist())
+    columns = Atoms(
         names=np.array([atom.name for atom in atoms]),
         elements=np.array([_element(atom) for atom in atoms]),
         chains=np.array([place.chain.name for place in places]),
@@ -41,22 +70,103 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Atoms:
         residue_names=np.array([place.residue.name for place in places]),
         altlocs=np.array([atom.altloc if atom.has_altloc() else "" for atom in atoms]),
         sites=np.full(len(atoms), ""),
-        xyz=np.array([own_cell.fractionalize(atom.pos).tolist() for atom in atoms]),
+        xyz=np.array([structure.cell.fractionalize(atom.pos).tolist() for atom in atoms]),
         occupancy=np.array([atom.occ for atom in atoms]),
         beta=np.array([_beta(atom, cell, to_fractional) for atom in atoms]),
     )
+    return Structure(columns, remarks)
 
 
-def _read_structure(path: Path | str) -> gemmi.Structure:
-    """Return a structure with at least one atom. Raises FileError."""
-    todo = "Give a PDB or mmCIF file of the crystal."
-    try:
-        structure = gemmi.read_structure(str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(path, "a PDB or mmCIF file", error, todo) from None
+def _read_structure(path: Path | str) -> tuple[gemmi.Structure, list[str]]:
+    """Return a structure with at least one atom, and remarks. Raises FileError."""
+    text = _text(path)
+    structure = _parsed(path, text)
+    remarks: list[str] = []
+    if structure.input_format == gemmi.CoorFormat.Pdb:
+        text, remarks = pdb_rows.completed(path, text)
+        structure = _parsed(path, text)
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise FileError(path, "a model with atoms", "none", todo)
-    return structure
+        raise FileError(path, "a model with atoms", "none", GIVE_MODEL)
+    if len(structure) > 1:
+        remarks.append(f"of {len(structure)} models the first is taken")
+    return structure, remarks
+
+
+def _text(path: Path | str) -> str:
+    """Return the text of a file, compressed or not. Raises FileError."""
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileError(path, "a PDB or mmCIF file", error, GIVE_MODEL) from None
+    return content.decode("utf-8-sig", errors="replace")
+
+
+def _parsed(path: Path | str, text: str) -> gemmi.Structure:
+    """Return the structure in a text. Raises FileError."""
+    try:
+        return gemmi.read_structure_string(text, format=gemmi.CoorFormat.Detect)
+    except (RuntimeError, ValueError) as error:
+        raise FileError(path, "a PDB or mmCIF file", error, GIVE_MODEL) from None
+
+
+def _complete(structure: gemmi.Structure) -> list[str]:
+    """Add the copies that MTRIX records ask for, or `_struct_ncs_oper` of mmCIF, and return a
+    remark on them.
+    """
+    n_before = structure[0].count_atom_sites()
+    structure.expand_ncs(gemmi.HowToNameCopiedChain.Short, merge_dist=0.0)
+    n_added = structure[0].count_atom_sites() - n_before
+    if not n_added:
+        return []
+    return [f"{n_added} copies of atoms by non-crystallographic symmetry are added"]
+
+
+def _check_atoms(path: Path | str, places: Sequence[gemmi.CRA]) -> None:
+    """Raise FileError for atoms of no element, and for numbers that are none or mean nothing."""
+    unknown = [place for place in places if _is_unknown(place)]
+    if unknown:
+        found = f"{len(unknown)} unknown atoms, the first {_in_words(unknown[0])}"
+        todo = "State its element, or leave it out; so with the others."
+        raise FileError(path, "elements with known form factors", found, todo)
+    for place in places:
+        atom = place.atom
+        if not np.isfinite([*atom.pos.tolist(), atom.occ, atom.b_iso]).all() or atom.occ < 0.0:
+            expected = "places, occupancies of 0 or more, and B of all atoms"
+            found = f"{atom.pos.tolist()}, {atom.occ:g}, {atom.b_iso:g} of {_in_words(place)}"
+            raise FileError(path, expected, found, "Correct its row.")
+
+
+def _is_unknown(place: gemmi.CRA) -> bool:
+    """Whether an atom stands for something unknown."""
+    no_factors = place.atom.element.atomic_number == 0 or place.atom.element.it92 is None
+    return no_factors or place.residue.name in PLACEHOLDERS
+
+
+def _in_words(place: gemmi.CRA) -> str:
+    """Return serial number, element, chain, residue and name of an atom."""
+    atom = place.atom
+    of_residue = f"{place.chain.name}/{place.residue.seqid}({place.residue.name})"
+    return f"{atom.serial} ({atom.element.name}), {of_residue}/{atom.name}"
+
+
+def _share_special_positions(cell: gemmi.UnitCell, places: Sequence[gemmi.CRA]) -> list[str]:
+    """Divide the occupancy of atoms that lie on symmetry elements and count as several atoms there,
+    and return a remark on them. cell: with its images.
+    """
+    shared = []
+    for place in places:
+        n_mates = 1 + cell.is_special_position(place.atom.pos, ON_AXIS_ANG)
+        if place.atom.occ * n_mates > MOST_OCCUPIED and n_mates > 1:
+            place.atom.occ /= n_mates
+            shared.append(place)
+    if not shared:
+        return []
+    return [
+        f"{len(shared)} atoms on symmetry elements with too large an occupancy have their share of "
+        f"it, the first {_in_words(shared[0])}: {shared[0].atom.occ:g}"
+    ]
 
 
 def _element(atom: gemmi.Atom) -> str:
@@ -82,67 +192,30 @@ def _beta(atom: gemmi.Atom, cell: np.ndarray, to_fractional: np.ndarray) -> np.n
 
 def _check_crystal(
     path: Path | str, structure: gemmi.Structure, cell: np.ndarray, space_group: str
-) -> None:
-    """Raise FileError where the file's crystal is another one than the configuration's."""
-    todo = "Make them agree."
+) -> list[str]:
+    """Return remarks on what the file does not say of its crystal. Raises FileError where it is
+    another one than the configuration's.
+    """
+    if not structure.cell.is_crystal():
+        return ["the file has no unit cell; the configured cell and space group are taken"]
+    configured = unit_cell.degrees(cell)
+    own = np.array(structure.cell.parameters)
+    if not is_same_cell(own, configured):
+        expected = f"cell {np.round(configured, 2).tolist()}, as configured"
+        todo = "Correct `cell` of the section that names the model, or the file."
+        raise FileError(path, expected, own.round(2).tolist(), todo)
+
     group = structure.find_spacegroup()
-    configured_group = gemmi.find_spacegroup_by_name(space_group)
-    if group is not None and group.xhm() != configured_group.xhm():
+    if group is None:
+        name = structure.spacegroup_hm
+        return [f"the file's space group, '{name}', is not known; the configured one is taken"]
+    configured_group = symmetry.group(space_group)
+    if group.xhm() != configured_group.xhm():
         expected = f"space group '{space_group}', as configured"
-        raise FileError(path, expected, group.xhm(), todo)
-
-    if structure.cell.is_crystal():
-        configured = unit_cell.degrees(cell)
-        own = np.array(structure.cell.parameters)
-        if not is_same_cell(own, configured):
-            expected = f"cell {np.round(configured, 2).tolist()}, as configured"
-            raise FileError(path, expected, own.round(2).tolist(), todo)
-
-
-class Curve(NamedTuple):
-    """A table of f′ and f″."""
-
-    path: Path | str
-    energies_ev: np.ndarray
-    """(row,) eV, rising"""
-    values: np.ndarray
-    """(row,) complex128 f′ + i f″, electrons"""
-
-    def at(self, energies_ev: np.ndarray) -> np.ndarray:
-        """Return f′ + i f″ at energies (channel,), linear between rows. Raises FileError beyond the
-        table.
-        """
-        first = self.energies_ev[0]
-        last = self.energies_ev[-1]
-        lowest = energies_ev.min()
-        highest = energies_ev.max()
-        if lowest < first or highest > last:
-            expected = f"a table that covers {lowest:.1f}-{highest:.1f} eV"
-            found = f"{first:.1f}-{last:.1f} eV"
-            raise FileError(self.path, expected, found, "Take a longer table.")
-
-        real = np.interp(energies_ev, self.energies_ev, self.values.real)
-        imaginary = np.interp(energies_ev, self.energies_ev, self.values.imag)
-        return real + 1j * imaginary
-
-
-def read_curve(path: Path | str) -> Curve:
-    """Return a table of three columns: energy (eV), f′, f″. Raises FileError."""
-    todo = "Correct the table."
-    try:
-        table = np.loadtxt(path, dtype=np.float64, ndmin=2)
-    except (OSError, ValueError) as error:
-        expected = "a table of three columns: energy (eV), f', f''"
-        raise FileError(path, expected, error, todo) from None
-
-    n_rows, n_columns = table.shape
-    is_finite = np.isfinite(table).all()
-    is_rising = not np.any(np.diff(table[:, 0]) <= 0)
-    if n_columns != 3 or n_rows < 2 or not is_finite or not is_rising:
-        found = f"{n_columns} columns, {n_rows} rows"
-        if not is_finite:
-            found += ", not all of them numbers"
-        expected = "three columns with rising energies: E (eV), f', f''"
+        found = f"'{group.xhm()}'"
+        todo = "Correct `space_group` of the section that names the model, or the file."
+        if group.number == configured_group.number:
+            found += ", the same group on other axes"
+            todo = f"Transform the model, or index on its axes with {group.xhm()}."
         raise FileError(path, expected, found, todo)
-
-    return Curve(path, energies_ev=table[:, 0], values=table[:, 1] + 1j * table[:, 2])
+    return []

@@ -27,6 +27,19 @@ _NEAR_EV = 60.0
 _EDGES = ("K", "L1", "L2", "L3")
 """Edges that a beam may be tuned to."""
 
+_MOVED_EV = 25.0
+"""How far, eV, chemistry and calibration may move what a table has: an edge, first of all."""
+
+_FP_MARGIN = (15.0, 8.0)
+"""How far, e, f' of a site may be below and above all that the table has within this distance: a
+white line makes it deeper, and f1 = Z + f' is higher by more.
+"""
+
+_FDP_FACTORS = (0.5, 4.0)
+"""Factors on the least and the most f'' that the table has within this distance: a white line makes
+it larger.
+"""
+
 _SPAN = 50
 """Factor below and above the edge over which the dispersion integral runs."""
 
@@ -39,6 +52,22 @@ def tabulated(element: str, energies_ev: ArrayLike) -> np.ndarray:
     f1 = xraydb.f1_chantler(element, energies)
     f2 = xraydb.f2_chantler(element, energies)
     return np.atleast_1d(f1 + 1j * f2)
+
+
+def limits(element: str, energies_ev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the most f' + i f'' (channel,), complex, that an atom of an element may
+    have, whatever it is bound to: wide near its edges, where these move, narrow far from them.
+    """
+    shifts = np.linspace(-_MOVED_EV, _MOVED_EV, 21)
+    nearby = np.add.outer(energies_ev, shifts)
+    table = tabulated(element, nearby.ravel()).reshape(nearby.shape)
+    fp = table.real
+    fdp = table.imag
+    below, above = _FP_MARGIN
+    least, most = _FDP_FACTORS
+    low = fp.min(axis=1) - below + 1j * least * fdp.min(axis=1)
+    high = fp.max(axis=1) + above + 1j * most * fdp.max(axis=1)
+    return low, high
 
 
 def nearest_edge(element: str, energy_ev: float) -> float:

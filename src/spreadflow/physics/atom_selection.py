@@ -83,6 +83,15 @@ def distinct(atoms: Atoms, is_chosen: np.ndarray) -> list[str]:
     return list(dict.fromkeys(selections))
 
 
+def has_namesakes(atoms: Atoms, is_chosen: np.ndarray) -> bool:
+    """Whether several of the chosen atoms (atom,) bool have one chain, number, name and alternative
+    position.
+    """
+    columns = (atoms.chains, atoms.residues, atoms.names, atoms.altlocs)
+    identities = list(zip(*(column[is_chosen].tolist() for column in columns), strict=True))
+    return len(set(identities)) < len(identities)
+
+
 def is_special(atoms: Atoms) -> np.ndarray:
     """Return which atoms (atom,) bool are neither of protein nor of nucleic acid or water by their
     element: the metals first of all.

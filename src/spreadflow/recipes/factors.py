@@ -14,6 +14,7 @@ from spreadflow.analysis.curves.columns import SiteUnknowns
 from spreadflow.analysis.merging import amplitudes
 from spreadflow.config import StructureFactorsSection
 from spreadflow.errors import ConfigError, FileError
+from spreadflow.io.curve_table import Curve
 from spreadflow.io.factor_files import NO_FILES, FactorFiles
 from spreadflow.physics import anomalous, phantom, unit_cell
 from spreadflow.physics.structure_factors import (
@@ -192,10 +193,37 @@ def _moved(atoms: Atoms, cell: np.ndarray, value: np.ndarray) -> Atoms:
 def curve(
     element: str, name: str, energies_ev: np.ndarray, files: FactorFiles = NO_FILES
 ) -> np.ndarray:
-    """Return f′ + i f″ of a site of an element, (channel,): a published curve, or a file's."""
+    """Return f′ + i f″ of a site of an element, (channel,): a published curve, or a file's. Raises
+    FileError where that is of no such element.
+    """
     if name in anomalous.VALENCE:
         return anomalous.site(element, name, energies_ev)
-    return files.curves[name].at(energies_ev)
+    table = files.curves[name]
+    values = table.at(energies_ev)
+    _check_is_of(element, table, energies_ev)
+    return values
+
+
+def _check_is_of(element: str, table: Curve, energies_ev: np.ndarray) -> None:
+    """Raise FileError for the first row of a table that is no f′, f″ of an element, among those
+    that its values at energies (channel,) rest on.
+    """
+    first = int(np.searchsorted(table.energies_ev, energies_ev.min(), side="right")) - 1
+    last = int(np.searchsorted(table.energies_ev, energies_ev.max(), side="left"))
+    table = table.rows(slice(first, last + 1))
+    low, high = anomalous.limits(element, table.energies_ev)
+    for name, part in (("f'", np.real), ("f''", np.imag)):
+        value = part(table.values)
+        is_wrong = (value < part(low)) | (value > part(high))
+        if is_wrong.any():
+            row = int(is_wrong.argmax())
+            at = f"line {table.lines[row]}, {table.energies_ev[row]:g} eV"
+            expected = (
+                f"{name} of {element}, {part(low)[row]:.2f} to {part(high)[row]:.2f} e, in {at}"
+            )
+            found = "; ".join([f"{value[row]:g}", *table.remarks])
+            todo = "Correct the table: energy (eV), f' without the atomic number, f''."
+            raise FileError(table.path, expected, found, todo)
 
 
 def _with_data(

@@ -5,6 +5,9 @@ Lattices of the configured crystal, beam and detector are made directly as shoeb
 information of each about the curves is computed at the truth, without images or fits. The σ that
 follow are a lower bound, as the mosaicity is known; and the model of F either right, or wrong by
 no more than is said.
+
+Information adds up over reflections too. Of lattices with very many a share is computed, chosen by
+lot, that stands for all: so many more such lattices meet each reflection as often.
 """
 
 import itertools
@@ -16,10 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spreadflow import build
+from spreadflow.analysis import identity_hash
 from spreadflow.analysis.curves import columns, expand, gram, planning, population
 from spreadflow.analysis.curves.edges import metals
 from spreadflow.analysis.curves.gram import Gram
 from spreadflow.analysis.curves.planning import Information
+from spreadflow.analysis.curves.population import Population
 from spreadflow.analysis.pixels import lattice_fit, point_spread, shoeboxes
 from spreadflow.config import (
     Config,
@@ -50,6 +55,16 @@ MODEL_ERRORS = (0.3,)
 """Standard deviation of X about the model's, relative to the r.m.s. |X| of a shell: |F| of such a
 model are off by 0.64 of it, R = 19 %, as ∫|x| N(x) is √(2/π), half of X's error is along F, and
 mean |F| is √π/2 of its r.m.s.
+"""
+
+MAX_REFLECTIONS = 160
+"""Reflections of a simulated lattice, on average, whose pixels are computed at most: no fewer than
+a small protein has to 2 Å.
+"""
+
+EDGE_OF_F = 0.95
+"""Finest resolution to which F is needed, relative to that of the reflections: beyond these lie
+nodes whose clouds reach into their shoeboxes.
 """
 
 Show = Callable[[int, int], None]
@@ -103,7 +118,8 @@ def run(
     _check_halves(n_lattices)
     start_time = time.process_time()
     ranges = _ranges(config, question.d_min, question.d_max)
-    cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm))
+    finest = EDGE_OF_F * min(low for low, _ in ranges)
+    cases = list(_cases(config, question.n_cells, question.psf_fwhm_mm, finest))
     errors = _errors(config, question.model_errors)
     first = Simulator(cases[0].config, files)
     sites = _sites(first, question.grids_ev, question.band_ev)
@@ -112,10 +128,15 @@ def run(
     for number, case in enumerate(cases):
         simulator = Simulator(case.config, files)
         simulator.factors = first.factors
+        places = _places(simulator, n_lattices, ranges)
+        share = _share(places)
         lattices: list[_Lattice] = []
-        for k in range(n_lattices):
-            lattices.append(_lattice(simulator, k, ranges, config.stage1))
+        for k, place in enumerate(places):
+            hkl = place.predicted.hkl
+            lot = identity_hash.uniform(simulator.seed, np.full(len(hkl), k), *hkl.T)
+            lattices.append(_lattice(simulator, place, lot < share, ranges, config.stage1))
             show(number * n_lattices + k + 1, len(cases) * n_lattices)
+        crystal = _population(simulator, ranges)
         for r, (low, high) in enumerate(ranges):
             n_reflections = sum(lattice.n_reflections[r] for lattice in lattices) / n_lattices
             if not n_reflections:
@@ -128,12 +149,14 @@ def run(
                 "d_min": low,
                 "d_max": high,
                 "n_reflections": n_reflections,
+                "share_computed": share,
             }
-            information = _information(simulator, lattices, r, scope.reference)
+            information = _information(simulator, lattices, r, scope.reference) / share
             shared = []
             if errors:
-                unknown = _Unknown(config.spread.unknown_f, errors)
-                shared = _shared(simulator, lattices, (r, (low, high)), scope, unknown)
+                unknown = _Unknown(config.spread.unknown_f, errors, share)
+                within = crystal.within(low, high)
+                shared = _shared(simulator, lattices, r, within, scope, unknown)
             for row in planning.table(information, shared, scope):
                 rows.append(head | _figures(row))
     return sites | {
@@ -180,9 +203,11 @@ def _ranges(
     return list(itertools.product(d_min, d_max))
 
 
-def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float]) -> Iterator[Case]:
+def _cases(
+    config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float], finest: float = 0.0
+) -> Iterator[Case]:
     """Yield each N with each point spread. Crystals are of one volume: smaller domains are more of
-    them.
+    them. finest: resolution to which F is needed, Å.
     """
     tree = config.model_dump(mode="json", by_alias=True)
     crystal = config.crystal
@@ -195,6 +220,8 @@ def _cases(config: Config, n_cells: Sequence[int], psf_fwhm_mm: Sequence[float])
             "runs": {"plan": {"simulate": {}}},
             "recording": {"psf_fwhm_mm": fwhm},
         }
+        d_min = max(config.structure_factors.d_min, finest)
+        changes["structure_factors"] = {"d_min": d_min}
         changes["simulate"] = {"oversample": config.stage1.oversample}
         if n != own:
             domain = n * edge * (6 / math.pi) ** (1 / 3)
@@ -272,20 +299,39 @@ class _Lattice(NamedTuple):
     """(channel,) of its pulse"""
 
 
-def _lattice(
-    simulator: Simulator, number: int, ranges: list[tuple[float, float]], pixels: Stage1Section
-) -> _Lattice:
-    """Return what the pixels of one lattice say about |F|².
-
-    pixels: how lattices are modelled.
-    """
+def _places(
+    simulator: Simulator, n_lattices: int, ranges: list[tuple[float, float]]
+) -> list[Outline]:
+    """Return where the shoeboxes of lattices lie, in all ranges of resolution."""
     d_min = min(low for low, _ in ranges)
     d_max = max(high for _, high in ranges)
-    place = outline(simulator, number, d_min=d_min, d_max=d_max)
+    return [outline(simulator, k, d_min=d_min, d_max=d_max) for k in range(n_lattices)]
+
+
+def _share(places: Sequence[Outline]) -> float:
+    """Return which share of the reflections of lattices stands for all."""
+    n_reflections = sum(len(place.panel) for place in places)
+    return min(1.0, MAX_REFLECTIONS * len(places) / max(n_reflections, 1))
+
+
+def _lattice(
+    simulator: Simulator,
+    place: Outline,
+    is_chosen: np.ndarray,
+    ranges: list[tuple[float, float]],
+    pixels: Stage1Section,
+) -> _Lattice:
+    """Return what the pixels of the chosen reflections (box,) bool of one lattice say about |F|².
+
+    Restraints of the lattice are weakened to the share that these are of all: so all is that of the
+    whole lattice, times the share. pixels: how lattices are modelled.
+    """
     photons = place.parameters.spectrum.photons
-    if not len(place.panel):
-        return _Lattice(np.zeros(len(ranges)), [], photons)
-    boxes, noise = _pixels(simulator, place)
+    d = place.predicted.d
+    n_reflections = np.array([np.sum((d >= low) & (d < high)) for low, high in ranges])
+    if not is_chosen.any():
+        return _Lattice(n_reflections, [], photons)
+    boxes, noise = _pixels(simulator, place, is_chosen)
     whole = place.parameters
     rows = lattice_fit.reachable(whole, boxes)
     start = whole._replace(
@@ -300,9 +346,11 @@ def _lattice(
     model = lattice_fit.Model(problem, tuple(pixels.refine), pixels.n_cells_axes)
     dark = np.zeros(len(problem.data.photons))
     planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]
-    d = place.predicted.d
     is_in_range = [(d >= low) & (d < high) for low, high in ranges]
-    return _Lattice(np.sum(is_in_range, axis=1), gram.grams(model, planes, is_in_range), photons)
+    grams = gram.grams(model, planes, [chosen[is_chosen] for chosen in is_in_range])
+    unshared = np.mean(~is_chosen) * np.diag(model.restraint().precision)
+    grams = [one._replace(nuisance=one.nuisance - unshared) for one in grams]
+    return _Lattice(n_reflections, grams, photons)
 
 
 def _information(
@@ -329,39 +377,48 @@ class _Unknown(NamedTuple):
     """`spread.unknown_f`"""
     errors: list[float]
     """of the model"""
+    share: float
+    """of the reflections of lattices that stands for all"""
+
+
+def _population(simulator: Simulator, ranges: list[tuple[float, float]]) -> Population:
+    """Return the reflections of the crystal in all ranges of resolution."""
+    d_min = min(low for low, _ in ranges)
+    d_max = max(high for _, high in ranges)
+    group = simulator.crystal.space_group
+    return population.population(simulator.factors, simulator.cell, group, d_min, d_max)
 
 
 def _shared(
     simulator: Simulator,
     lattices: list[_Lattice],
-    within: tuple[int, tuple[float, float]],
+    r: int,
+    crystal: Population,
     scope: planning.Scope,
     unknown: _Unknown,
 ) -> list[Information]:
     """Return, for each number of lattices, what one says that shares its reflections with so many.
 
-    within: number of the range, and the range, Å.
+    r: number of the range; crystal: the reflections of the range.
     """
-    r, (d_min, d_max) = within
-    group = simulator.crystal.space_group
-    crystal = population.population(simulator.factors, simulator.cell, group, d_min, d_max)
     lit = [lattice for lattice in lattices if lattice.grams]
     of_lattices = columns.of_lattices([lattice.grams[r] for lattice in lit], simulator.factors)
     light = np.mean([lattice.photons for lattice in lit], axis=0)
     out = []
     for n in scope.lattices:
-        n_lit = n * len(lit) / len(lattices)
+        n_lit = n * len(lit) / len(lattices) / unknown.share
         few = population.few_lattices(
             of_lattices, simulator.factors, crystal, light, n_lit, unknown.kind
         )
         errors = unknown.errors
-        out.append(population.lattice_information(few, scope.reference, scope.energies_ev, errors))
+        of_share = population.lattice_information(few, scope.reference, scope.energies_ev, errors)
+        out.append(of_share.times(1.0 / unknown.share))
     return out
 
 
-def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
-    """Return shoeboxes in which each pixel counts once and holds its expected background alone, and
-    the noise of pixels, after any point spread is undone.
+def _pixels(simulator: Simulator, place: Outline, is_chosen: np.ndarray) -> tuple[Shoeboxes, Noise]:
+    """Return the chosen shoeboxes (box,) bool, in which each pixel counts once and holds its
+    expected background alone, and the noise of pixels, after any point spread is undone.
     """
     predicted = place.predicted
     recording = simulator.recording
@@ -381,7 +438,8 @@ def _pixels(simulator: Simulator, place: Outline) -> tuple[Shoeboxes, Noise]:
         bbox=place.bbox,
         photons=np.zeros(len(box_of_pixel)),
         valid=recorded & (overlap & Overlap.LEFT_OUT == 0),
-    )
+    ).chosen(is_chosen)
+    recorded = recorded[is_chosen[box_of_pixel]]
     photons = background_photons(simulator, place.parameters, lattice_fit.points(boxes))
     boxes = boxes._replace(photons=photons)
     readout_photons = recording.readout_photons

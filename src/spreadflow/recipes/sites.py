@@ -27,7 +27,7 @@ def assign(section: StructureFactorsSection, atoms: Atoms) -> Atoms:
         where = f"structure_factors.sites.{number}.atom"
         is_chosen = _chosen(where, site, atoms)
         if section.model is not None and isinstance(site.atom, str):
-            _check_is_one(where, site.atom, atom_selection.distinct(atoms, is_chosen))
+            _check_is_one(where, site.atom, atoms, is_chosen)
         _check_scatters(where, atoms, is_chosen)
         is_taken = is_chosen & (labels != "")
         if is_taken.any():
@@ -66,10 +66,17 @@ def _chosen(where: str, site: Site, atoms: Atoms) -> np.ndarray:
     return is_chosen
 
 
-def _check_is_one(where: str, selection: str, distinct: Sequence[str]) -> None:
-    """Raise ConfigError where a selection means several atoms."""
+def _check_is_one(where: str, selection: str, atoms: Atoms, is_chosen: np.ndarray) -> None:
+    """Raise ConfigError where a selection means several atoms, also where these have one name and
+    no alternative positions.
+    """
+    expected = "one atom, or a list of selections whose atoms share the curve"
+    distinct = atom_selection.distinct(atoms, is_chosen)
+    if atom_selection.has_namesakes(atoms, is_chosen):
+        found = f"several atoms that the model calls {_in_words(distinct)}"
+        todo = f"Give them other chains or numbers in the model, or select all as [{selection!r}]."
+        raise ConfigError(where, expected, found, todo)
     if len(distinct) > 1:
-        expected = "one atom, or a list of selections whose atoms share the curve"
         found = f"{len(distinct)} atoms '{selection}': {_in_words(distinct)}"
         todo = f"Select one of them, or all as [{selection!r}]."
         raise ConfigError(where, expected, found, todo)

@@ -88,7 +88,7 @@ def run(
     parts = store.Parts(out, Ladder, store.digest(sections, inputs), ids)
     models = []
     if not parts.are_done(world):
-        models = read_models(config, annulus, "annulus", word)
+        models = read_models(config, annulus, "annulus", word, log)
     context = Context(
         config=config,
         parts=of_annulus,

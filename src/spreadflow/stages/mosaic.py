@@ -86,7 +86,7 @@ def run(
         ids = [[number for block in blocks for number in block.ids]]
     parts = store.Parts(out, Mosaic, store.digest(sections, inputs), ids)
     if not parts.are_done(world):
-        models = read_models(config, shoeboxes, kind, word)
+        models = read_models(config, shoeboxes, kind, word, log)
         context = Context(config, shoeboxes, models, blocks, log)
         if is_shared:
             _learn_together(context, parts, world)

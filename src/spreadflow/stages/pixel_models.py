@@ -2,6 +2,7 @@
 depend on, and the models of the runs.
 """
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from spreadflow.config.base import Section
 from spreadflow.io import factor_files, shoebox_blocks, store
 from spreadflow.recipes.lattice import RunModel
 from spreadflow.recipes.run_model import PixelConfig, run_models
+from spreadflow.stages.factors import read_files
 
 
 def inputs_of(config: PixelConfig, paths: Iterable[Path | None]) -> list[Any]:
@@ -29,12 +31,14 @@ def sections_of(config: PixelConfig, section: Section) -> list[dict[str, Any]]:
     return [part.model_dump(mode="json") for part in (section, config.structure_factors)]
 
 
-def read_models(config: PixelConfig, shoeboxes: Path, kind: str, word: str) -> list[RunModel]:
+def read_models(
+    config: PixelConfig, shoeboxes: Path, kind: str, word: str, log: logging.Logger
+) -> list[RunModel]:
     """Return what the lattices of each run share.
 
-    kind: that of the shoeboxes, annulus, wide or pack; word: the stage that asks. Raises
-    ConfigError, FileError.
+    kind: that of the shoeboxes, annulus, wide or pack; word: the stage that asks; log: its own.
+    Raises ConfigError, FileError.
     """
     recording = shoebox_blocks.read_recording(shoeboxes, kind)
-    files = factor_files.read(config.structure_factors)
+    files = read_files(config.structure_factors, log)
     return run_models(config, recording, word, files)

@@ -38,6 +38,7 @@ from spreadflow.recipes.prediction import (
 from spreadflow.recipes.run_model import check_runs
 from spreadflow.recipes.shot import LARGEST_ETA_RAD
 from spreadflow.stages import blocks as skeleton
+from spreadflow.stages.factors import read_files
 
 LARGEST_PIECE = 8
 """Shots that a rank works on before it writes them."""
@@ -103,7 +104,7 @@ def run(
     of_runs = zip(images, reindex, attributes, map(build.noise, config.recordings), strict=True)
     runs = [_open(number, *of_run) for number, of_run in enumerate(of_runs)]
     blocks = [block for of_run in runs for block in _blocks(of_run)]
-    files = factor_files.read(config.structure_factors)
+    files = read_files(config.structure_factors, log)
     context = Context(
         config=config,
         known=_refined(stage1),

@@ -17,7 +17,7 @@ import numpy as np
 from spreadflow import __version__, build, products
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import factor_files, images, nexus_writer, store
+from spreadflow.io import images, nexus_writer, store
 from spreadflow.io.spectra import Bank
 from spreadflow.io.truth import FileTruth, TrueIntensities
 from spreadflow.log import Progress, logger
@@ -27,6 +27,7 @@ from spreadflow.physics import anomalous, bragg
 from spreadflow.products import KINDS
 from spreadflow.recipes.intensities import from_model
 from spreadflow.recipes.still import Simulator, Truth
+from spreadflow.stages.factors import read_files
 
 
 def run(
@@ -45,7 +46,7 @@ def run(
     """
     log = logger(word, world)
     bank = _bank(config)
-    files = factor_files.read(config.structure_factors)
+    files = read_files(config.structure_factors, log)
     simulator = Simulator(config, files, bank)
     kinds = _kinds(config, run)
     n_shots = len(kinds)

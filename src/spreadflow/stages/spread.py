@@ -30,6 +30,7 @@ from spreadflow.recipes.run_model import run_models
 from spreadflow.recipes.site_rows import site_rows, site_warnings
 from spreadflow.stages.curve_cycles import Context, Result, alternated
 from spreadflow.stages.expansions import starts_from, unknowns_of
+from spreadflow.stages.factors import read_files
 from spreadflow.stages.pixel_models import inputs_of
 
 TODO_OF_CONTROL = {
@@ -66,7 +67,7 @@ def run(
     log = logger(word, world)
     curves.check(config)
     known_curves = section.known or []
-    files = factor_files.read(config.structure_factors, known_curves)
+    files = read_files(config.structure_factors, log, known_curves)
     recording = shoebox_blocks.read_recording(shoeboxes, section.shoeboxes)
     context = Context(
         config=config,

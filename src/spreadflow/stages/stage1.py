@@ -114,7 +114,7 @@ def run(
     parts = store.Parts(out, Stage1, key, [_ids(group) for group in groups])
     models = []
     if not parts.are_done(world):
-        models = read_models(config, shoeboxes, section.range, word)
+        models = read_models(config, shoeboxes, section.range, word, log)
     context = Context(
         section=section,
         shoeboxes=shoeboxes,

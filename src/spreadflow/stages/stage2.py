@@ -18,7 +18,7 @@ from spreadflow.analysis import identity_hash
 from spreadflow.analysis.factors.solution import Restraint
 from spreadflow.config import Stage2Config
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
-from spreadflow.io import factor_files, mtz, shoebox_blocks, store
+from spreadflow.io import mtz, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
@@ -45,6 +45,7 @@ from spreadflow.stages.expansions import (
     starts_from,
     unknowns_of,
 )
+from spreadflow.stages.factors import read_files
 from spreadflow.stages.pixel_models import inputs_of, sections_of
 from spreadflow.units import DEG
 
@@ -104,7 +105,7 @@ def run(
     """
     section = config.stage2
     log = logger(word, world)
-    files = factor_files.read(config.structure_factors)
+    files = read_files(config.structure_factors, log)
     recording = shoebox_blocks.read_recording(pack, "pack")
     models = run_models(config, recording, word, files)
     cell = unit_cell.degrees(build.cell(config.structure_factors))

@@ -266,6 +266,11 @@ class Information(NamedTuple):
     unknown: Mapping[float, np.ndarray]
     """error of the model → with X unknown"""
 
+    def times(self, factor: float) -> "Information":
+        """Return a multiple of it."""
+        unknown = {error: factor * matrix for error, matrix in self.unknown.items()}
+        return Information(factor * self.known, unknown)
+
 
 class Row(NamedTuple):
     """How well curves are known for one energy grid and restraint."""

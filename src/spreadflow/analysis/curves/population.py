@@ -74,6 +74,16 @@ class Population(NamedTuple):
         """Number of reflections."""
         return len(self.hkl)
 
+    def within(self, d_min: float, d_max: float) -> "Population":
+        """Return the reflections with d_min ≤ d < d_max, Å."""
+        is_within = (self.d >= d_min) & (self.d < d_max)
+        return self._replace(
+            hkl=self.hkl[is_within],
+            d=self.d[is_within],
+            kind=self.kind[is_within],
+            modulus=self.modulus[is_within],
+        )
+
 
 def population(
     factors: StructureFactors, cell: np.ndarray, space_group: str, d_min: float, d_max: float
