@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lab import cached
-from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
+from spreadflow.analysis.pixels import component_weights, lattice_fit, mosaic_learning
 from spreadflow.config import for_stage, parse, section
 from spreadflow.models import Mosaic, Noise
 from spreadflow.physics import mosaic, rotation
@@ -171,7 +171,7 @@ def test_two_ranks_learn_what_one_does(simulated):
     """Each sees its own lattices, sums are over both; and one that has none learns the same."""
     few = [cut(patch, 30) for patch in simulated]
 
-    def learn(numbers: list[int], add=mosaic_learning.sum_up) -> mosaic_learning.LearnedMosaic:
+    def learn(numbers: list[int], add=component_weights.sum_up) -> mosaic_learning.LearnedMosaic:
         problems = [few[n] for n in numbers]
         seeds = [(0, n) for n in numbers]
         return mosaic_learning.learn(problems, eta_rad=ETA, seeds=seeds, fine=2.0, add=add)
@@ -194,7 +194,7 @@ def threaded(work, split: list[list[int]]) -> list:
         def add(arrays):
             sent[rank] = arrays
             meet.wait(60)
-            total = mosaic_learning.sum_up([a for arrays in sent for a in arrays])
+            total = component_weights.sum_up([a for arrays in sent for a in arrays])
             meet.wait(60)
             return total
 
@@ -225,7 +225,7 @@ def test_templates_weighted_are_the_model(simulated, oversample):
     domains = Mosaic(mosaic.domain_rotations(rng, 70, ETA), np.full(70, 0.2), share)
     problem = problem_of(simulated[0], np.eye(3), domains, oversample)
     model = bragg_at_start(problem)
-    weighted = mosaic_learning.templates(problem, domains) @ share
+    weighted = component_weights.templates(problem, domains) @ share
     # 3.5 σ away each has 0.002 of its peak
     np.testing.assert_allclose(weighted, model, atol=5e-3 * model.max())
     assert weighted.sum() == pytest.approx(model.sum(), rel=0.01)
@@ -250,12 +250,12 @@ def test_nodes_are_as_broad_for_every_lattice_in_every_round(simulated, monkeypa
     with the continuous distribution.
     """
     units = []
-    templates = mosaic_learning.templates
+    templates = component_weights.templates
 
     def spied(problem: lattice_fit.Problem, domains: Mosaic):
         units.append(problem.start.crystal.eta_rad)
         return templates(problem, domains)
 
-    monkeypatch.setattr(mosaic_learning, "templates", spied)
+    monkeypatch.setattr(component_weights, "templates", spied)
     learned = mosaic_learning.learn([cut(simulated[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
     assert units == [0.6 * ETA] * len(learned.rounds)
