@@ -89,7 +89,9 @@ def learned(simulated):
         problems = [problem_of(patch) for patch in simulated]
         return mosaic_learning.learn(problems, eta_rad=UNIT, fine=0.6)
 
-    modules = ("spreadflow.recipes.patch", "spreadflow.analysis.pixels.mosaic_learning")
+    names = ("mosaic_learning", "component_weights", "mixture_reduction")
+    of_pixels = [f"spreadflow.analysis.pixels.{name}" for name in names]
+    modules = ("spreadflow.recipes.patch", *of_pixels)
     return cached("learned_domains", make, *modules, also=Path(__file__).read_text())
 
 
@@ -157,6 +159,15 @@ def test_weights_are_a_distribution_and_its_mean_is_none(learned):
 def test_held_out_shoeboxes_are_likelier_and_more_so_with_every_grid(learned):
     losses = [learned.continuous, *(one.held_out for one in learned.rounds)]
     assert learned.is_better and (np.diff(losses) < 0).all()
+
+
+def test_components_are_few_and_held_out_shoeboxes_agree(learned):
+    """Nodes of the last grid are merged; what is lost counts as none."""
+    n_components = len(learned.mosaic.share)
+    assert n_components in mosaic_learning.FEWER
+    assert n_components < learned.rounds[-1].n_nodes
+    most_lost = mosaic_learning.LAST_ENDING.smallest_gain
+    assert learned.held_out < learned.rounds[-1].held_out + most_lost
 
 
 def test_the_rotation_all_lattices_share_goes_to_the_lattices(simulated, refined):
@@ -258,4 +269,4 @@ def test_nodes_are_as_broad_for_every_lattice_in_every_round(simulated, monkeypa
 
     monkeypatch.setattr(component_weights, "templates", spied)
     learned = mosaic_learning.learn([cut(simulated[0], 30)], eta_rad=0.6 * ETA, fine=2.0)
-    assert units == [0.6 * ETA] * len(learned.rounds)
+    assert set(units) == {0.6 * ETA} and len(units) > len(learned.rounds)

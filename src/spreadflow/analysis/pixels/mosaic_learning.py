@@ -70,6 +70,9 @@ LAST_STRIDES = 2
 into which nodes were merged.
 """
 
+COMPONENTS_BETWEEN = 64
+"""Components with which lattices are refined between rounds, at most: nodes are merged for it."""
+
 FEWER = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Numbers of components that are tried in the end: few, so that few programs are compiled."""
 
@@ -155,13 +158,16 @@ def learn(
     loss_before = _held_out(fits, splits, settings)
 
     steps = _steps(fits, eta_rad, fine, add)
+    domain_rad = steps[-1] / fine
     of_fixed_unit = continuous()._replace(eta_rad=np.float64(eta_rad))
     fits = _refined_with(of_fixed_unit, fits, splits, settings)
     grid = rotation_grid.ball(EXTENT * eta_rad, steps[0], eta_rad)
     rounds = []
     for i, step in enumerate(steps):
         if i:
-            fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
+            of_nodes = rotation_grid.mosaic(grid, eta_rad)
+            few = mixture_reduction.reduced(of_nodes, COMPONENTS_BETWEEN, domain_rad)
+            fits = _refined_with(few, fits, splits, settings)
             grid = rotation_grid.finer(grid, step)
         ending = LAST_ENDING if i == len(steps) - 1 else COARSE_ENDING
         n_grid = len(grid.weight)
@@ -169,7 +175,7 @@ def learn(
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
     of_nodes = rotation_grid.mosaic(grid, eta_rad)
-    mosaic, loss = _with_few_components(of_nodes, loss, grid.step / fine, fits, splits, settings)
+    mosaic, loss = _with_few_components(of_nodes, loss, domain_rad, fits, splits, settings)
     mosaic, centred = _centred(mosaic, fits)
     return LearnedMosaic(mosaic, centred, loss_before, loss, rounds)
 
