@@ -162,12 +162,12 @@ def test_held_out_shoeboxes_are_likelier_and_more_so_with_every_grid(learned):
 
 
 def test_components_are_few_and_held_out_shoeboxes_agree(learned):
-    """Nodes of the last grid are merged; what is lost counts as none."""
+    """Nodes of the last grid are merged; what is lost is a hundredth of what was gained."""
     n_components = len(learned.mosaic.share)
     assert n_components in mosaic_learning.FEWER
     assert n_components < learned.rounds[-1].n_nodes
-    most_lost = mosaic_learning.LAST_ENDING.smallest_gain
-    assert learned.held_out < learned.rounds[-1].held_out + most_lost
+    lost = learned.held_out - learned.rounds[-1].held_out
+    assert lost < 0.01 * (learned.continuous - learned.held_out)
 
 
 def test_the_rotation_all_lattices_share_goes_to_the_lattices(simulated, refined):

@@ -53,7 +53,7 @@ def reduced(mosaic: Mosaic, n_components: int, blur_rad: float) -> Mosaic:
 def _merge_pairs(gaussians: _Gaussians, n_pairs: int) -> None:
     """Merge the pair whose loss is least, so many times. Changes the arrays."""
     rows = np.arange(len(gaussians.share))
-    losses = np.array([_losses(gaussians, row) for row in rows])
+    losses = np.array([_losses(gaussians, row) for row in range(len(rows))])
     partner = losses.argmin(axis=1)
     loss = losses[rows, partner]
     for _ in range(n_pairs):

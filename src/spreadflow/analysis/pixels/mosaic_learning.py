@@ -76,6 +76,11 @@ COMPONENTS_BETWEEN = 64
 FEWER = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Numbers of components that are tried in the end: few, so that few programs are compiled."""
 
+LARGEST_LOSS = 0.01
+"""Share of what held-out shoeboxes gained over the continuous distribution that they may lose for
+fewer components.
+"""
+
 
 class _Ending(NamedTuple):
     """When the search on a grid ends, and what is left of it."""
@@ -175,7 +180,8 @@ def learn(
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
     of_nodes = rotation_grid.mosaic(grid, eta_rad)
-    mosaic, loss = _with_few_components(of_nodes, loss, domain_rad, fits, splits, settings)
+    accepted = loss + max(LARGEST_LOSS * (loss_before - loss), LAST_ENDING.smallest_gain)
+    mosaic, loss = _with_few_components(of_nodes, accepted, domain_rad, fits, splits, settings)
     mosaic, centred = _centred(mosaic, fits)
     return LearnedMosaic(mosaic, centred, loss_before, loss, rounds)
 
@@ -405,26 +411,25 @@ def _after_last_strides(
 
 def _with_few_components(
     mosaic: Mosaic,
-    loss: float,
+    accepted: float,
     blur_rad: float,
     fits: Sequence[Problem],
     splits: Sequence[Split],
     settings: _Settings,
 ) -> tuple[Mosaic, float]:
-    """Return the distribution with the fewest components with which the held-out pixels are as
-    likely, but for what counts as no gain; and −ln L of these pixels. Collective.
+    """Return the distribution with the fewest components with which −ln L of the held-out pixels is
+    below the one accepted, or with all; and that −ln L. Collective.
 
-    loss: −ln L of the held-out pixels with the distribution as it is; blur_rad: angular width of a
-    domain.
+    blur_rad: angular width of a domain.
     """
     mixtures = [mosaic]
     for n_components in reversed(FEWER):
         if n_components < len(mosaic.share):
             fewer = mixture_reduction.reduced(mixtures[-1], n_components, blur_rad)
             mixtures.append(fewer)
-    for few in mixtures[:0:-1]:
+    for few in reversed(mixtures):
         lattices = component_weights.all_templated(fits, splits, few)
-        share, loss_of_few = _after_last_strides(lattices, few.share, settings)
-        if loss_of_few < loss + LAST_ENDING.smallest_gain:
-            return few._replace(share=share), loss_of_few
-    return mosaic, loss
+        share, loss = _after_last_strides(lattices, few.share, settings)
+        if loss < accepted:
+            break
+    return few._replace(share=share), loss
