@@ -279,13 +279,14 @@ def test_gradient_where_the_sensor_captures_everything():
 @pytest.mark.parametrize("n_channels", [3, 60])
 def test_the_compiled_loop_sums_the_same_terms(n_channels):
     """With channels far enough apart that the nearest node changes several times from the first to
-    the last, and nodes that are not in the list.
+    the last, nodes that are not in the list, and domains so large that most exponentials are 0.
     """
     p = parameters(n_channels)
+    large = p._replace(crystal=p.crystal._replace(n_cells=20 * N))
     # one domain without a turn, at whose middle indices are 0
     in_middle = p.mosaic.rotations * (np.arange(4) > 0)[:, None, None]
     in_middle[0] = np.eye(3)
-    for each in (p, p._replace(mosaic=p.mosaic._replace(rotations=in_middle))):
+    for each in (p, large, p._replace(mosaic=p.mosaic._replace(rotations=in_middle))):
         terms = np.asarray(exact.photons(each, points()))
         looped = exact.gauss_photons(each, points())
         assert (terms > 0.0).any()

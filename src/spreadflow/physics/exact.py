@@ -23,7 +23,7 @@ import numpy as np
 import spreadflow.physics.precision  # noqa: F401  (float64)
 from spreadflow.models import Array, Parameters, Pixels
 from spreadflow.physics import exact_loops
-from spreadflow.physics.exact_loops import ExactTables
+from spreadflow.physics.exact_loops import CHANNELS, ExactTables
 from spreadflow.physics.lattice_factor import GAUSS
 from spreadflow.physics.pair_tables import rays, rays_by_point
 from spreadflow.units import R_E_SQUARED_M2
@@ -80,14 +80,17 @@ def gauss_photons(parameters: Parameters, pixels: Pixels) -> np.ndarray:
     mosaic = parameters.mosaic
     crystal = parameters.crystal
     spectrum = parameters.spectrum
+    energies = np.asarray(spectrum.energies_ev, dtype=np.float64)
+    strength = np.asarray(spectrum.photons) * np.asarray(parameters.f_squared)
     low, row = _box_of_rows(np.asarray(parameters.hkl), missing=-1)
     tables = ExactTables(
         ray=rays_by_point(parameters.detector, parameters.polarization, pixels),
         inverse=np.linalg.inv(mosaic.rotations @ crystal.A),
         share=np.asarray(mosaic.share),
         n_cells=np.asarray(crystal.n_cells, dtype=np.float64),
-        energies_ev=np.asarray(spectrum.energies_ev, dtype=np.float64),
-        strength=spectrum.photons * np.asarray(parameters.f_squared),
+        energies_ev=energies,
+        from_first_ev=np.pad(energies - energies[0], (0, CHANNELS)),
+        strength=np.pad(strength, ((0, 0), (0, CHANNELS))),
         row=row,
         low=low,
     )

@@ -1,7 +1,9 @@
 """Compiled loop over every point × mosaic domain × channel, for brute force.
 
-Between two channels at which the nearest node changes, h − h0 and |F|² are those of one node: there
-the channels run in vector registers. All is float64.
+Between two channels at which the nearest node changes, |F|² is that of one node, and r² a
+polynomial of second degree in the energy: there the channels run in vector registers, a few at a
+time. Only what adds nothing is left out: channels whose exponentials are all 0 in float64, and
+nodes that are not in the list.
 """
 
 from typing import NamedTuple
@@ -10,7 +12,10 @@ import numpy as np
 
 from spreadflow.physics.compiling import compiled, inlined
 from spreadflow.physics.lattice_factor import GAUSS
-from spreadflow.physics.pair_loops import exp
+from spreadflow.physics.pair_loops import LOWEST_EXPONENT, exp
+
+CHANNELS = 16
+"""Channels that are summed at a time."""
 
 
 class ExactTables(NamedTuple):
@@ -26,8 +31,10 @@ class ExactTables(NamedTuple):
     """(3,)"""
     energies_ev: np.ndarray
     """(channel,) ascending"""
+    from_first_ev: np.ndarray
+    """(channel + CHANNELS,) energies − the first one; of any value behind the last channel"""
     strength: np.ndarray
-    """(node, channel) photons of the channel times |F|²"""
+    """(node, channel + CHANNELS) photons of the channel times |F|²; of any value behind the last"""
     row: np.ndarray
     """(h, k, l) row of the node in a box of all indices; −1 = not in the list"""
     low: np.ndarray
@@ -60,6 +67,10 @@ def _of_domain(tables: ExactTables, u, v, w):
     """Return Σ strength·exp(−2r²/0.63) over the channels, where h = (u, v, w)·E."""
     energies = tables.energies_ev
     n_a, n_b, n_c = tables.n_cells
+    a1 = n_a * u
+    b1 = n_b * v
+    c1 = n_c * w
+    x = tables.from_first_ev
     total = 0.0
     first = 0
     while first < len(energies):
@@ -70,11 +81,24 @@ def _of_domain(tables: ExactTables, u, v, w):
         end = max(np.searchsorted(energies, last, "right"), first + 1)
         row = _row_of_node(tables, h, k, l)
         if row >= 0:
-            for j in range(first, end):
-                a = n_a * (u * energies[j] - h)
-                b = n_b * (v * energies[j] - k)
-                c = n_c * (w * energies[j] - l)
-                total += tables.strength[row, j] * exp(-2.0 / GAUSS * (a * a + b * b + c * c))
+            # N(h − h0) = a₀ + a₁x and so on, r² the sum of their squares
+            a0 = n_a * (u * energies[0] - h)
+            b0 = n_b * (v * energies[0] - k)
+            c0 = n_c * (w * energies[0] - l)
+            y0 = -2.0 / GAUSS * (a0 * a0 + b0 * b0 + c0 * c0)
+            y1 = -4.0 / GAUSS * (a0 * a1 + b0 * b1 + c0 * c1)
+            y2 = -2.0 / GAUSS * (a1 * a1 + b1 * b1 + c1 * c1)
+            top = -0.5 * y1 / y2
+            for start in range(first, end, CHANNELS):
+                low = x[start]
+                high = x[min(start + CHANNELS, end) - 1]
+                y = max(y0 + (y1 + y2 * low) * low, y0 + (y1 + y2 * high) * high)
+                if y < LOWEST_EXPONENT and (top < low or top > high):
+                    continue
+                for j in range(start, start + CHANNELS):
+                    strength = tables.strength[row, j] if j < end else 0.0
+                    y = min(y0 + (y1 + y2 * x[j]) * x[j], 0.0)
+                    total += strength * exp(y)
         first = end
     return total
 
