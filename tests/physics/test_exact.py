@@ -273,6 +273,32 @@ def test_gradient_where_the_sensor_captures_everything():
     assert np.isfinite(np.asarray(jax.grad(shift)(p.detector.origin_mm))).all()
 
 
+# ---------------------------------------------------------------- the compiled loop
+
+
+@pytest.mark.parametrize("n_channels", [3, 60])
+def test_the_compiled_loop_sums_the_same_terms(n_channels):
+    """With channels far enough apart that the nearest node changes several times from the first to
+    the last, nodes that are not in the list, and domains so large that most exponentials are 0.
+    """
+    p = parameters(n_channels)
+    large = p._replace(crystal=p.crystal._replace(n_cells=20 * N))
+    # one domain without a turn, at whose middle indices are 0
+    in_middle = p.mosaic.rotations * (np.arange(4) > 0)[:, None, None]
+    in_middle[0] = np.eye(3)
+    for each in (p, large, p._replace(mosaic=p.mosaic._replace(rotations=in_middle))):
+        terms = np.asarray(exact.photons(each, points()))
+        looped = exact.gauss_photons(each, points())
+        assert (terms > 0.0).any()
+        np.testing.assert_allclose(looped, terms, rtol=1e-11, atol=1e-14 * terms.max())
+
+
+def test_the_compiled_loop_refuses_components_that_have_a_width():
+    p = parameters()
+    with pytest.raises(ValueError, match=r"mosaic\.width"):
+        exact.gauss_photons(p._replace(mosaic=p.mosaic._replace(width=np.full(4, 0.1))), points())
+
+
 # ---------------------------------------------------------------- precision and memory
 
 

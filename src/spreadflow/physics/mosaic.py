@@ -68,30 +68,3 @@ def domain_rotations(rng: np.random.Generator, n: int, eta_rad: float) -> np.nda
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     angles = eta_rad * rng.standard_normal(n)
     return rotation.from_vector(axes * angles[:, None])
-
-
-def merged(mosaic: Mosaic, step_rad: float) -> Mosaic:
-    """Return the mosaicity with the components in each cell of a grid of rotation vectors merged
-    into one of their mean and mean variance.
-
-    Good where domains are wider than the cells: the distribution then differs from the old one
-    within a domain only.
-    """
-    assert mosaic.eta_rad is not None, "the unit of its widths"
-    eta = float(mosaic.eta_rad)
-    vector = rotation.vector(mosaic.rotations)
-    cell = np.floor(vector / step_rad + 0.25)  # nodes of a grid are in no cell's wall
-    _, index = np.unique(cell, axis=0, return_inverse=True)
-    index = index.ravel()
-
-    share = np.bincount(index, mosaic.share)
-    weighted = [np.bincount(index, mosaic.share * component) for component in vector.T]
-    centre = np.stack(weighted, axis=1) / share[:, None]
-    scatter = ((vector - centre[index]) ** 2).sum(axis=1) / 3.0
-    variance = scatter + (eta * mosaic.width) ** 2
-    mean_variance = np.bincount(index, mosaic.share * variance) / share
-    return mosaic._replace(
-        rotations=rotation.from_vector(centre),
-        width=np.sqrt(mean_variance) / eta,
-        share=share,
-    )

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from spreadflow.analysis.pixels import mosaic_learning, weight_loops
+from spreadflow.analysis.pixels import component_weights, weight_loops
 from spreadflow.analysis.pixels.weight_loops import LitPixels
 
 FACTOR = 10.0
@@ -25,9 +25,9 @@ def drawn() -> tuple[np.ndarray, LitPixels, np.ndarray]:
     return templates, lit, true
 
 
-def expectation(templates: np.ndarray, lit: LitPixels) -> mosaic_learning._Expectation:
+def expectation(templates: np.ndarray, lit: LitPixels) -> component_weights.Expectation:
     """What the pixels say at the factor."""
-    return mosaic_learning._Expectation(lit, FACTOR, FACTOR * templates.T @ lit.counting_share)
+    return component_weights.Expectation(lit, FACTOR, FACTOR * templates.T @ lit.counting_share)
 
 
 def loss(templates: np.ndarray, lit: LitPixels, weight: np.ndarray) -> float:
@@ -52,9 +52,13 @@ def test_strides_go_farther_than_the_iterations_they_take():
     start[5] = 0.0
     by_iteration = by_stride = start
     for _ in range(60):
-        by_iteration = mosaic_learning._iterated(by_iteration, expectations, mosaic_learning.sum_up)
+        by_iteration = component_weights.iterated(
+            by_iteration, expectations, component_weights.sum_up
+        )
     for _ in range(10):
-        by_stride = mosaic_learning._after_stride(by_stride, expectations, mosaic_learning.sum_up)
+        by_stride = component_weights.after_stride(
+            by_stride, expectations, component_weights.sum_up
+        )
     assert loss(templates, lit, by_stride) < loss(templates, lit, by_iteration)
     assert by_stride.min() == by_stride[5] == 0.0
     np.testing.assert_allclose(by_stride.sum(), 1.0)

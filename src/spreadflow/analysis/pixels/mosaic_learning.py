@@ -7,25 +7,31 @@ hold Σ weight·template + plane, which expectation-maximization solves without 
 (Varadhan & Roland 2008). Shoeboxes that are held out of everything decide when it ends, and
 whether what was learned is better than the continuous distribution. At the end of a round light
 nodes are dropped, and their weight goes to those around them; between rounds lattices are refined
-anew, and the grid is made finer.
+anew, and the grid is made finer. In the end nodes are merged into as few components as the
+shoeboxes held out accept, because everything that is modelled with them takes as long as they are
+many.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 
-from spreadflow.analysis.pixels import lattice_fit, rotation_grid, solve, weight_loops
+from spreadflow.analysis.pixels import (
+    component_weights,
+    lattice_fit,
+    mixture_reduction,
+    rotation_grid,
+    solve,
+)
+from spreadflow.analysis.pixels.component_weights import Add, Split, TemplatedLattice, sum_up
 from spreadflow.analysis.pixels.lattice_fit import Problem
-from spreadflow.analysis.pixels.likelihood import FLOOR, Target, pixelwise, variance
+from spreadflow.analysis.pixels.likelihood import Target
 from spreadflow.analysis.pixels.rotation_grid import Grid
-from spreadflow.analysis.pixels.weight_loops import LitPixels
 from spreadflow.models import Mosaic
 from spreadflow.physics import geometry, rotation
-from spreadflow.physics.components import by_component
 from spreadflow.physics.lattice_factor import GAUSS
-from spreadflow.physics.mosaic import continuous, merged
+from spreadflow.physics.mosaic import continuous
 from spreadflow.units import wavelength
 
 FREE = ("scale", "rotation", "cell", "n_cells", "eta")
@@ -50,9 +56,6 @@ distribution.
 MAX_NODES = 2500
 """Nodes of the first grid at most; its step grows where the distribution is wide."""
 
-TEMPLATE_REACH = 3.5
-"""Standard deviations out to which templates are followed: 0.2 % of their photons lie farther."""
-
 HELD_OUT = 6
 """One of so many shoeboxes is held out."""
 
@@ -62,23 +65,21 @@ CHECK_INTERVAL = 2
 MAX_STRIDES = 30
 """Strides of a round, at most."""
 
-LONGEST_STRIDE = 16.0
-"""Iterations that a stride extrapolates over, at most."""
-
-LARGEST_CHANGE = 3.0
-"""Change of ln of a weight by which a stride may lengthen iterations, at most."""
-
-SMALLEST_WEIGHT = 1e-12
-"""Weight of a node that counts as none."""
-
 LAST_STRIDES = 2
-"""Strides of the nodes that were kept: what the others had goes to their neighbours."""
+"""Strides of the nodes that were kept, to which the weight of the others goes, and of components
+into which nodes were merged.
+"""
 
-PLANE_ROUNDS = 2
-"""Rounds of reweighting in which planes are fitted."""
+COMPONENTS_BETWEEN = 64
+"""Components with which lattices are refined between rounds, at most: nodes are merged for it."""
 
-ITERATIONS_OF_STRIDE = 3
-"""Iterations that a stride takes."""
+FEWER = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Numbers of components that are tried in the end: few, so that few programs are compiled."""
+
+LARGEST_LOSS = 0.01
+"""Share of what held-out shoeboxes gained over the continuous distribution that they may lose for
+fewer components.
+"""
 
 
 class _Ending(NamedTuple):
@@ -95,16 +96,6 @@ COARSE_ENDING = _Ending(smallest_gain=5.0, negligible=0.06)
 
 LAST_ENDING = _Ending(smallest_gain=1.5, negligible=0.08)
 """Of the last grid."""
-
-Add = Callable[[list[np.ndarray]], np.ndarray]
-"""Sums equal arrays, one of each lattice, over the lattices of all ranks; every rank calls it
-equally often.
-"""
-
-
-def sum_up(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return the sum of arrays where one rank has all lattices."""
-    return np.sum(arrays, axis=0)
 
 
 class Round(NamedTuple):
@@ -129,12 +120,9 @@ class LearnedMosaic(NamedTuple):
     """with all their shoeboxes, to be refined with the set; A is the mean over its domains"""
     continuous: float
     """−ln L of the held-out shoeboxes under the continuous distribution"""
+    held_out: float
+    """−ln L of the held-out shoeboxes under the learned distribution"""
     rounds: list[Round]
-
-    @property
-    def held_out(self) -> float:
-        """−ln L of the held-out shoeboxes under the learned distribution."""
-        return self.rounds[-1].held_out
 
     @property
     def is_better(self) -> bool:
@@ -175,23 +163,27 @@ def learn(
     loss_before = _held_out(fits, splits, settings)
 
     steps = _steps(fits, eta_rad, fine, add)
+    domain_rad = steps[-1] / fine
     of_fixed_unit = continuous()._replace(eta_rad=np.float64(eta_rad))
     fits = _refined_with(of_fixed_unit, fits, splits, settings)
     grid = rotation_grid.ball(EXTENT * eta_rad, steps[0], eta_rad)
     rounds = []
     for i, step in enumerate(steps):
         if i:
-            fits = _refined_with(rotation_grid.mosaic(grid, eta_rad), fits, splits, settings)
+            of_nodes = rotation_grid.mosaic(grid, eta_rad)
+            few = mixture_reduction.reduced(of_nodes, COMPONENTS_BETWEEN, domain_rad)
+            fits = _refined_with(few, fits, splits, settings)
             grid = rotation_grid.finer(grid, step)
         ending = LAST_ENDING if i == len(steps) - 1 else COARSE_ENDING
         n_grid = len(grid.weight)
         grid, n_iterations, loss = _maximized(grid, fits, splits, ending, settings)
         rounds.append(Round(step, n_grid, len(grid.weight), n_iterations, loss))
 
-    # to cells as wide as a domain: fewer, and no worse
-    mosaic = merged(rotation_grid.mosaic(grid, eta_rad), grid.step / fine)
+    of_nodes = rotation_grid.mosaic(grid, eta_rad)
+    accepted = loss + max(LARGEST_LOSS * (loss_before - loss), LAST_ENDING.smallest_gain)
+    mosaic, loss = _with_few_components(of_nodes, accepted, domain_rad, fits, splits, settings)
     mosaic, centred = _centred(mosaic, fits)
-    return LearnedMosaic(mosaic, centred, loss_before, rounds)
+    return LearnedMosaic(mosaic, centred, loss_before, loss, rounds)
 
 
 class _Settings(NamedTuple):
@@ -205,16 +197,7 @@ class _Settings(NamedTuple):
     add: Add
 
 
-class _Split(NamedTuple):
-    """Which shoeboxes of a lattice teach; the others are held out."""
-
-    box: np.ndarray
-    """(box,) bool"""
-    pixel: np.ndarray
-    """(valid pixel,) bool"""
-
-
-def _split(problem: Problem, rng: np.random.Generator) -> _Split:
+def _split(problem: Problem, rng: np.random.Generator) -> Split:
     """Hold out one of every `HELD_OUT` shoeboxes, at random among those of about the same
     brightness.
     """
@@ -227,7 +210,7 @@ def _split(problem: Problem, rng: np.random.Generator) -> _Split:
     for first in range(0, n_boxes - HELD_OUT + 1, HELD_OUT):
         drawn = first + rng.integers(HELD_OUT)
         teaches[order[drawn]] = False
-    return _Split(box=teaches, pixel=teaches[box])
+    return Split(box=teaches, pixel=teaches[box])
 
 
 # ---------------------------------------------------------------- lattices
@@ -241,19 +224,24 @@ def _placed(problem: Problem, mosaic: Mosaic, eta_rad: float) -> Problem:
 
 
 def _refined_with(
-    mosaic: Mosaic, fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings
+    mosaic: Mosaic, fits: Sequence[Problem], splits: Sequence[Split], settings: _Settings
 ) -> list[Problem]:
     """Return the lattices refined with a distribution whose unit is no unknown: N, which goes with
     η, has to fit it. Clouds are followed as far as those of templates.
     """
     return [
-        _refined(_placed(problem, mosaic, settings.eta_rad), split, settings, TEMPLATE_REACH)
+        _refined(
+            _placed(problem, mosaic, settings.eta_rad),
+            split,
+            settings,
+            component_weights.TEMPLATE_REACH,
+        )
         for problem, split in zip(fits, splits, strict=True)
     ]
 
 
 def _refined(
-    problem: Problem, split: _Split, settings: _Settings, reach: float = lattice_fit.REACH
+    problem: Problem, split: Split, settings: _Settings, reach: float = lattice_fit.REACH
 ) -> Problem:
     """Return the problem that starts where the shoeboxes that teach are likeliest. reach: standard
     deviations out to which clouds are followed.
@@ -285,31 +273,16 @@ def _bragg(problem: Problem) -> np.ndarray:
     return photons
 
 
-def _background(bragg: np.ndarray, problem: Problem, split: _Split) -> tuple[float, np.ndarray]:
-    """Return the factor of the Bragg photons, from the shoeboxes that teach, and the photons (valid
-    pixel,) of all planes.
-    """
-    factor, planes = lattice_fit.planes_and_scale(
-        bragg, problem.data, problem.noise, PLANE_ROUNDS, split.pixel
-    )
-    return factor, solve.backgrounds(planes, problem.data)
-
-
-def _loss(problem: Problem, model: np.ndarray, selected: np.ndarray, target: Target) -> np.ndarray:
-    """Return −ln L (1,) of selected pixels under a model; model, selected: (valid pixel,)."""
-    photons = problem.data.photons[selected]
-    by_pixel = pixelwise(photons, model[selected], problem.noise, target)
-    return by_pixel.loss.sum(keepdims=True)
-
-
-def _held_out(fits: Sequence[Problem], splits: Sequence[_Split], settings: _Settings) -> float:
+def _held_out(fits: Sequence[Problem], splits: Sequence[Split], settings: _Settings) -> float:
     """Return −ln L of the held-out shoeboxes, their planes fitted. Collective."""
     losses = []
     for problem, split in zip(fits, splits, strict=True):
         bragg = _bragg(problem)
-        factor, background = _background(bragg, problem, split)
+        factor, background = component_weights.fitted_background(bragg, problem, split)
         model = factor * bragg + background
-        losses.append(_loss(problem, model, ~split.pixel, settings.target))
+        losses.append(
+            component_weights.selected_loss(problem, model, ~split.pixel, settings.target)
+        )
     return float(settings.add(losses)[0])
 
 
@@ -382,59 +355,10 @@ def _centred(mosaic: Mosaic, fits: Sequence[Problem]) -> tuple[Mosaic, list[Prob
 # ---------------------------------------------------------------- weights
 
 
-def templates(problem: Problem, mosaic: Mosaic) -> "scipy.sparse.csr_matrix":
-    """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
-    all domains.
-    """
-    start = problem.start._replace(mosaic=mosaic)
-    return by_component(start, problem.boxes, problem.oversample, TEMPLATE_REACH)
-
-
-class _TemplatedLattice(NamedTuple):
-    """A lattice with its templates, from which weights are learned."""
-
-    problem: Problem
-    split: _Split
-    lit_pixels: np.ndarray
-    """valid pixels that teach and are lit by any node"""
-    lit: "scipy.sparse.csr_matrix"
-    """their templates"""
-    held_out: "scipy.sparse.csr_matrix"
-    """templates of the pixels held out"""
-
-    def bragg(self, weight: np.ndarray) -> np.ndarray:
-        """Return the Bragg photons (valid pixel,) of weights (node,)."""
-        photons = np.zeros(len(self.problem.data.photons))
-        single = weight.astype(np.float32)
-        photons[self.lit_pixels] = self.lit @ single
-        photons[~self.split.pixel] = self.held_out @ single
-        return photons
-
-
-def _templated(problem: Problem, split: _Split, mosaic: Mosaic) -> _TemplatedLattice:
-    """Return a lattice with its templates of the components of a distribution."""
-    of_pixels = templates(problem, mosaic)
-    lit_pixels = np.flatnonzero((np.diff(of_pixels.indptr) > 0) & split.pixel)
-    return _TemplatedLattice(
-        problem, split, lit_pixels, of_pixels[lit_pixels], of_pixels[~split.pixel]
-    )
-
-
-class _Expectation(NamedTuple):
-    """What a lattice says about the weights while its planes and scale are fixed; pixels are the
-    lit ones.
-    """
-
-    lit: LitPixels
-    factor: float
-    expected: np.ndarray
-    """(node,) Σ factor·counting_share·template"""
-
-
 def _maximized(
     grid: Grid,
     fits: Sequence[Problem],
-    splits: Sequence[_Split],
+    splits: Sequence[Split],
     ending: _Ending,
     settings: _Settings,
 ) -> tuple[Grid, int, float]:
@@ -445,106 +369,67 @@ def _maximized(
     Collective.
     """
     mosaic = rotation_grid.mosaic(grid, settings.eta_rad)
-    lattices = [
-        _templated(problem, split, mosaic) for problem, split in zip(fits, splits, strict=True)
-    ]
+    lattices = component_weights.all_templated(fits, splits, mosaic)
     weight = grid.weight
     best = grid.weight
     smallest_loss = np.inf
     n_best = 0
     for n in range(0, MAX_STRIDES + 1, CHECK_INTERVAL):
-        expectations, loss = _expectations(lattices, weight, settings)
+        expectations, loss = component_weights.expectations(
+            lattices, weight, settings.target, settings.add
+        )
         if not loss < smallest_loss - ending.smallest_gain:
             break
         best = weight
         smallest_loss = loss
         n_best = n
         for _ in range(CHECK_INTERVAL):
-            weight = _after_stride(weight, expectations, settings.add)
+            weight = component_weights.after_stride(weight, expectations, settings.add)
 
     rows = rotation_grid.heaviest(best, ending.negligible)
     kept = np.isin(np.arange(len(best)), rows) * best / best[rows].sum()
-    expectations, loss_of_kept = _expectations(lattices, kept, settings)
-    weight = kept
-    for _ in range(LAST_STRIDES):
-        weight = _after_stride(weight, expectations, settings.add)
-    _, loss = _expectations(lattices, weight, settings)
-    if not loss < loss_of_kept:
-        weight = kept
-        loss = loss_of_kept
-    n_iterations = ITERATIONS_OF_STRIDE * (n_best + LAST_STRIDES)
+    weight, loss = _after_last_strides(lattices, kept, settings)
+    n_iterations = component_weights.ITERATIONS_OF_STRIDE * (n_best + LAST_STRIDES)
     return Grid(grid.step, grid.place[rows], weight[rows]), n_iterations, loss
 
 
-def _expectations(
-    lattices: Sequence[_TemplatedLattice], weight: np.ndarray, settings: _Settings
-) -> tuple[list[_Expectation], float]:
-    """Return what each lattice says about the weights, with planes and scale that suit `weight`
-    (node,), and −ln L of the held-out pixels. Collective.
+def _after_last_strides(
+    lattices: Sequence[TemplatedLattice], weight: np.ndarray, settings: _Settings
+) -> tuple[np.ndarray, float]:
+    """Return the weights (node,) after the last strides, or as they are where the held-out pixels
+    are likelier so, and −ln L of these pixels. Collective.
     """
-    expectations = []
-    losses = []
-    for lattice in lattices:
-        bragg = lattice.bragg(weight)
-        factor, background = _background(bragg, lattice.problem, lattice.split)
-        model = factor * bragg + background
-        losses.append(_loss(lattice.problem, model, ~lattice.split.pixel, settings.target))
-        lit_pixels = lattice.lit_pixels
-        expectations.append(
-            _expectation(lattice, factor, background[lit_pixels], model[lit_pixels])
-        )
-    return expectations, float(settings.add(losses)[0])
-
-
-def _expectation(
-    lattice: _TemplatedLattice, factor: float, background: np.ndarray, model: np.ndarray
-) -> _Expectation:
-    """Return what a lattice says whose lit pixels have a background and a model (pixel,)."""
-    noise = lattice.problem.noise
-    readout = noise.readout_photons**2
-    counting_share = (np.maximum(model, FLOOR) + readout) / variance(model, noise)
-    counted = np.maximum(lattice.problem.data.photons[lattice.lit_pixels] + readout, 0.0)
-    background = np.maximum(background, FLOOR) + readout
-    lit = LitPixels(
-        ends=lattice.lit.indptr,
-        node=lattice.lit.indices,
-        template=lattice.lit.data,
-        counted=counted,
-        background=background,
-        counting_share=counting_share,
+    expectations, loss_before = component_weights.expectations(
+        lattices, weight, settings.target, settings.add
     )
-    return _Expectation(lit, factor, expected=factor * (lattice.lit.T @ counting_share))
+    moved = weight
+    for _ in range(LAST_STRIDES):
+        moved = component_weights.after_stride(moved, expectations, settings.add)
+    _, loss = component_weights.expectations(lattices, moved, settings.target, settings.add)
+    return (moved, loss) if loss < loss_before else (weight, loss_before)
 
 
-def _after_stride(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
-    """Return the weights (node,) after two iterations, an extrapolation and a third: squared
-    extrapolation (Varadhan & Roland 2008) of ln weight, which stays finite. Collective.
+def _with_few_components(
+    mosaic: Mosaic,
+    accepted: float,
+    blur_rad: float,
+    fits: Sequence[Problem],
+    splits: Sequence[Split],
+    settings: _Settings,
+) -> tuple[Mosaic, float]:
+    """Return the distribution with the fewest components with which −ln L of the held-out pixels is
+    below the one accepted, or with all; and that −ln L. Collective.
+
+    blur_rad: angular width of a domain.
     """
-    once = _iterated(weight, expectations, add)
-    twice = _iterated(once, expectations, add)
-    logs = [np.log(np.maximum(one, SMALLEST_WEIGHT)) for one in (weight, once, twice)]
-    first_step = logs[1] - logs[0]
-    bend = (logs[2] - logs[1]) - first_step
-    length_square = (weight * first_step**2).sum()
-    bend_square = (weight * bend**2).sum()
-    length = LONGEST_STRIDE
-    if length_square < LONGEST_STRIDE**2 * bend_square:
-        length = max(float(np.sqrt(length_square / bend_square)), 1.0)
-    change = 2.0 * length * first_step + length**2 * bend
-    lengthened = np.clip(change - (logs[2] - logs[0]), -LARGEST_CHANGE, LARGEST_CHANGE)
-    extrapolated = twice * np.exp(lengthened)
-    return _iterated(extrapolated / extrapolated.sum(), expectations, add)
-
-
-def _iterated(weight: np.ndarray, expectations: Sequence[_Expectation], add: Add) -> np.ndarray:
-    """Return the weights (node,), which sum to 1, after one step: weight·Σ
-    template·counting_share·counted/model / Σ template·counting_share. Collective.
-    """
-    sums = []
-    for of_lattice in expectations:
-        observed = weight_loops.observed(of_lattice.lit, of_lattice.factor, weight)
-        sums.append(np.stack([observed, of_lattice.expected]))
-    observed, expected = add(sums)
-    ratio = np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
-    moved = weight * ratio
-    return moved / moved.sum()
+    mixtures = [mosaic]
+    for n_components in reversed(FEWER):
+        if n_components < len(mosaic.share):
+            fewer = mixture_reduction.reduced(mixtures[-1], n_components, blur_rad)
+            mixtures.append(fewer)
+    for few in reversed(mixtures):
+        lattices = component_weights.all_templated(fits, splits, few)
+        share, loss = _after_last_strides(lattices, few.share, settings)
+        if loss < accepted:
+            break
+    return few._replace(share=share), loss
