@@ -158,6 +158,21 @@ def test_images_that_were_moved_are_named(trial, refined_run, tmp_path):
         ProductLattices(product, images=[moved / "manifest.json"] * 2)
 
 
+def test_products_and_images_of_another_run_are_refused(trial, refined_run, filled, tmp_path):
+    plant_stage1(trial, refined_run, filled)
+    product = store.read(trial / "stage1.h5", Stage1)
+    product.lattices.shot_id = product.lattices.shot_id + np.uint64(1)
+    parts = store.Parts(trial / "stage1.h5", Stage1, "other", [[1]])
+    parts.write(0, product)
+    parts.finish(World(), unknowns=["scale", "distance"], runs=["tiny"])
+    with pytest.raises(FileError, match=r"reindex.h5: expected shot \w{16} of the product"):
+        list(ProductLattices(trial / "stage1.h5"))
+    text = refined_run.manifest.read_text().replace('"run": "tiny"', '"run": "other"')
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(FileError, match=r"the manifest of run 'tiny'.*found run 'other'"):
+        ProductLattices(trial / "stage1.h5", images=[tmp_path / "other.json"])
+
+
 def test_what_has_no_lattices_is_refused(trial, refined_run, filled, capsys):
     store.write(trial / "merge.h5", filled("merge", {}, {}), key="merge")
     assert cli.main(["export", f"{trial}/merge.h5", "--to", "dials"]) == 4

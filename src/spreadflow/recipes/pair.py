@@ -14,7 +14,7 @@ from spreadflow.io.lattices.indexed import IndexedLattice
 from spreadflow.io.lattices.shot_finder import Rule
 from spreadflow.models import Detector
 from spreadflow.physics import geometry, symmetry, unit_cell
-from spreadflow.recipes.shot import is_near_target, target_of
+from spreadflow.recipes.shot import is_near_target, target_of_section
 
 
 class Line(NamedTuple):
@@ -71,7 +71,7 @@ def _paired_with_target(line: Line, lattice: IndexedLattice, section: IndexSecti
     is_same = is_same and np.array_equal(centring, symmetry.centring(ours))
     A = lattice.A
     if not (is_same and is_near_target(unit_cell.cell_of(A), section)):
-        axes = on_target_axes(A, rotations, centring, target_of(section))
+        axes = on_target_axes(A, rotations, centring, target_of_section(section))
         if axes is None and not is_same:
             why = f"Hall symbol '{lattice.hall}' on no axes of {section.space_group}"
             return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)

@@ -206,7 +206,7 @@ def _find_lattices(
     """
     there = detector
     weights = np.sqrt(np.minimum(all_spots.intensity / all_spots.sigma, LARGEST_WEIGHT_SQUARED))
-    target = target_of(section)
+    target = target_of_section(section)
     settings = _refinement_settings(section)
     first = settings._replace(shift_sigma_mm=shift_sigma_mm)
     is_free = np.ones(len(weights), dtype=bool)
@@ -264,7 +264,7 @@ def _is_acceptable(
     )
 
 
-def target_of(section: IndexSection) -> search_space.Target:
+def target_of_section(section: IndexSection) -> search_space.Target:
     """Return the lattice that a section expects, and how far the true one may be away."""
     return search_space.target_of(
         unit_cell.radians(section.cell),

@@ -17,7 +17,7 @@ from spreadflow.models import CHOSEN, Detector, ReflectionFlag
 from spreadflow.physics import geometry, symmetry
 from spreadflow.products import Children, Index, Predict, Product, Reindex, Stage1, Stage2
 from spreadflow.products.core import Wanted
-from spreadflow.products.index import Spots
+from spreadflow.products.index import Reflections, Spots
 from spreadflow.units import wavelength
 
 LARGEST_INDEX = 2**20
@@ -27,6 +27,8 @@ LARGEST_INDEX = 2**20
 class _Run(NamedTuple):
     """Where the shots of a run come from."""
 
+    path: Path
+    """product of index or reindex"""
     images: list[Path]
     """the file of each number"""
     polarization: float
@@ -115,7 +117,13 @@ def _run(path: Path, manifest: Path | None) -> _Run:
     columns = product.shots
     wanted = [columns.shot_id, columns.file, columns.frame, columns.mean_energy_ev]
     shots = store.read(path, product, wanted)
+    n_files = int(shots.shots.file.max(initial=-1)) + 1
+    if described.run != attributes["run"] or len(described.files) < n_files:
+        expected = f"the manifest of run '{attributes['run']}', of {n_files} files or more"
+        found = f"run '{described.run}', {len(described.files)} files"
+        raise FileError(where, expected, found, "Name its manifest by --images.")
     return _Run(
+        path=path,
         images=[(where.parent / file.path).resolve() for file in described.files],
         polarization=described.polarization,
         detector=Detector.from_json(attributes["detector"]),
@@ -128,7 +136,10 @@ def _run(path: Path, manifest: Path | None) -> _Run:
 def _lattice(run: _Run, shot_id: int, k: int, own: _Own) -> IndexedLattice:
     """Return a lattice of a shot."""
     shots = run.shots.shots
-    row = run.rows[shot_id]
+    row = run.rows.get(shot_id, -1)
+    if row < 0:
+        todo = "Export products of one trial."
+        raise FileError(run.path, f"shot {shot_id:016x} of the product", "no such shot", todo)
     detector = run.detector
     if own.distance_mm:
         detector = geometry.shifted(detector, 0.0, 0.0, own.distance_mm)
@@ -213,9 +224,11 @@ def _as_number(hkl: np.ndarray) -> np.ndarray:
     return (digits[:, 0] * 2 * LARGEST_INDEX + digits[:, 1]) * 2 * LARGEST_INDEX + digits[:, 2]
 
 
-def _integrated(own, observed: np.ndarray, variance: np.ndarray | None) -> IndexedReflections:
-    """Return integrated reflections. own: rows of index, reindex or predict; observed: (n, 2) px,
-    NaN = none; variance: of it.
+def _integrated(
+    own: Reflections, observed: np.ndarray, variance: np.ndarray | None
+) -> IndexedReflections:
+    """Return integrated reflections, of index, reindex or predict. observed: (n, 2) px, NaN = none;
+    variance: of it, px².
     """
     return IndexedReflections(
         hkl=own.hkl,
