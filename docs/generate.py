@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import scipy
 
 from spreadflow.analysis.pixels import lattice_fit, solve, weight_loops
 from spreadflow.analysis.pixels.lattice_fit import Problem
@@ -81,7 +81,7 @@ def selected_loss(
 # ---------------------------------------------------------------- templates
 
 
-def templates(problem: Problem, mosaic: Mosaic) -> csr_matrix:
+def templates(problem: Problem, mosaic: Mosaic) -> "scipy.sparse.csr_matrix":
     """Return the Bragg photons (valid pixel, component) of the problem's start if one component had
     all domains.
     """
@@ -96,9 +96,9 @@ class TemplatedLattice(NamedTuple):
     split: Split
     lit_pixels: np.ndarray
     """valid pixels that teach and are lit by any node"""
-    lit: csr_matrix
+    lit: "scipy.sparse.csr_matrix"
     """their templates"""
-    held_out: csr_matrix
+    held_out: "scipy.sparse.csr_matrix"
     """templates of the pixels held out"""
 
     def bragg(self, weight: np.ndarray) -> np.ndarray:
