@@ -232,10 +232,10 @@ def read(path: Path | str, product: type[P], wanted: Wanted = None) -> P:
     names = datasets.select(product, wanted)
     with _opened(path, kind) as f:
         if KEYS not in f:
-            columns = {name: datasets.content(path, kind, name, f[name]) for name in names}
+            columns = {name: datasets.content(path, kind, name, f) for name in names}
             return product.from_columns(columns, _rows_of(f, product))
         here = [name for name in names if name in f]
-        columns = {name: datasets.content(path, kind, name, f[name]) for name in here}
+        columns = {name: datasets.content(path, kind, name, f) for name in here}
         parts = _parts(f, product)
 
     described = product.described()
@@ -267,7 +267,7 @@ def read_group(path: Path | str, product: type[Product], group: type[P]) -> P:
     with _opened(path, product.kind) as f:
         names = group.described()
         return group.from_columns(
-            {name: datasets.content(path, group.kind, name, f[name]) for name in names}
+            {name: datasets.content(path, group.kind, name, f) for name in names}
         )
 
 
@@ -303,12 +303,14 @@ class Part(NamedTuple, Generic[P]):
         own = self.rows(table)
         return own.stop - own.start
 
-    def read(self, wanted: Wanted = None) -> P:
+    def read(self, wanted: Wanted = None, into: Table | None = None) -> P:
         """Return the part, or columns and tables of it. Raises FileError where it is missing,
         damaged, foreign or short.
+
+        into: rows of a table, which the part's are read into: its columns are those of the result.
         """
         path = part_path(self.manifest.path, self.number)
-        part = read_part(path, self.product, self.key, wanted)
+        part = read_part(path, self.product, self.key, wanted, into)
         expected = {table: self.n_rows(table) for table in self.manifest.ends}
         if part.n_rows() != expected:
             raise FileError(path, f"rows {expected}", part.n_rows(), RERUN)
@@ -347,9 +349,7 @@ def _parts(f: h5py.File, product: type[P]) -> list[Part[P]]:
     path = Path(f.filename)
 
     def column(name: str) -> np.ndarray:
-        data = f[name][()]
-        checksums.check(path, name, data, checksums.of_dataset(f[name]))
-        return data
+        return datasets.content(path, product.kind, name, f)
 
     keys = [key.decode() for key in column(KEYS)]
     ends = {table: np.cumsum(column(f"{N_ROWS}/{table}")) for table in f[N_ROWS]}
@@ -357,19 +357,22 @@ def _parts(f: h5py.File, product: type[P]) -> list[Part[P]]:
     return [Part(manifest, product, number) for number in range(len(keys))]
 
 
-def read_part(path: Path, product: type[P], key: str, wanted: Wanted = None) -> P:
+def read_part(
+    path: Path, product: type[P], key: str, wanted: Wanted = None, into: Table | None = None
+) -> P:
     """Return the file of a part, as `Part.read`; the product need not be finished. Raises FileError
     where it is missing, damaged, or of another config.
     """
     kind = product.kind
     names = datasets.select(product, wanted)
+    places = into.datasets() if into is not None else {}
     if not path.exists():
         raise FileError(path, "a finished part", "nothing", RERUN)
     with _opened(path, kind) as f:
         if f.attrs["key"] != key:
             found = f"key {f.attrs['key']} (another config or other inputs)"
             raise FileError(path, f"key {key}", found, RERUN)
-        columns = {name: datasets.content(path, kind, name, f[name]) for name in names}
+        columns = {name: datasets.content(path, kind, name, f, places.get(name)) for name in names}
         n_rows = json.loads(f.attrs[N_ROWS])
 
     part = product.from_columns(columns, n_rows)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.physics.compiling import compiled, inlined
+from spreadflow.physics.exponential_loops import exp
 from spreadflow.physics.pair_loops import (
     HALF_WINDOW,
     LoopTables,
     Ticks,
     channels_within,
-    exp,
     parabola,
     times,
 )

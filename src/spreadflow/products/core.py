@@ -187,6 +187,10 @@ class Table:
         """Return the columns in memory, by name."""
         return self._columns
 
+    def datasets(self) -> dict[str, np.ndarray]:
+        """Return the columns in memory, by their names in a file."""
+        return {f"{self.table_name}/{name}": rows for name, rows in self._columns.items()}
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return self._n_rows or 0
@@ -323,9 +327,7 @@ class Product:
     def datasets(self) -> dict[str, np.ndarray]:
         """Return the datasets in memory, by their names in a file."""
         return {
-            f"{name}/{column}": rows
-            for name, table in self.tables.items()
-            for column, rows in table.as_dict().items()
+            path: rows for table in self.tables.values() for path, rows in table.datasets().items()
         }
 
     def n_rows(self) -> dict[str, int]:

@@ -12,9 +12,9 @@ from spreadflow.analysis import identity_hash
 from spreadflow.analysis.merging import absences, merging, scaling, selection, statistics
 from spreadflow.analysis.merging.selection import Fate
 from spreadflow.config import MergeConfig, MergeSection
-from spreadflow.errors import FileError, LatticeOutcome
+from spreadflow.errors import FileError
 from spreadflow.io import mtz, reference, store
-from spreadflow.io.accepted import brought
+from spreadflow.io.accepted import Accepted, accepted_lattices, brought
 from spreadflow.io.rows import IS_IT_TWICE
 from spreadflow.log import Progress, logger, warn
 from spreadflow.parallel import World
@@ -44,27 +44,22 @@ REFLECTIONS = (
 )
 """Columns of reflections that are merged."""
 
-LATTICES = (
+OF_RUN = (
     Reindex.shots.mean_energy_ev,
-    Reindex.shots.pulse_photons,
     Reindex.lattices.shot,
     Reindex.lattices.shot_id,
     Reindex.lattices.k,
 )
-"""Columns of shots and lattices that are read of a part of `reindex`."""
+"""Columns that are read of the manifest of `reindex`."""
 
 
-class Accepted(NamedTuple):
-    """The accepted list of cells.h5."""
+class Crystal(NamedTuple):
+    """What cells.h5 says of all lattices."""
 
     runs: list[str]
     space_group: str
     cell: np.ndarray
     """(6,) mean of the chosen cluster, Å, degrees"""
-    outcome: dict[tuple[int, int, int], int]
-    """(run, shot_id, k) → LatticeOutcome, of every lattice"""
-    setting: dict[tuple[int, int, int], np.ndarray]
-    """(run, shot_id, k) → M (3, 3): Miller indices on the shared axes are M · those of reindex"""
 
 
 class OwnLattices(NamedTuple):
@@ -106,7 +101,7 @@ def run(
     log = logger(word, world)
     out = Path(out)
     scaled = scale(section, reindex=reindex, cells=cells, world=world, word=word)
-    accepted, own, own_lattices, counts, unique, obs, sums, scales, _ = scaled
+    crystal, own, own_lattices, counts, unique, obs, sums, scales, _ = scaled
     merged = merging.merge(obs, scales.intensity, scales.sigma, sums, section.min_multiplicity)
     merged = merging.with_scatter(merged, unique)
     n_merged = int(merged.n.sum())
@@ -116,7 +111,7 @@ def run(
     _set_scales(own_lattices, scales)
     lattices = _gathered(own.group, own_lattices, world)
 
-    attributes = _attributes(section, accepted, scales) | {
+    attributes = _attributes(section, crystal, scales) | {
         "wavelength_ang": float(wavelength(mean_energy_ev)),
         "reflections": counts,
         "n_lattices_in": len(lattices),
@@ -140,7 +135,7 @@ class Scaled(NamedTuple):
     rank's.
     """
 
-    accepted: Accepted
+    crystal: Crystal
     own: OwnLattices
     lattices: Lattices
     """of the same rows, first columns"""
@@ -167,11 +162,11 @@ def scale(
 
     keep: columns of reflections that are kept of each observation. Raises FileError.
     """
-    accepted = _accepted(cells)
-    unique = merging.Unique(accepted.cell, accepted.space_group, section.d_min)
-    parts = _parts(reindex, accepted.runs)
+    crystal = _crystal(cells)
+    unique = merging.Unique(crystal.cell, crystal.space_group, section.d_min)
+    parts = _parts(reindex, cells, crystal.runs)
     columns = tuple(dict.fromkeys((*REFLECTIONS, *keep)))
-    own, reflections = _read(_groups(parts), parts, columns, accepted, world, word)
+    own, reflections = _read(_groups(parts), parts, columns, world, word)
     read = reflections.as_dict()
     kept = Reflections(**{column.name: read[column.name] for column in keep})
     lattice = reflections.lattice if keep else np.empty(0, np.int64)
@@ -179,14 +174,14 @@ def scale(
     _check_used(counts, cells)
     sums = merging.Sums(obs, len(unique), world.add_up)
     return Scaled(
-        accepted=accepted,
+        crystal=crystal,
         own=own,
         lattices=lattices,
         counts=counts,
         unique=unique,
         observations=obs,
         sums=sums,
-        scales=_scaled(obs, sums, unique, section, accepted),
+        scales=_scaled(obs, sums, unique, section, crystal),
         kept=kept[selection.used_rows(fate, lattice)] if keep else kept,
     )
 
@@ -216,18 +211,18 @@ def _check_finite(merged: merging.Merged, section: MergeSection) -> None:
         raise FileError(where, "finite intensities", found, todo)
 
 
-def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scaling) -> dict:
+def _attributes(section: MergeSection, crystal: Crystal, scales: scaling.Scaling) -> dict:
     """Return the attributes of the product that do not depend on the counts of reflections."""
     reference = "no reference"
     if section.reference is not None:
         reference = f"mark0 against {section.reference.name}"
-    cell = unit_cell.radians(accepted.cell)
+    cell = unit_cell.radians(crystal.cell)
     return {
-        "runs": accepted.runs,
-        "space_group": accepted.space_group,
-        "cell": accepted.cell.tolist(),
+        "runs": crystal.runs,
+        "space_group": crystal.space_group,
+        "cell": crystal.cell.tolist(),
         "d_min": section.d_min,
-        "ambiguities": symmetry.ambiguities(cell, accepted.space_group),
+        "ambiguities": symmetry.ambiguities(cell, crystal.space_group),
         "scaling": reference,
         "error_model": scales.error_model._asdict(),
         "lattice_spread": dict(zip(scaling.UNKNOWNS, scales.spread.tolist(), strict=True)),
@@ -237,33 +232,34 @@ def _attributes(section: MergeSection, accepted: Accepted, scales: scaling.Scali
     }
 
 
-def _accepted(path: Path) -> Accepted:
-    """Return the accepted list of a cells.h5."""
+def _crystal(path: Path) -> Crystal:
+    """Return what a cells.h5 says of all lattices."""
     attributes = store.attributes(path, Cells)
-    cells = store.read(path, Cells, [Cells.lattices, Cells.clusters.mean])
-    lattices = cells.lattices
-    identity_columns = (lattices.run.tolist(), lattices.shot_id.tolist(), lattices.k.tolist())
-    identities = list(zip(*identity_columns, strict=True))
-    return Accepted(
-        attributes["runs"],
-        attributes["space_group"],
-        cells.clusters.mean[int(attributes["chosen"])],
-        outcome=dict(zip(identities, lattices.outcome.tolist(), strict=True)),
-        setting=dict(zip(identities, lattices.setting, strict=True)),
-    )
+    clusters = store.read(path, Cells, [Cells.clusters.mean]).clusters
+    cell = clusters.mean[int(attributes["chosen"])]
+    return Crystal(attributes["runs"], attributes["space_group"], cell)
+
+
+class Run(NamedTuple):
+    """What is known of the lattices of a run before its parts are opened."""
+
+    number: int
+    """in the list of cells.h5"""
+    reindex: Reindex
+    """columns `OF_RUN`"""
+    accepted: Accepted
 
 
 class Part(NamedTuple):
     """One part of the product of one run."""
 
-    run: int
-    """number of the run in the accepted list"""
+    run: Run
     part: store.Part[Reindex]
 
 
-def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
-    """Return every part, in order. Raises FileError for a run that cells.h5 does not know, or that
-    is there twice.
+def _parts(reindex: list[Path], cells: Path, runs: list[str]) -> list[Part]:
+    """Return every part, in order. Raises FileError for a run that cells.h5 does not know, of other
+    lattices than it knows, or that is there twice.
     """
     parts: list[Part] = []
     names: list[str] = []
@@ -275,8 +271,9 @@ def _parts(reindex: list[Path], runs: list[str]) -> list[Part]:
         if name in names:
             raise FileError(path, "each run once", f"{name} again", IS_IT_TWICE)
         names.append(name)
-        run_number = runs.index(name)
-        parts += [Part(run_number, part) for part in store.parts_of(path, Reindex)]
+        of_run = store.read(path, Reindex, OF_RUN)
+        run = Run(runs.index(name), of_run, accepted_lattices(cells, path))
+        parts += [Part(run, part) for part in store.parts_of(path, Reindex)]
     if not parts:
         todo = "Are there shots in these runs?"
         raise FileError(", ".join(map(str, reindex)), "parts", "none", todo)
@@ -293,7 +290,6 @@ def _read(
     groups: list[np.ndarray],
     parts: list[Part],
     wanted: tuple[Column, ...],
-    accepted: Accepted,
     world: World,
     word: str,
 ) -> tuple[OwnLattices, Reflections]:
@@ -305,21 +301,19 @@ def _read(
     own_parts = [parts[number] for group in own_groups for number in groups[group]]
     n_rows = sum(part.part.n_rows("reflections") for part in own_parts)
     reflections = _unfilled(wanted, n_rows)
-    columns = reflections.as_dict()
     lattices = [NO_LATTICES]
     n_lattices = 0
     n_reflections = 0
     with Progress(word, len(groups), world, "groups") as progress:
         for group in own_groups:
             for number in groups[group].tolist():
-                of_part, own = _read_part(group, parts[number], wanted, accepted)
-                own.lattice += n_lattices
-                rows = slice(n_reflections, n_reflections + len(own))
-                for name, column in own.as_dict().items():
-                    columns[name][rows] = column
+                end = n_reflections + parts[number].part.n_rows("reflections")
+                own = reflections[n_reflections:end]
+                of_part, n_kept = _read_part(group, parts[number], wanted, own)
+                own.lattice[:n_kept] += n_lattices
                 lattices.append(of_part)
                 n_lattices += len(of_part.k)
-                n_reflections = rows.stop
+                n_reflections += n_kept
             progress.at(group + 1)
     joined = OwnLattices(*map(np.concatenate, zip(*lattices, strict=True)))
     return joined, reflections[:n_reflections]
@@ -335,41 +329,36 @@ def _unfilled(wanted: tuple[Column, ...], n: int) -> Reflections:
 
 
 def _read_part(
-    group: int, part: Part, wanted: tuple[Column, ...], accepted: Accepted
-) -> tuple[OwnLattices, Reflections]:
-    """Return the accepted lattices of one part and their reflections. Raises FileError for a
-    lattice the accepted list does not know.
+    group: int, part: Part, wanted: tuple[Column, ...], reflections: Reflections
+) -> tuple[OwnLattices, int]:
+    """Read the reflections of one part into as many rows, those of accepted lattices first. Return
+    the accepted lattices, and the number of their reflections.
     """
-    reindex = part.part.read([*LATTICES, *wanted])
-    shot_id = reindex.lattices.shot_id
-    k = reindex.lattices.k
-    identities = [
-        (part.run, *identity) for identity in zip(shot_id.tolist(), k.tolist(), strict=True)
-    ]
-    outcomes = [accepted.outcome.get(identity) for identity in identities]
-    if None in outcomes:
-        todo = "Rerun cells on these products."
-        raise FileError(part.part.manifest.path, "lattices that cells.h5 knows", "others", todo)
-    is_accepted = np.array(outcomes, dtype=np.int64) == LatticeOutcome.ACCEPTED
-    n_accepted = is_accepted.sum()
-    shot = reindex.lattices.shot[is_accepted]
+    run, of_run = part
+    in_part = of_run.rows("lattices")
+    is_accepted = run.accepted.is_accepted[in_part]
+    own = run.reindex.lattices[in_part][is_accepted]
+    reindex = of_run.read([Reindex.shots.pulse_photons, *wanted], into=reflections)
     lattices = OwnLattices(
-        group=np.full(n_accepted, group),
-        run=np.full(n_accepted, part.run),
-        shot_id=shot_id[is_accepted],
-        k=k[is_accepted],
-        energy_ev=reindex.shots.mean_energy_ev[shot],
-        pulse_photons=reindex.shots.pulse_photons[shot],
+        group=np.full(len(own), group),
+        run=np.full(len(own), run.number),
+        shot_id=own.shot_id,
+        k=own.k,
+        energy_ev=run.reindex.shots.mean_energy_ev[own.shot],
+        pulse_photons=reindex.shots.pulse_photons[own.shot - of_run.rows("shots").start],
     )
-    reflections = reindex.reflections
+
+    n_kept = len(reflections)
     if not is_accepted.all():
-        reflections = reflections[is_accepted[reflections.lattice]]
-    settings = [accepted.setting[identity] for identity in identities]
-    setting = np.array(settings).reshape(-1, 3, 3)
-    reflections.hkl = brought(reflections.hkl, setting, reflections.lattice)
+        is_kept = is_accepted[reflections.lattice]
+        n_kept = int(is_kept.sum())
+        for column in reflections.as_dict().values():
+            column[:n_kept] = column[is_kept]
+    kept = reflections[:n_kept]
+    kept.hkl[:] = brought(kept.hkl, run.accepted.setting[in_part], kept.lattice)
     row_of_lattice = np.cumsum(is_accepted) - 1
-    reflections.lattice = row_of_lattice[reflections.lattice]
-    return lattices, reflections
+    kept.lattice[:] = row_of_lattice[kept.lattice]
+    return lattices, n_kept
 
 
 def _select(
@@ -421,7 +410,7 @@ def _scaled(
     sums: merging.Sums,
     unique: merging.Unique,
     section: MergeSection,
-    accepted: Accepted,
+    crystal: Crystal,
 ) -> scaling.Scaling:
     """Return the scales, the error model and the intensities that they are refined with.
     Collective.
@@ -430,14 +419,14 @@ def _scaled(
         obs,
         sums,
         unique,
-        reference=_reference(section, accepted, unique),
+        reference=_reference(section, crystal, unique),
         refine_b=section.refine_b,
         n_cycles=section.n_cycles,
     )
 
 
 def _reference(
-    section: MergeSection, accepted: Accepted, unique: merging.Unique
+    section: MergeSection, crystal: Crystal, unique: merging.Unique
 ) -> np.ndarray | None:
     """Return (unique,) reference intensities, NaN where there are none. Raises FileError where none
     is among the unique reflections.
@@ -445,7 +434,7 @@ def _reference(
     if section.reference is None:
         return None
     hkl, intensity = reference.read(
-        section.reference, accepted.cell, accepted.space_group, section.d_min
+        section.reference, crystal.cell, crystal.space_group, section.d_min
     )
     values = unique.values(hkl, intensity)
     if not (values > 0).any():

@@ -77,11 +77,13 @@ def suspected_screws(merged: Merged, unique: Unique) -> list[Suspect]:
             if not n_weak:
                 continue
             strengths = np.maximum(strength[is_forbidden], 0.0)
-            sum_of_strengths = strengths.sum()
-            probability = float(scipy.special.chdtr(n_weak, sum_of_strengths))
             remainder = index[is_forbidden] % period
             of_remainders = [strengths[remainder == r].mean() for r in np.unique(remainder)]
-            if probability < IMPROBABLE and max(of_remainders) < LARGEST_STRENGTH:
+            if max(of_remainders) >= LARGEST_STRENGTH:
+                continue
+            sum_of_strengths = strengths.sum()
+            probability = float(scipy.special.chdtr(n_weak, sum_of_strengths))
+            if probability < IMPROBABLE:
                 suspects.append(
                     Suspect(
                         axis=axis,

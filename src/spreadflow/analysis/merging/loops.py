@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.physics.compiling import compiled, inlined
+from spreadflow.physics.exponential_loops import exp
 
 PRIOR, PRIOR_PRECISION, MEASURED, PRECISION, EXPECTED, IS_REPEATED, TARGET, OF_SCALES = range(8)
 """Columns of `uniques`: mean and 1/variance of Wilson's distribution; mean and 1/variance of all
@@ -360,7 +361,7 @@ def move(observed, kept, uniques, model, unknowns, table, first, last):
             _fill_leverages(intensities, rests, partial, ks, precisions, leverages, model, chunked)
             _fill_log_k(observed.by_b[chunk], observed.slopes[chunk], of_lattice, chunked)
             for j in range(len(ks)):
-                chunked[NEW_K + j] = np.exp(chunked[NEW_K + j]) * factors[j]
+                chunked[NEW_K + j] = exp(chunked[NEW_K + j]) * factors[j]
             _weigh(intensities, rests, partial, ks, precisions, model, chunked)
             for j in range(len(ks)):
                 u = unique[j]

@@ -5,7 +5,8 @@ over them is formed per fixed group of lattices and the groups are added in orde
 answer does not depend on who holds them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import gemmi
@@ -200,16 +201,25 @@ class Sums:
 
     def __init__(self, obs: Observations, n_unique: int, add: Add = add_in_order):
         self.n_unique = n_unique
+        self.counts = np.ones(obs.n_lattices, dtype=bool)
+        """(lattice,) whether it is in the sums"""
         self._add = add
         self._unique = obs.unique
-        self._groups, first = np.unique(obs.group, return_index=True)
+        groups, first = np.unique(obs.group, return_index=True)
         self._first_lattice = [*first.tolist(), obs.n_lattices]
         self._first_row = np.searchsorted(obs.lattice, self._first_lattice)
+        ends = self._first_lattice[1:]
+        self._groups = list(zip(groups.tolist(), first.tolist(), ends, strict=True))
+        """number of each group, its first lattice and the end"""
 
-    def _each_group(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the number of each group, its first lattice and the end."""
-        first = self._first_lattice
-        yield from zip(self._groups.tolist(), first[:-1], first[1:], strict=True)
+    def of_every(self, n: int) -> "Sums":
+        """Return the same sums over the groups alone whose numbers n divides."""
+        some = copy.copy(self)
+        some._groups = [group for group in self._groups if group[0] % n == 0]
+        some.counts = np.zeros_like(self.counts)
+        for _, first, end in some._groups:
+            some.counts[first:end] = True
+        return some
 
     def of_groups(
         self, sums: Callable[[int, int], np.ndarray], shape: tuple[int, ...]
@@ -217,7 +227,7 @@ class Sums:
         """Return the sum of what `sums` returns, of this shape, of the lattices of each group, from
         the first to the end. Collective.
         """
-        tables = ((group, sums(first, last)) for group, first, last in self._each_group())
+        tables = ((group, sums(first, last)) for group, first, last in self._groups)
         return self._add(tables, shape)
 
     def by_unique_of_groups(
@@ -259,8 +269,8 @@ class Sums:
 
     def over_lattices(self, *columns: np.ndarray) -> np.ndarray:
         """Return sums of columns (lattice,) over all lattices: (column,). Collective."""
-        table = np.stack(columns, axis=1)
-        return self.of_groups(lambda first, last: table[first:last].sum(axis=0), (len(columns),))
+        table = np.stack(columns)
+        return self.of_groups(lambda first, last: table[:, first:last].sum(axis=1), (len(columns),))
 
 
 def merge(

@@ -51,6 +51,22 @@ lattices. As steps anticipate the next ones, scales are then about three such st
 would end, a few hundredths of their standard deviations.
 """
 
+START_EVERY = 11
+"""Where observations are many, only every so manieth group is scaled at first. A prime number:
+ranks, which take groups by turns, then have equal shares of them.
+"""
+
+LEAST_AT_START = 10.0
+"""Observations of a reflection at the start, on average, from which on its intensities are worth
+their time.
+"""
+
+LARGEST_START = 0.2
+"""Share of all observations up to which a start is worth its time; of few groups it has more."""
+
+START_TOLERANCE = 0.1
+"""`TOLERANCE` of the start: a reflection has fewer observations there, of larger deviations."""
+
 RELAXATION = 0.8
 """Share of a step towards the others that is taken: two lattices that share their strongest
 reflections would otherwise go back and forth.
@@ -179,19 +195,46 @@ def scale(
     n = (obs.n_lattices, len(UNKNOWNS))
     state = _State(
         unknowns=np.zeros(n),
-        covariance=np.zeros((*n, len(UNKNOWNS))),
+        covariance=np.tile(np.diag(EXPECTED_SPREAD**2), (obs.n_lattices, 1, 1)),
         model=ErrorModel(),
         spread=EXPECTED_SPREAD,
         uniques=_uniques(obs, sums, unique, target),
         kept=loops.Kept(np.array(obs.factor), *np.zeros((2, len(obs.unique)), obs.factor.dtype)),
     )
+    some = data._replace(sums=sums.of_every(START_EVERY))
+    if _is_worth_a_start(data, some):
+        state = _converged(some, state, n_cycles, START_TOLERANCE).state
+    found = _converged(data, state, n_cycles, tolerance)
+    result = _result(data, found.state, ratio)
+    return result._replace(n_cycles=found.n_cycles, last_change=found.last_change)
+
+
+def _is_worth_a_start(data: _Data, some: _Data) -> bool:
+    """Return whether to find the scales of some of the data first. Collective."""
+    of_lattices = np.diff(data.observed.first)
+    (n_all,) = data.sums.over_lattices(of_lattices)
+    (n_some,) = some.sums.over_lattices(of_lattices)
+    is_enough = n_some >= LEAST_AT_START * len(data.unique)
+    return bool(is_enough and n_some <= LARGEST_START * n_all and not data.has_target)
+
+
+class _Cycles(NamedTuple):
+    """Cycles that have been, as in `Scaling`."""
+
+    state: _State
+    n_cycles: int
+    last_change: float
+
+
+def _converged(data: _Data, state: _State, n_cycles: int, tolerance: float) -> _Cycles:
+    """Return the state after cycles, as many as `scale` says."""
+    state = state._replace(past=())
     change = np.inf
     cycle = 0
     while cycle < n_cycles and change > tolerance:
         state, change = _cycle(data, state, is_first=cycle == 0)
         cycle += 1
-
-    return _result(data, state, ratio)._replace(n_cycles=cycle, last_change=change)
+    return _Cycles(state, cycle, change)
 
 
 def _observed(obs: Observations, refine_b: bool) -> loops.Observed:
@@ -266,7 +309,8 @@ def _cycle(data: _Data, state: _State, is_first: bool) -> tuple[_State, float]:
     if not (is_first or data.has_target):
         change, past = extrapolated(data.sums, state.past, state.unknowns, change, moved.variance)
         moved = moved._replace(past=past)
-    moved = moved._replace(unknowns=state.unknowns + change)
+    is_moved = data.sums.counts[:, None]
+    moved = moved._replace(unknowns=state.unknowns + np.where(is_moved, change, 0.0))
     moved = moved._replace(spread=_spread(data, moved))
     return _merge(data, moved), float(np.sqrt(mean_square))
 
@@ -291,7 +335,7 @@ def extrapolated(
     steps = [change, *(after.change - before.change for before, after in pairs)]
     moves = [after.unknowns - before.unknowns for before, after in pairs]
     weighted = [step / variance for step in steps]
-    products = [(step * other).sum(axis=1) for step in steps for other in weighted]
+    products = [np.einsum("lu,lu->l", step, other) for step in steps for other in weighted]
     n = len(steps)
     gram = sums.over_lattices(*products).reshape(n, n)
     if n == 1:
@@ -423,10 +467,7 @@ def _step(data: _Data, state: _State) -> tuple[np.ndarray, np.ndarray]:
     restraint = step_loops.Restraint(
         away=state.unknowns - _mean_unknowns(data, state), precision=state.spread**-2.0
     )
-    out = step_loops.Step(
-        change=np.empty((n_lattices, len(UNKNOWNS))),
-        covariance=np.empty((n_lattices, len(UNKNOWNS), len(UNKNOWNS))),
-    )
+    out = step_loops.Step(change=np.zeros((n_lattices, len(UNKNOWNS))), covariance=state.covariance)
     common = (data.observed, state.kept, state.uniques, state.model.squares, data.has_target)
 
     def add(table: np.ndarray, first: int, last: int) -> None:

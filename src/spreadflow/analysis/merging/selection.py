@@ -117,14 +117,15 @@ def select(
     shell = unique.shell.astype(np.int8)
     of_shell = np.where(fate == Fate.USED, shell[judged.unique], np.int8(-1))
     best = best_partiality(reflections.partiality, of_shell, lattice, group, add)
-    is_less = (reflections.partiality < (partiality_min * best)[of_shell]) & (of_shell >= 0)
-    fate[is_less] = Fate.PARTIALITY
+    n_good = np.zeros(len(group), np.int64)
+    selection_loops.judge_partialities(
+        reflections.partiality, of_shell, lattice, partiality_min * best, fate, n_good
+    )
 
     # a lattice with too few observations is left out as a whole
-    is_good = fate == Fate.USED
-    n_good = np.bincount(lattice[is_good], minlength=len(group))
     is_used = n_good >= max(min_reflections, 1)
-    fate[is_good & ~is_used[lattice]] = Fate.FEW
+    if not is_used.all():
+        fate[(fate == Fate.USED) & ~is_used[lattice]] = Fate.FEW
 
     rows = used_rows(fate, lattice)
     number = (np.cumsum(is_used) - 1).astype(np.int32)
@@ -140,7 +141,7 @@ def select(
         variance=columns.pop("sigma_background")[rows].astype(np.float32, copy=False) ** 2,
         factor=judged.factor[rows],
         partiality=np.minimum(partiality, 1.0, out=partiality),
-        slopes=columns.pop("slopes")[rows],
+        slopes=columns.pop("slopes").take(rows, axis=0),
     )
     return observations, np.where(is_used, n_good, 0), fate
 

@@ -9,7 +9,7 @@ import numpy as np
 from spreadflow.models import ReflectionFlag
 from spreadflow.physics.compiling import compiled
 
-USED, FAILED, RESOLUTION, ABSENT = range(4)
+USED, FAILED, RESOLUTION, ABSENT, PARTIALITY = range(5)
 """The first of `selection.Fate`, in its order."""
 
 FAILURES = int(ReflectionFlag.FAILED)
@@ -93,3 +93,18 @@ def count_partialities(partiality, shell, lattice, group, counts):
         if shell[i] >= 0:
             number = int(np.float64(partiality[i]) * n_steps)
             counts[group[lattice[i]], shell[i], min(number, n_steps - 1)] += 1
+
+
+@compiled
+def judge_partialities(partiality, shell, lattice, least, fates, n_good):
+    """Set the fate of reflections recorded too little, and count the others of each lattice.
+
+    partiality, shell, lattice: as in `count_partialities`; least: (shell,) partiality; fates:
+    (reflection,); n_good: (lattice,) counts, zero.
+    """
+    for i in range(len(partiality)):
+        if shell[i] >= 0:
+            if partiality[i] < least[shell[i]]:
+                fates[i] = PARTIALITY
+            else:
+                n_good[lattice[i]] += 1
