@@ -352,53 +352,74 @@ def part(table: Table, rng: np.random.Generator, which: np.ndarray, shot_id: np.
     )
 
 
-def stage(product: Product, out: Path, source: Path) -> dict:
-    """Run the stage as a program, twice: the second time compiled loops are in its cache.
+def stage(product: Product, out: Path, source: Path) -> tuple[float, float, int]:
+    """Run the stage as a program: seconds of user and of system, and the most memory it held, kB.
 
     source: folder that holds the package.
     """
     words = [sys.executable, "-m", "spreadflow.cli", "merge", "--out", str(out)]
     words += ["--config", json.dumps({"merge": {"d_min": D_MIN}})]
     words += ["--reindex", str(product.reindex), "--cells", str(product.cells)]
+    command = [sys.executable, "-c", LAUNCHER, *words]
     environment = os.environ | {"PYTHONPATH": str(source)}
-    seconds, memory_kb = [], []
-    for _ in range(2):
-        command = [sys.executable, "-c", LAUNCHER, *words]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-        status, user, system, most_kb = json.loads(done.stdout.splitlines()[-1])
-        if status:
-            raise SystemExit(f"the stage failed with status {status}")
-        seconds.append((user, system))
-        memory_kb.append(most_kb)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    status, user, system, most_kb = json.loads(done.stdout.splitlines()[-1])
+    if status:
+        raise SystemExit(f"the stage failed with status {status}")
+    return user, system, most_kb
+
+
+def figures(product: Product, out: Path, runs: list[tuple[float, float, int]]) -> dict:
+    """What the runs of a stage took; at the second, compiled loops are in its cache."""
     attributes = store.attributes(out, Merge)
+    first, second = runs
     return {
         "n_observations": product.n_reflections,
         "n_used": attributes["reflections"]["used"],
         "n_cycles": int(attributes["n_cycles"]),
-        "user_s": seconds[1][0],
-        "system_s": seconds[1][1],
-        "seconds_first": sum(seconds[0]),
-        "observations_per_second": product.n_reflections / sum(seconds[1]),
-        "peak_rss_gib": memory_kb[1] / 2**20,
-        "peak_rss_first_gib": memory_kb[0] / 2**20,
+        "user_s": second[0],
+        "system_s": second[1],
+        "seconds_first": first[0] + first[1],
+        "observations_per_second": product.n_reflections / (second[0] + second[1]),
+        "peak_rss_gib": second[2] / 2**20,
+        "peak_rss_first_gib": first[2] / 2**20,
     }
 
 
+def written(folder: Path, table: Path, args: argparse.Namespace, source: Path) -> Product:
+    """Have a process write the products, as the package at `source` does."""
+    words = [sys.executable, __file__, "--product", str(folder), "--table", str(table)]
+    words += ["--lattices", str(args.lattices), "--seed", str(args.seed)]
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True)
+    n_reflections = json.loads(done.stdout.splitlines()[-1])
+    return Product(folder / "reindex.h5", folder / "cells.h5", n_reflections)
+
+
 def run_parts(args: argparse.Namespace) -> dict[str, dict]:
-    """Write the products, and run the stage on them: as it is here, and as `--before` has it."""
+    """Write the products, and run the stage on them: as it is here, and as `--before` has it, by
+    turns.
+    """
     unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
-    table = draw(min(args.lattices, N_DRAWN), unique, args.seed)
     sources = {"now": Path(merging.__file__).parents[3]}
     if args.before:
         sources = {"before": args.before, **sources}
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        product = write_product(Path(folder), table, args.lattices, args.seed)
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        table = folder / "table.npz"
+        np.savez(table, **draw(min(args.lattices, args.drawn), unique, args.seed)._asdict())
+        products = {
+            name: written(folder / name, table, args, source) for name, source in sources.items()
+        }
+        runs: dict[str, list] = {name: [] for name in sources}
+        for _ in range(2):
+            for name, source in sources.items():
+                runs[name].append(stage(products[name], folder / f"{name}.h5", source))
         results = {
-            name: stage(product, Path(folder) / f"{name}.h5", source)
-            for name, source in sources.items()
+            name: figures(products[name], folder / f"{name}.h5", runs[name]) for name in sources
         }
         if args.before:
-            results["difference"] = differences(Path(folder))
+            results["difference"] = differences(folder)
     return results
 
 
@@ -457,8 +478,15 @@ def main() -> None:
     parser.add_argument("--parts", action="store_true", help="the whole stage, from part files")
     parser.add_argument("--folder", type=Path, help="where the part files lie for a while")
     parser.add_argument("--before", type=Path, help="src of another revision: run its stage too")
+    parser.add_argument("--drawn", type=int, default=N_DRAWN, help=f"lattices, default {N_DRAWN}")
+    parser.add_argument("--product", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.lattices = args.lattices or (40000 if args.parts else 5000)
+    if args.product:
+        table = Table(**np.load(args.table))
+        print(write_product(args.product, table, args.lattices, args.seed).n_reflections)
+        return
     if args.parts:
         results = run_parts(args)
         report_parts(results)

@@ -64,6 +64,9 @@ their time.
 LARGEST_START = 0.2
 """Share of all observations up to which a start is worth its time; of few groups it has more."""
 
+LARGEST_FIRST_LOG_G = 3.0
+"""Largest |ln G| that the photons of a lattice are believed as a whole."""
+
 START_TOLERANCE = 0.1
 """`TOLERANCE` of the start: a reflection has fewer observations there, of larger deviations."""
 
@@ -204,6 +207,7 @@ def scale(
     some = data._replace(sums=sums.of_every(START_EVERY))
     if _is_worth_a_start(data, some):
         state = _converged(some, state, n_cycles, START_TOLERANCE).state
+        state = _with_scales(data, state, ~some.sums.counts)
     found = _converged(data, state, n_cycles, tolerance)
     result = _result(data, found.state, ratio)
     return result._replace(n_cycles=found.n_cycles, last_change=found.last_change)
@@ -216,6 +220,24 @@ def _is_worth_a_start(data: _Data, some: _Data) -> bool:
     (n_some,) = some.sums.over_lattices(of_lattices)
     is_enough = n_some >= LEAST_AT_START * len(data.unique)
     return bool(is_enough and n_some <= LARGEST_START * n_all and not data.has_target)
+
+
+def _with_scales(data: _Data, state: _State, is_new: np.ndarray) -> _State:
+    """Return the state with ln G of new lattices from the photons of all their reflections, of mean
+    0, before a step weighs them. is_new: (lattice,). Collective.
+    """
+    photons, expected = step_loops.totals(data.observed, state.kept, state.uniques).T
+    limits = np.exp([-LARGEST_FIRST_LOG_G, LARGEST_FIRST_LOG_G])
+    ratio = np.divide(photons, expected, out=np.ones_like(photons), where=expected > 0)
+    log_g = np.where(is_new, np.log(np.clip(ratio, *limits)), 0.0)
+    total, n_new = data.sums.over_lattices(log_g, is_new)
+    log_g[is_new] -= total / n_new
+
+    unknowns = state.unknowns.copy()
+    unknowns[:, 0] += log_g
+    k = state.kept.k
+    k *= np.repeat(np.exp(log_g).astype(k.dtype), np.diff(data.observed.first))
+    return state._replace(unknowns=unknowns)
 
 
 class _Cycles(NamedTuple):

@@ -224,3 +224,19 @@ def step(observed, kept, uniques, model, has_target, restraint, out, table, firs
                 leverages[j] = chunked[SCALE_VARIANCE + j]
                 expected = max(uniques[u, EXPECTED], 0.0)
                 table[u, 0] += np.float64(precisions[j]) ** 2 * leverages[j] * expected**2
+
+
+@compiled
+def totals(observed, kept, uniques):
+    """Return the photons of each lattice, counted and expected, (lattice, 2)."""
+    bounds = observed.first
+    out = np.zeros((len(bounds) - 1, 2))
+    for lattice in range(len(out)):
+        photons = 0.0
+        expected = 0.0
+        for i in range(bounds[lattice], bounds[lattice + 1]):
+            photons += np.float64(observed.intensity[i])
+            expected += np.float64(kept.k[i]) * max(uniques[observed.unique[i], EXPECTED], 0.0)
+        out[lattice, 0] = photons
+        out[lattice, 1] = expected
+    return out
