@@ -20,7 +20,7 @@ from spreadflow.analysis.recording import unusable
 from spreadflow.config import Config
 from spreadflow.config.base import Section
 from spreadflow.config.docstrings import docstrings
-from spreadflow.io import images, nexus_writer
+from spreadflow.io import datasets, images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, files
@@ -400,7 +400,7 @@ nothing else is lost.
 
 """
 
-PRODUCTS = """## Products
+PRODUCTS = f"""## Products
 
 Products are HDF5 files. A product is one file, or a manifest with its parts: `index.h5` lists the keys of
 `index.parts/000000.h5` and so on, one part for each fixed block of shots, and in the group `n_rows` the rows of each
@@ -409,7 +409,8 @@ none. A file appears under its name only when it is
 complete. The root has the attributes `kind`, `schema` (version), `key` (hash of everything that the content depends
 on), `software` and `time`, and those of the stage (lists and mappings as JSON). Each dataset has the attributes `units`,
 `meaning` and `sha256`, a checksum of its numbers that is compared whenever they are read. Files are of HDF5's format 1.10,
-whose own structure has checksums.
+whose own structure has checksums. Datasets of more than {datasets.SMALLEST_COMPRESSED} bytes are compressed with bitshuffle and LZ4:
+h5py reads them after `import hdf5plugin`, other programs with `HDF5_PLUGIN_PATH` [set as for images](#image-files).
 
 Index, reindex, predict, pack and stage1 are made of small pieces, `index.parts/000000/000000-000008.h5` and so on, which
 are joined to parts of at least 256 shots or lattices as far as there are as many

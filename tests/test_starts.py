@@ -58,6 +58,11 @@ def test_stages_before_pixels_are_modelled_import_no_jax():
     assert not (NEVER_AT_ONCE | {"jax"}) & found
 
 
+def test_merge_imports_no_mathematics_of_scipy():
+    found = imported(stages(["merge"]))
+    assert not {"scipy.optimize", "scipy.linalg", "scipy.special"} & found
+
+
 def test_summaries_import_what_draws_alone():
     words = [stage.word for stage in STAGES if stage.word not in REPORTED_AS]
     found = imported(["spreadflow.report.summary", *(f"spreadflow.report.{w}" for w in words)])

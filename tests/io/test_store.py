@@ -479,3 +479,23 @@ def test_large_datasets_are_compressed_in_large_chunks_of_whole_rows(tmp_path, b
         assert hkl.chunks[1:] == (3,)
         chunk = np.prod(hkl.chunks) * hkl.dtype.itemsize
     assert 0.9 * datasets.CHUNK_BYTES < chunk <= datasets.CHUNK_BYTES
+
+
+def test_rows_of_a_part_are_read_where_they_are_wanted(tmp_path, block):
+    """Into the middle of a table; one that has another number of rows is refused."""
+    make(tmp_path / "index.h5", block)
+    part = store.parts_of(tmp_path / "index.h5", Index)[1]
+    expected = part.read([Index.reflections]).reflections
+    n = len(expected)
+    names = expected.as_dict()
+    table = Index.reflections(
+        **{name: np.full((n + 5, *rows.shape[1:]), 77, rows.dtype) for name, rows in names.items()}
+    )
+    read = part.read([Index.reflections], into=table[3 : n + 3]).reflections
+
+    for name, rows in table.as_dict().items():
+        np.testing.assert_array_equal(rows[3 : n + 3], names[name])
+        assert np.shares_memory(rows, read.as_dict()[name])
+        assert (rows[:3] == 77).all() and (rows[n + 3 :] == 77).all()
+    with pytest.raises(FileError, match=r"000001\.h5: reflections/.*expected shape"):
+        part.read([Index.reflections], into=table)

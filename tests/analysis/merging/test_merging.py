@@ -169,6 +169,17 @@ def test_sums_do_not_depend_on_who_holds_which_group(unique):
     np.testing.assert_array_equal(joined.T, whole)
 
 
+def test_sums_of_some_groups_are_those_of_their_observations(unique):
+    obs, _, _ = observations(unique, 7)
+    some = merging.Sums(obs, len(unique)).of_every(2)
+    is_in = obs.group[obs.lattice] % 2 == 0
+    expected = np.bincount(obs.unique[is_in], obs.intensity[is_in], len(unique))
+    np.testing.assert_allclose(some.by_unique(obs.intensity)[0], expected, rtol=1e-12)
+    np.testing.assert_array_equal(some.counts, obs.group % 2 == 0)
+    (n_lattices,) = some.over_lattices(np.ones(obs.n_lattices))
+    assert n_lattices == some.counts.sum() < obs.n_lattices
+
+
 def test_merging_does_not_depend_on_the_order_within_a_lattice(unique):
     obs, _, sigma = observations(unique, 6)
     merged = merge(unique, obs, sigma)

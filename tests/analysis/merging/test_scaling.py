@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy
 
 import by_arrays
 from by_arrays import Terms, fit_error_model, terms_of, variance_of
-from spreadflow.analysis.merging import loops, merging, scaling
+from spreadflow.analysis.merging import error_model, loops, merging, scaling
 from spreadflow.analysis.merging.error_model import ErrorModel
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 
@@ -197,6 +198,57 @@ def test_order_of_observations_and_lattices_does_not_matter(plenty):
 
     np.testing.assert_allclose(again.log_g[place], found.log_g, atol=1e-9)
     np.testing.assert_allclose(again.error_model, found.error_model, rtol=1e-9)
+
+
+@pytest.mark.stage
+def test_scales_of_some_groups_first_lead_to_the_same_in_fewer_cycles(monkeypatch):
+    """Within a few hundredths of the standard deviations that are known beforehand."""
+    table = simulated(660, 300, seed=4)
+    group = np.arange(660) * 22 // 660
+    obs = table.obs._replace(group=group)
+    sums = Sums(obs, len(table.unique))
+    expected = scaling.scale(obs, sums, table.unique, n_cycles=100, tolerance=1e-4)
+    without = scaling.scale(obs, sums, table.unique)
+    monkeypatch.setattr(scaling, "LEAST_AT_START", 1.0)
+    found = scaling.scale(obs, sums, table.unique)
+
+    assert found.last_change <= scaling.TOLERANCE
+    assert found.n_cycles < without.n_cycles
+    away = (found.unknowns - expected.unknowns)[:, :2] / expected.sigmas[:, :2]
+    assert np.sqrt(np.mean(away**2, axis=0)).max() < 0.04
+    np.testing.assert_allclose(found.error_model, expected.error_model, rtol=5e-3, atol=2e-3)
+    assert abs(found.log_g.mean()) < 1e-9
+
+
+def test_few_groups_or_few_observations_have_no_start(monkeypatch):
+    """A start of a third of the observations, or one that measures few reflections, is not made."""
+    table = simulated(60, 60, seed=11)
+    counted = []
+    converged = scaling._converged
+
+    def noted(data, *args):
+        counted.append(data.sums.counts.sum())
+        return converged(data, *args)
+
+    monkeypatch.setattr(scaling, "_converged", noted)
+    scaled(table, n_cycles=1)
+    monkeypatch.setattr(scaling, "LEAST_AT_START", 1e-3)
+    few_groups = table._replace(obs=table.obs._replace(group=np.arange(60) // 20))
+    scaled(few_groups, n_cycles=1)
+    assert counted == [60, 60]
+    many_groups = table._replace(obs=table.obs._replace(group=np.arange(60) // 3))
+    scaled(many_groups, n_cycles=1)
+    assert counted[2:] == [6, 60]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_non_negative_solution_is_that_of_scipy(seed):
+    rng = np.random.default_rng(seed)
+    root = rng.standard_normal((4, 4))
+    target = rng.standard_normal(4)
+    expected, _ = scipy.optimize.nnls(root, target)
+    found = error_model.non_negative(root.T @ root, root.T @ target)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_low_multiplicity_still_scales():

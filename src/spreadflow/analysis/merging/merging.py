@@ -214,12 +214,12 @@ class Sums:
 
     def of_every(self, n: int) -> "Sums":
         """Return the same sums over the groups alone whose numbers n divides."""
-        some = copy.copy(self)
-        some._groups = [group for group in self._groups if group[0] % n == 0]
-        some.counts = np.zeros_like(self.counts)
-        for _, first, end in some._groups:
-            some.counts[first:end] = True
-        return some
+        subset = copy.copy(self)
+        subset._groups = [group for group in self._groups if group[0] % n == 0]
+        subset.counts = np.zeros_like(self.counts)
+        for _, first, end in subset._groups:
+            subset.counts[first:end] = True
+        return subset
 
     def of_groups(
         self, sums: Callable[[int, int], np.ndarray], shape: tuple[int, ...]

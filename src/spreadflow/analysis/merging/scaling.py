@@ -204,20 +204,20 @@ def scale(
         uniques=_uniques(obs, sums, unique, target),
         kept=loops.Kept(np.array(obs.factor), *np.zeros((2, len(obs.unique)), obs.factor.dtype)),
     )
-    some = data._replace(sums=sums.of_every(START_EVERY))
-    if _is_worth_a_start(data, some):
-        state = _converged(some, state, n_cycles, START_TOLERANCE).state
-        state = _with_scales(data, state, ~some.sums.counts)
+    subset = data._replace(sums=sums.of_every(START_EVERY))
+    if _is_worth_a_start(data, subset):
+        state = _converged(subset, state, n_cycles, START_TOLERANCE).state
+        state = _with_scales(data, state, ~subset.sums.counts)
     found = _converged(data, state, n_cycles, tolerance)
     result = _result(data, found.state, ratio)
     return result._replace(n_cycles=found.n_cycles, last_change=found.last_change)
 
 
-def _is_worth_a_start(data: _Data, some: _Data) -> bool:
-    """Return whether to find the scales of some of the data first. Collective."""
+def _is_worth_a_start(data: _Data, subset: _Data) -> bool:
+    """Return whether to find the scales of a subset of the data first. Collective."""
     of_lattices = np.diff(data.observed.first)
     (n_all,) = data.sums.over_lattices(of_lattices)
-    (n_some,) = some.sums.over_lattices(of_lattices)
+    (n_some,) = subset.sums.over_lattices(of_lattices)
     is_enough = n_some >= LEAST_AT_START * len(data.unique)
     return bool(is_enough and n_some <= LARGEST_START * n_all and not data.has_target)
 
