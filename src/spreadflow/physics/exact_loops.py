@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.physics.compiling import compiled, inlined
+from spreadflow.physics.exponential_loops import LOWEST_EXPONENT, exp
 from spreadflow.physics.lattice_factor import GAUSS
-from spreadflow.physics.pair_loops import LOWEST_EXPONENT, exp
 
 CHANNELS = 16
 """Channels that are summed at a time."""
