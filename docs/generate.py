@@ -330,8 +330,8 @@ Of a pair of DIALS, the columns that a spec file needs and `intensity.sum.value`
 polarization or partiality; `lp` of DIALS is a column beside them, and is not read. Scaled lists are not to be named.
 
 What is recorded of a reflection (partiality, Lorentz factor, polarization, capture, slopes) is worked out as for images,
-from A as stated, the pulse, the detector and the mosaicity. The bandwidth is that of the stream, else
-`lattices.bandwidth`, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
+from A as stated, the pulse, the detector and the mosaicity. The bandwidth is `lattices.bandwidth`, else that of the
+stream, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
 the domains of `reindex.domain_ang`. A lattice of which it is not known ends as `UNKNOWN_MOSAICITY`. σ without a
 reflection's own photons is √(σ² − I), in photons. Geometry files of CrystFEL have no sensor: it captures everything.
 

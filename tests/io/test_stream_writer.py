@@ -10,7 +10,7 @@ import pytest
 from spreadflow.io.lattices.crystfel import Stream
 from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
 from spreadflow.io.lattices.stated import ShotName, StatedLattice, StatedShot
-from spreadflow.io.lattices.stream_writer import Target, write_header, write_shot
+from spreadflow.io.lattices.stream_writer import TargetCell, write_header, write_shot
 from spreadflow.models import Detector, Spots
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.units import wavelength
@@ -89,7 +89,7 @@ NAME = ShotName("/data/run 1/x.nxs", 3, "", 1)
 
 def written(*shots: StatedShot, space_group: str = "C 1 2 1") -> str:
     file = io.StringIO()
-    target = Target(space_group, [60.0, 50.0, 40.0, 90.0, 100.0, 90.0])
+    target = TargetCell(space_group, [60.0, 50.0, 40.0, 90.0, 100.0, 90.0])
     write_header(file, DETECTOR, ENERGY_EV, target)
     for number, one in enumerate(shots, start=1):
         write_shot(file, number, NAME, one, DETECTOR, space_group)

@@ -38,7 +38,7 @@ OF_PEAKS = "fs/px ss/px (1/d)/nm^-1 Intensity Panel"
 """CrystFEL's own columns."""
 
 
-class Target(NamedTuple):
+class TargetCell(NamedTuple):
     """The crystals that were looked for."""
 
     space_group: str
@@ -46,7 +46,7 @@ class Target(NamedTuple):
     """a b c (Å) α β γ (degrees)"""
 
 
-def write_header(file: TextIO, detector: Detector, energy_ev: float, target: Target) -> None:
+def write_header(file: TextIO, detector: Detector, energy_ev: float, target: TargetCell) -> None:
     """Write what stands before the first chunk. energy_ev: about that of the shots."""
     a, b, c, *angles = target.cell
     axes = zip(("a", "b", "c"), (a, b, c), strict=True)
