@@ -60,7 +60,7 @@ def take(shot: StatedShot, identity: dict[str, Any], run: StatedRun) -> tuple[Re
     pulse = Result(
         Outcome.NO_LATTICE,
         mean_energy_ev=shot.energy_ev,
-        pulse_photons=float(np.sum(spectrum.photons)),
+        pulse_photons=1.0,
         spots=spots,
     )
     good = [shot.lattices[one.number] for one in judged if one.outcome == AdoptOutcome.ADOPTED]
