@@ -345,7 +345,7 @@ the last of CrystFEL's in peaks and reflections, `NAME_0` and so on for vectors.
 |---|---|---|
 | `I`, `sigma(I)`, `background`, peaks' `Intensity` | 9 significant, as float32 needs | 2 decimals |
 | `fs/px`, `ss/px` | 17 significant, as float64 needs | 1 decimal (peaks 2) |
-| `astar`, `bstar`, `cstar` | 17 significant | 7 decimals |
+| `astar`, `bstar`, `cstar` | 17 decimals | 7 decimals |
 | `photon_energy_eV`, `beam_bandwidth` | 17 significant | 6 decimals; 3 significant |
 | our columns | 9 or 17 significant, as their type needs | |
 | `corner_x`, `corner_y`; `fs`, `ss`; `coffset` | 9, 12, 12 decimals: corners to 1e-6 px | |

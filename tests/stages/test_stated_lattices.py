@@ -168,7 +168,7 @@ def test_our_stream_is_our_product(usual, tmp_path):
                     continue
                 wanted = expected[name][rows_of.get(table, slice(None))]
                 if name == "A":
-                    np.testing.assert_allclose(column, wanted, rtol=1e-15, atol=0)
+                    np.testing.assert_allclose(column, wanted, rtol=1e-15, atol=1e-18)
                 else:
                     np.testing.assert_array_equal(column, wanted, err_msg=f"{table}/{name}")
     assert ours.warnings == []
