@@ -449,3 +449,10 @@ def test_files_that_have_no_intensities_or_are_none_are_refused(usual, tmp_path)
     (tmp_path / "x.stream").write_text("no stream")
     with pytest.raises(FileError, match="a CrystFEL stream of format"):
         stated(tmp_path, tmp_path / "x.stream")
+
+
+def test_lists_of_dials_need_images(usual, tmp_path, capsys):
+    """An experiment has an image, which a run without images has not."""
+    ours = stated(tmp_path, usual.stream)
+    assert cli.main(["export", str(ours.path), "--to", "dials"]) == 4
+    assert "a product that was made from images" in capsys.readouterr().err
