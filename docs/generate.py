@@ -330,8 +330,8 @@ Of a pair of DIALS, the columns that a spec file needs and `intensity.sum.value`
 polarization or partiality; `lp` of DIALS is a column beside them, and is not read. Scaled lists are not to be named.
 
 What is recorded of a reflection (partiality, Lorentz factor, polarization, capture, slopes) is worked out as for images,
-from A as stated, the pulse, the detector and the mosaicity. The bandwidth is that of the stream, else
-`lattices.bandwidth`, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
+from A as stated, the pulse, the detector and the mosaicity. The bandwidth is `lattices.bandwidth`, else that of the
+stream, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
 the domains of `reindex.domain_ang`. A lattice of which it is not known ends as `UNKNOWN_MOSAICITY`. σ without a
 reflection's own photons is √(σ² − I), in photons. Geometry files of CrystFEL have no sensor: it captures everything.
 
@@ -345,7 +345,7 @@ the last of CrystFEL's in peaks and reflections, `NAME_0` and so on for vectors.
 |---|---|---|
 | `I`, `sigma(I)`, `background`, peaks' `Intensity` | 9 significant, as float32 needs | 2 decimals |
 | `fs/px`, `ss/px` | 17 significant, as float64 needs | 1 decimal (peaks 2) |
-| `astar`, `bstar`, `cstar` | 17 significant | 7 decimals |
+| `astar`, `bstar`, `cstar` | 17 decimals | 7 decimals |
 | `photon_energy_eV`, `beam_bandwidth` | 17 significant | 6 decimals; 3 significant |
 | our columns | 9 or 17 significant, as their type needs | |
 | `corner_x`, `corner_y`; `fs`, `ss`; `coffset` | 9, 12, 12 decimals: corners to 1e-6 px | |

@@ -65,11 +65,13 @@ def staged(stage: str, lattices: object = None, **keys):
     return for_stage(section(parse(tree), stage, "r"), stage)
 
 
-def stated(folder: Path, *files: Path, settings: dict | None = None, **keys) -> SimpleNamespace:
+def stated(
+    folder: Path, *files: Path, settings: dict | None = None, run: str = "r", **keys
+) -> SimpleNamespace:
     """Run `adopt` on files, and return its products."""
     lattices = {"files": [str(path) for path in files]} | (settings or {})
-    out = folder / "r" / "reindex.h5"
-    adopt.run(staged("adopt", lattices, **keys), lattices=[*files], run="r", out=out, world=World())
+    out = folder / run / "reindex.h5"
+    adopt.run(staged("adopt", lattices, **keys), lattices=[*files], run=run, out=out, world=World())
     return SimpleNamespace(
         path=out,
         reindex=store.read(out, Reindex),
@@ -78,10 +80,10 @@ def stated(folder: Path, *files: Path, settings: dict | None = None, **keys) -> 
     )
 
 
-def merged(folder: Path, reindex: Path) -> Merge:
-    """Run cells and merge on one product."""
-    cells.run(staged("cells"), reindex=[reindex], out=folder / "cells.h5", world=World())
-    inputs = {"reindex": [reindex], "cells": folder / "cells.h5"}
+def merged(folder: Path, *reindex: Path) -> Merge:
+    """Run cells and merge on the products of runs."""
+    cells.run(staged("cells"), reindex=[*reindex], out=folder / "cells.h5", world=World())
+    inputs = {"reindex": [*reindex], "cells": folder / "cells.h5"}
     merge.run(staged("merge"), **inputs, out=folder / "merge.h5", world=World())
     return store.read(folder / "merge.h5", Merge)
 
@@ -166,7 +168,7 @@ def test_our_stream_is_our_product(usual, tmp_path):
                     continue
                 wanted = expected[name][rows_of.get(table, slice(None))]
                 if name == "A":
-                    np.testing.assert_allclose(column, wanted, rtol=1e-15, atol=0)
+                    np.testing.assert_allclose(column, wanted, rtol=1e-15, atol=1e-18)
                 else:
                     np.testing.assert_array_equal(column, wanted, err_msg=f"{table}/{name}")
     assert ours.warnings == []
@@ -230,6 +232,19 @@ def test_others_streams_are_recorded_as_images_are(usual, tmp_path):
         if tuple(hkl) in one
     ]
     assert np.corrcoef(np.array(both).T)[0, 1] > 0.99
+
+
+def test_runs_with_images_and_without_are_merged_together(usual, tmp_path):
+    """Photons of pulses are known of one run, and not of the other: scales of the same lattice in
+    both are alike, as each pulse is compared with its own run's.
+    """
+    theirs = stated(tmp_path, usual.foreign, run="old")
+    found = merged(tmp_path, usual.path, theirs.path)
+    lattices = found.lattices[found.lattices.used]
+    scales = [np.log(lattices.scale[lattices.run == run]) for run in (0, 1)]
+    assert min(map(len, scales)) >= 8
+    assert abs(np.median(scales[0]) - np.median(scales[1])) < 0.5
+    assert np.nanmedian(lattices.chi2) < 4
 
 
 @pytest.mark.parametrize("signs", [(-1, 1, 1), (1, -1, 1), (1, 1, -1)])
@@ -434,3 +449,10 @@ def test_files_that_have_no_intensities_or_are_none_are_refused(usual, tmp_path)
     (tmp_path / "x.stream").write_text("no stream")
     with pytest.raises(FileError, match="a CrystFEL stream of format"):
         stated(tmp_path, tmp_path / "x.stream")
+
+
+def test_lists_of_dials_need_images(usual, tmp_path, capsys):
+    """An experiment has an image, which a run without images has not."""
+    ours = stated(tmp_path, usual.stream)
+    assert cli.main(["export", str(ours.path), "--to", "dials"]) == 4
+    assert "a product that was made from images" in capsys.readouterr().err

@@ -279,7 +279,7 @@ class LatticesSection(Section):
     geometry: Path | None = None
     """CrystFEL geometry file in place of that in the headers of streams"""
     bandwidth: Annotated[float, Field(gt=0, lt=0.2)] | None = None
-    """relative full width at half maximum of pulses whose file states none; null = one energy"""
+    """relative full width at half maximum of the pulses; null = as stated, else one energy"""
     adu_per_photon: PositiveFloat | None = None
     """gain that intensities are divided by; null = as the geometry file states it, else 1"""
     polarization: Annotated[float, Field(ge=-1, le=1)] | None = None

@@ -24,10 +24,15 @@ from spreadflow.products import Reindex, Table
 from spreadflow.recipes import stated_judge
 from spreadflow.recipes.shot import Result, tables_of
 from spreadflow.recipes.stated_judge import Judged
-from spreadflow.recipes.stated_reflections import Run, peaks_of, reflections_of, with_mosaicity
+from spreadflow.recipes.stated_reflections import (
+    StatedRun,
+    peaks_of,
+    reflections_of,
+    with_mosaicity,
+)
 
 
-class End(NamedTuple):
+class ShotEnd(NamedTuple):
     """What became of the lattices of a shot."""
 
     lattices: list[Judged]
@@ -39,7 +44,7 @@ class End(NamedTuple):
     """as from `bandwidth.sums`, of lattices in a pulse of one energy; None = of another"""
 
 
-def take(shot: StatedShot, identity: dict[str, Any], run: Run) -> tuple[Reindex, End]:
+def take(shot: StatedShot, identity: dict[str, Any], run: StatedRun) -> tuple[Reindex, ShotEnd]:
     """Return the rows of a shot, and what became of its lattices.
 
     identity: those columns of its row of `shots` that were known before it was read. Raises
@@ -55,7 +60,7 @@ def take(shot: StatedShot, identity: dict[str, Any], run: Run) -> tuple[Reindex,
     pulse = Result(
         Outcome.NO_LATTICE,
         mean_energy_ev=shot.energy_ev,
-        pulse_photons=float(np.sum(spectrum.photons)),
+        pulse_photons=1.0,
         spots=spots,
     )
     good = [shot.lattices[one.number] for one in judged if one.outcome == AdoptOutcome.ADOPTED]
@@ -109,7 +114,7 @@ def _bandwidth_sums(
 
 def _spectrum(shot: StatedShot, configured: float | None) -> Spectrum:
     """Return the pulse of a shot."""
-    bandwidth = shot.bandwidth or configured
+    bandwidth = configured or shot.bandwidth
     if bandwidth is None:
         return Spectrum(np.array([shot.energy_ev]), np.array([1.0]))
     return gaussian(shot.energy_ev, bandwidth * shot.energy_ev, 1.0)
@@ -133,7 +138,7 @@ def _taken(
     judged: list[Judged],
     identity: dict[str, Any],
     bandwidth_sums: np.ndarray | None,
-) -> tuple[Reindex, End]:
+) -> tuple[Reindex, ShotEnd]:
     """Return the rows of a shot, columns of ours in place of what was worked out."""
     tables = tables_of(result, identity, Reindex)
     assert isinstance(tables, Reindex)
@@ -147,7 +152,7 @@ def _taken(
     if stated:
         _put(tables.lattices, _joined([one.own for one in stated]))
         _put(tables.reflections, _joined([_kept(one) for one in stated]))
-    return tables, End(judged, n_doubtful, n_strong, bandwidth_sums)
+    return tables, ShotEnd(judged, n_doubtful, n_strong, bandwidth_sums)
 
 
 def _kept(stated: StatedLattice) -> OwnColumns:

@@ -21,13 +21,13 @@ PEAK_VARIANCE_PX2 = 0.1
 """Variance of observed places that are stated without theirs: those of spots of a few pixels."""
 
 
-class Run(NamedTuple):
+class StatedRun(NamedTuple):
     """What the shots of a run share."""
 
     section: IndexSection
     detector: Detector
     bandwidth: float | None
-    """relative full width at half maximum of pulses whose file states none; None = one energy"""
+    """relative full width at half maximum of the pulses; None = as stated, else one energy"""
     polarization: float | None
     """Kahn's K along the lab x axis; None = as stated"""
 
@@ -59,7 +59,7 @@ def peaks_of(stated: Sequence[StatedLattice]) -> Spots:
 
 
 def with_mosaicity(
-    stated: Sequence[StatedLattice], spots: Spots, spectrum: Spectrum, run: Run
+    stated: Sequence[StatedLattice], spots: Spots, spectrum: Spectrum, run: StatedRun
 ) -> list[Lattice | None]:
     """Return lattices with their mosaicity and their spots, A as it is; None where the mosaicity
     can't be known.
@@ -86,7 +86,7 @@ def with_mosaicity(
 
 
 def reflections_of(
-    stated: StatedLattice, lattice: Lattice, spectrum: Spectrum, spots: Spots, run: Run
+    stated: StatedLattice, lattice: Lattice, spectrum: Spectrum, spots: Spots, run: StatedRun
 ) -> tuple[Reflections, evidence.Evidence]:
     """Return the reflections of a lattice as stated, with what is recorded of each worked out, and
     what they say of the lattice.

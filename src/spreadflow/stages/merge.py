@@ -391,13 +391,17 @@ def _select(
 
 
 def _relative_photons(own: OwnLattices, world: World) -> np.ndarray:
-    """Return the photons in the pulse of each lattice, (lattice,), over their mean. Collective."""
+    """Return the photons in the pulse of each lattice, (lattice,), over their mean in its run:
+    files of a run may state them in a unit of their own, or not at all. Collective.
+    """
+    n_runs = max(world.gather(int(own.run.max(initial=-1)))) + 1
     own_sums = {}
     for number in np.unique(own.group).tolist():
-        is_in_group = own.group == number
-        own_sums[number] = np.array([own.pulse_photons[is_in_group].sum(), is_in_group.sum()])
-    total, n_lattices = world.add_up(own_sums.items(), (2,))
-    return own.pulse_photons * n_lattices / total
+        of_runs = [(own.group == number) & (own.run == run) for run in range(n_runs)]
+        photons = [own.pulse_photons[is_of_run].sum() for is_of_run in of_runs]
+        own_sums[number] = np.array([photons, np.sum(of_runs, axis=1)])
+    total, n_lattices = world.add_up(own_sums.items(), (2, n_runs))
+    return own.pulse_photons * n_lattices[own.run] / total[own.run]
 
 
 def identities(paths: list[Path | None]) -> list[str]:

@@ -25,9 +25,9 @@ from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.physics.geometry import corner_distance_px
 from spreadflow.products import Adopt, Index, Reindex
-from spreadflow.recipes.stated import End, take
+from spreadflow.recipes.stated import ShotEnd, take
 from spreadflow.recipes.stated_judge import Judged
-from spreadflow.recipes.stated_reflections import Run
+from spreadflow.recipes.stated_reflections import StatedRun
 from spreadflow.stages import blocks as skeleton
 from spreadflow.stages import shots
 
@@ -63,8 +63,8 @@ def adopt(
     of_blocks = np.array_split(numbers, range(size, len(numbers), size))
     ids = [listed.columns["shot_id"][block].tolist() for block in of_blocks]
     parts = store.Parts(out, Reindex, key, ids)
-    of_run = Run(section, listed.detector, stated.bandwidth, stated.polarization)
-    own_ends: dict[int, End] = {}
+    of_run = StatedRun(section, listed.detector, stated.bandwidth, stated.polarization)
+    own_ends: dict[int, ShotEnd] = {}
 
     def make(piece: Piece) -> Reindex:
         rows = []
@@ -140,7 +140,7 @@ class Listed:
         """Return the file of a shot."""
         return self.files[self._file(number)]
 
-    def take(self, number: int, run: Run) -> tuple[Reindex, End]:
+    def take(self, number: int, run: StatedRun) -> tuple[Reindex, ShotEnd]:
         """Return the rows of a shot, and how its lattices ended. Raises FileError for numbers that
         are none.
         """
@@ -193,7 +193,9 @@ def _identities(files: list[Path], section: LatticesSection, world: World) -> li
     return world.gather_blocks(own)
 
 
-def _all_ends(listed: Listed, run: Run, own: dict[int, End], world: World) -> list[End]:
+def _all_ends(
+    listed: Listed, run: StatedRun, own: dict[int, ShotEnd], world: World
+) -> list[ShotEnd]:
     """Return how the lattices of all shots ended; shots of parts that were kept are read again.
     Collective.
     """
@@ -204,7 +206,7 @@ def _all_ends(listed: Listed, run: Run, own: dict[int, End], world: World) -> li
     return world.gather_blocks(own)
 
 
-def _log_left_out(log: Logger, listed: Listed, ends: list[End]) -> None:
+def _log_left_out(log: Logger, listed: Listed, ends: list[ShotEnd]) -> None:
     """Log the reasons of the first lattices that are not adopted."""
     left_out = [
         (number, one)
@@ -241,7 +243,7 @@ def _torn_warnings(listed: Listed) -> list[StageWarning]:
     ]
 
 
-def _doubt_warnings(ends: list[End], run: str) -> list[StageWarning]:
+def _doubt_warnings(ends: list[ShotEnd], run: str) -> list[StageWarning]:
     """Return what to know of σ that can't be."""
     n_doubtful = sum(end.n_doubtful for end in ends)
     n_strong = sum(end.n_strong for end in ends)
@@ -257,7 +259,7 @@ def _doubt_warnings(ends: list[End], run: str) -> list[StageWarning]:
     ]
 
 
-def _write(out: Path, config: dict[str, Any], listed: Listed, ends: list[End]) -> None:
+def _write(out: Path, config: dict[str, Any], listed: Listed, ends: list[ShotEnd]) -> None:
     """Write adopt.h5."""
     shots_of = [number for number, end in enumerate(ends) for _ in end.lattices]
     lattices = [one for end in ends for one in end.lattices]

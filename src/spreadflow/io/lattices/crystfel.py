@@ -17,7 +17,14 @@ from spreadflow.io.images.geom import LAB_FROM_CRYSTFEL, Geom
 from spreadflow.io.images.geom_values import Values
 from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
 from spreadflow.io.lattices.stated import OwnColumns, ShotName, StatedLattice, StatedShot
-from spreadflow.io.lattices.stream_text import ABOUT_STREAM, Chunk, Crystal, Lines, Rows, StreamText
+from spreadflow.io.lattices.stream_text import (
+    ABOUT_STREAM,
+    ChunkText,
+    CrystalText,
+    KeyLines,
+    StreamText,
+    TextTable,
+)
 from spreadflow.models import Spots
 from spreadflow.physics.spectrum import FWHM
 from spreadflow.units import wavelength
@@ -88,10 +95,6 @@ class Stream:
         self._saturation = values.highest
         self.remarks = values.remarks if adu_per_photon is None else []
 
-    def close(self) -> None:
-        """Close the file."""
-        self._text.close()
-
     def read(self, number: int) -> StatedShot:
         """Return a shot. Raises FileError for numbers that are none, by their line."""
         place = self._places[number]
@@ -111,7 +114,7 @@ class Stream:
             own_spots=own_spots,
         )
 
-    def _spots(self, chunk: Chunk) -> tuple[Spots | None, OwnColumns]:
+    def _spots(self, chunk: ChunkText) -> tuple[Spots | None, OwnColumns]:
         """Return the peaks of a chunk, and columns of ours."""
         rows = chunk.peaks
         if rows is None or not rows.n_rows:
@@ -131,7 +134,7 @@ class Stream:
         )
         return spots, _own_columns(rows)
 
-    def _lattice(self, number: int, crystal: Crystal, energy_ev: float) -> StatedLattice:
+    def _lattice(self, number: int, crystal: CrystalText, energy_ev: float) -> StatedLattice:
         """Return a lattice of a shot. Raises FileError where it has no axes."""
         name = self.names[number]
         lines = crystal.lines
@@ -168,7 +171,7 @@ class Stream:
             else _own_columns(crystal.reflections),
         )
 
-    def _reflections(self, crystal: Crystal) -> tuple[IndexedReflections, np.ndarray]:
+    def _reflections(self, crystal: CrystalText) -> tuple[IndexedReflections, np.ndarray]:
         """Return the reflections of a crystal in photons, and which of them are saturated."""
         rows = crystal.reflections
         if rows is None or not rows.n_rows:
@@ -197,7 +200,7 @@ class Stream:
         )
         return reflections, is_saturated
 
-    def _numbers_of_panels(self, rows: Rows, name: str) -> np.ndarray:
+    def _numbers_of_panels(self, rows: TextTable, name: str) -> np.ndarray:
         """Return the numbers of the panels (row,) of the rows of a table. Raises FileError."""
         if name not in rows.columns:
             return self._panels_by_place(rows)
@@ -211,7 +214,7 @@ class Stream:
             raise FileError(where, "a panel of the geometry file", found, ABOUT_STREAM)
         return panel
 
-    def _panels_by_place(self, rows: Rows) -> np.ndarray:
+    def _panels_by_place(self, rows: TextTable) -> np.ndarray:
         """Return the numbers of the panels (row,) in whose part of the data places lie, for formats
         that do not name them. Raises FileError where there is not exactly one.
         """
@@ -229,7 +232,9 @@ class Stream:
             raise FileError(where, expected, f"{place[row, 0]} in {n_panels[row]} panels", todo)
         return is_within.argmax(axis=1).astype(np.int32)
 
-    def _places_on_panels(self, rows: Rows, panel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _places_on_panels(
+        self, rows: TextTable, panel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return where on their panels the rows of a table are, (row,) fast and slow, px."""
         first = self._first_px[panel]
         return rows.finite("fs/px") - first[:, 0], rows.finite("ss/px") - first[:, 1]
@@ -253,13 +258,13 @@ def _frame(event: str) -> tuple[int, str]:
     return (int(match[1]), "") if match else (-1, event)
 
 
-def _length_mm(lines: Lines) -> float | None:
+def _length_mm(lines: KeyLines) -> float | None:
     """Return the mean distance of the panels along the beam that a chunk states."""
     length_m = lines.number("average_camera_length")
     return None if length_m is None else 1e3 * length_m
 
 
-def _bandwidth(lines: Lines) -> float | None:
+def _bandwidth(lines: KeyLines) -> float | None:
     """Return the relative full width at half maximum that a chunk states; CrystFEL takes what is
     stated for the standard deviation of a Gaussian.
     """
@@ -267,7 +272,7 @@ def _bandwidth(lines: Lines) -> float | None:
     return FWHM * sigma if sigma is not None and sigma > NARROWEST else None
 
 
-def _own_values(lines: Lines) -> OwnColumns:
+def _own_values(lines: KeyLines) -> OwnColumns:
     """Return the columns of ours among lines, one row each."""
     names = [key for key in lines.values if key.startswith(OWN)]
     return {
@@ -276,7 +281,7 @@ def _own_values(lines: Lines) -> OwnColumns:
     }
 
 
-def _own_columns(rows: Rows) -> OwnColumns:
+def _own_columns(rows: TextTable) -> OwnColumns:
     """Return the columns of ours in a table; those of a vector are `name_0` and so on."""
     own: dict[str, np.ndarray] = {}
     vectors: dict[str, list[np.ndarray]] = {}

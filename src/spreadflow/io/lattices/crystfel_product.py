@@ -21,7 +21,7 @@ from spreadflow.io.images.geom_writer import geom_of
 from spreadflow.io.lattices.indexed import IndexedLattice, IndexedReflections
 from spreadflow.io.lattices.product import ProductLattices
 from spreadflow.io.lattices.stated import OwnColumns, ShotName, StatedLattice, StatedShot
-from spreadflow.io.lattices.stream_writer import Target, write_header, write_shot
+from spreadflow.io.lattices.stream_writer import TargetCell, write_header, write_shot
 from spreadflow.models import Detector, ReflectionFlag, Spots
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.physics.spectrum import FWHM
@@ -35,13 +35,13 @@ OF_REFLECTIONS = ("lattice", "hkl", "panel", "fast", "slow", "intensity", "sigma
 """Columns that a stream has words for, or that follow from others; the rest are written as ours."""
 
 
-class Shots(NamedTuple):
+class StreamContent(NamedTuple):
     """The shots of a product, and what they share."""
 
     detector: Detector
     energy_ev: float
     """about that of the shots"""
-    target: Target
+    target: TargetCell
     shots: Iterable[tuple[ShotName, StatedShot]]
 
 
@@ -64,7 +64,7 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
 # ---------------------------------------------------------------- index and reindex
 
 
-def _indexed(path: Path, images: Sequence[Path]) -> Shots:
+def _indexed(path: Path, images: Sequence[Path]) -> StreamContent:
     """Return the shots of a product of index or reindex."""
     product = Reindex if store.kind(path) == "reindex" else Index
     attributes = store.attributes(path, product)
@@ -75,10 +75,10 @@ def _indexed(path: Path, images: Sequence[Path]) -> Shots:
     if not is_read.any():
         raise FileError(path, "shots that were read", "none", "Look at the summary of the stage.")
     source = _source(path, attributes, section, images)
-    return Shots(
+    return StreamContent(
         detector,
         float(np.median(shots.mean_energy_ev[is_read])),
-        Target(section.space_group, section.cell),
+        TargetCell(section.space_group, section.cell),
         _stated_shots(path, product, attributes, source),
     )
 
@@ -205,7 +205,7 @@ def _own(table: Table, stated: Sequence[str]) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- other products
 
 
-def _lattices(path: Path, images: Sequence[Path]) -> Shots:
+def _lattices(path: Path, images: Sequence[Path]) -> StreamContent:
     """Return the shots of the lattices of a product of stage1 or predict. Raises FileError for
     lattices of several detectors, as a stream has one.
     """
@@ -216,10 +216,10 @@ def _lattices(path: Path, images: Sequence[Path]) -> Shots:
     operations = gemmi.symops_from_hall(first.hall)
     group = gemmi.find_spacegroup_by_ops(operations)
     cell = unit_cell.degrees(unit_cell.cell_of(first.A)).tolist()
-    return Shots(
+    return StreamContent(
         first.detector,
         float(energy(first.wavelength)),
-        Target(group.xhm(), cell),
+        TargetCell(group.xhm(), cell),
         _by_shot(path, lattices, first.detector),
     )
 

@@ -43,9 +43,6 @@ class PairShots:
             ShotName(image, frame, "", len(own)) for (image, frame), own in numbers.items()
         ]
 
-    def close(self) -> None:
-        """Do nothing: no file is open."""
-
     def read(self, number: int) -> StatedShot:
         """Return a shot. Raises FileError where intensities are missing."""
         lattices = [self._stated(row) for row in self._numbers[number]]

@@ -112,6 +112,9 @@ def _run(path: Path, manifest: Path | None) -> _Run:
     """Return the run that a product of index or reindex is of. Raises FileError."""
     product = Index if store.kind(path) == Index.kind else Reindex
     attributes = store.attributes(path, product)
+    if manifest is None and "manifest" not in attributes:
+        todo = "Name their manifest by --images, or export to crystfel."
+        raise FileError(path, "a product that was made from images", "one of a run without", todo)
     where = Path(attributes["manifest"]) if manifest is None else manifest
     described = read_manifest(where)
     columns = product.shots

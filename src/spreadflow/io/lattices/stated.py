@@ -82,6 +82,3 @@ class StatedShots(Protocol):
 
     def read(self, number: int) -> StatedShot:
         """Return a shot. Raises FileError for numbers that are none."""
-
-    def close(self) -> None:
-        """Close the file."""

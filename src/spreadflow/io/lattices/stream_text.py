@@ -37,6 +37,9 @@ MARK = b"\n---"
 TEXT_COLUMNS = ("panel", "Panel")
 """Columns that hold no numbers."""
 
+LONGEST_FIRST = 60
+"""Bytes of the first line that are looked at."""
+
 LONGEST_HEADER = 2**24
 """Bytes before the first chunk, at most."""
 
@@ -44,7 +47,7 @@ ABOUT_STREAM = "Is the file complete? Write it again, or copy it again."
 """What to do about a file that is not as CrystFEL writes it."""
 
 
-class Rows(NamedTuple):
+class TextTable(NamedTuple):
     """A table of a chunk."""
 
     where: str
@@ -86,7 +89,7 @@ def _is_number(word: bytes) -> bool:
     return True
 
 
-class Lines(NamedTuple):
+class KeyLines(NamedTuple):
     """The lines `key = value` of a chunk or a crystal."""
 
     where: str
@@ -122,24 +125,24 @@ class Lines(NamedTuple):
         return None if numbers is None else float(numbers[0])
 
 
-class Crystal(NamedTuple):
+class CrystalText(NamedTuple):
     """A crystal of a chunk."""
 
     line: int
     """number of its first line in the file"""
-    lines: Lines
-    reflections: Rows | None
+    lines: KeyLines
+    reflections: TextTable | None
 
 
-class Chunk(NamedTuple):
+class ChunkText(NamedTuple):
     """A shot."""
 
-    lines: Lines
-    peaks: Rows | None
-    crystals: list[Crystal]
+    lines: KeyLines
+    peaks: TextTable | None
+    crystals: list[CrystalText]
 
 
-class Place(NamedTuple):
+class ChunkPlace(NamedTuple):
     """Where a complete chunk is, and which shot it is."""
 
     offset: int
@@ -153,10 +156,10 @@ class Place(NamedTuple):
     n_crystals: int
 
 
-class Places(NamedTuple):
+class ChunkPlaces(NamedTuple):
     """The chunks of a file."""
 
-    chunks: list[Place]
+    chunks: list[ChunkPlace]
     torn: list[int]
     """numbers of the lines at which chunks begin that have no end"""
 
@@ -171,28 +174,28 @@ class StreamText:
         self.geometry_line = 0
         """number of the first line of the geometry file"""
         try:
-            self._file: BinaryIO = open(self.path, "rb")  # noqa: SIM115  (until `close`)
+            with open(self.path, "rb") as file:
+                self.minor = self._read_format(file)
+                """2.<minor> is its format"""
+                self._read_header(file)
         except OSError as error:
             raise FileError(path, "a CrystFEL stream", error, "Check the path.") from None
-        first = self._file.readline(100)
+
+    def _read_format(self, file: BinaryIO) -> int:
+        """Return the minor version that the first line states. Raises FileError."""
+        first = file.readline(LONGEST_FIRST)
         match = FORMAT.match(first)
         if match is None:
             expected = "a CrystFEL stream of format 2.0 to 2.3"
-            found = repr(first[:60].decode("latin-1"))
+            found = repr(first.decode("latin-1"))
             raise FileError(self.path, expected, found, "Is it a stream of indexamajig?")
-        self.minor = int(match[1])
-        """2.<minor> is its format"""
-        self._read_header()
+        return int(match[1])
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _read_header(self) -> None:
-        """Read what stands before the first chunk."""
+    def _read_header(self, file: BinaryIO) -> None:
+        """Read what stands between the first line and the first chunk."""
         geometry: list[bytes] | None = None
         n_bytes = 0
-        for number, line in enumerate(self._file, start=2):
+        for number, line in enumerate(file, start=2):
             bare = line.rstrip()
             n_bytes += len(line)
             if bare == GEOMETRY[0]:
@@ -206,17 +209,20 @@ class StreamText:
             elif geometry is not None:
                 geometry.append(line)
 
-    def places(self) -> Places:
+    def places(self) -> ChunkPlaces:
         """Return where the complete chunks are."""
-        places = Places([], [])
-        place: Place | None = None
-        with mmap(self._file.fileno(), 0, access=ACCESS_READ) as content:
+        places = ChunkPlaces([], [])
+        place: ChunkPlace | None = None
+        with (
+            open(self.path, "rb") as file,
+            mmap(file.fileno(), 0, access=ACCESS_READ) as content,
+        ):
             for offset, number in _marked(content):
                 line = _line_at(content, offset)
                 if line == CHUNK[0]:
                     if place is not None:
                         places.torn.append(place.line)
-                    place = Place(offset, number, *_names(content, offset), 0)
+                    place = ChunkPlace(offset, number, *_names(content, offset), 0)
                 elif place is not None and line == CHUNK[1]:
                     places.chunks.append(place)
                     place = None
@@ -226,10 +232,11 @@ class StreamText:
             places.torn.append(place.line)
         return places
 
-    def chunk(self, place: Place) -> Chunk:
+    def chunk(self, place: ChunkPlace) -> ChunkText:
         """Return a chunk. Raises FileError where a table is none, by its line."""
-        self._file.seek(place.offset)
-        return _chunk(_Numbered(str(self.path), self._file, place.line))
+        with open(self.path, "rb") as file:
+            file.seek(place.offset)
+            return _chunk(_Numbered(str(self.path), file, place.line))
 
 
 def _marked(content: mmap) -> Iterator[tuple[int, int]]:
@@ -280,9 +287,9 @@ class _Numbered:
             yield line.rstrip()
 
 
-def _chunk(lines: _Numbered) -> Chunk:
+def _chunk(lines: _Numbered) -> ChunkText:
     """Return the chunk that follows, to its last line."""
-    chunk = Chunk(Lines(lines.where, {}), None, [])
+    chunk = ChunkText(KeyLines(lines.where, {}), None, [])
     for line in lines:
         if line == CHUNK[1]:
             break
@@ -295,9 +302,9 @@ def _chunk(lines: _Numbered) -> Chunk:
     return chunk
 
 
-def _crystal(lines: _Numbered) -> Crystal:
+def _crystal(lines: _Numbered) -> CrystalText:
     """Return the crystal that follows, to its last line."""
-    crystal = Crystal(lines.number, Lines(lines.where, {}), None)
+    crystal = CrystalText(lines.number, KeyLines(lines.where, {}), None)
     for line in lines:
         if line.startswith(CRYSTAL[1]):
             break
@@ -308,14 +315,14 @@ def _crystal(lines: _Numbered) -> Crystal:
     return crystal
 
 
-def _take_up(lines: _Numbered, line: bytes, values: Lines) -> None:
+def _take_up(lines: _Numbered, line: bytes, values: KeyLines) -> None:
     """Take up a line `key = value`; others say nothing that is read."""
     key, sign, value = line.decode(errors="surrogateescape").partition("=")
     if sign:
         values.values[key.strip()] = (lines.number, value.strip())
 
 
-def _rows(lines: _Numbered, end: bytes) -> Rows:
+def _rows(lines: _Numbered, end: bytes) -> TextTable:
     """Return the table that follows, to its last line. Raises FileError for a row that is short."""
     names: Sequence[str] | None = None
     rows: list[bytes] = []
@@ -332,10 +339,10 @@ def _rows(lines: _Numbered, end: bytes) -> Rows:
     if words.size != len(rows) * len(names):
         return _rows_with_more(lines.where, first, names, rows)
     columns = words.reshape(len(rows), len(names)).T
-    return Rows(lines.where, first, dict(zip(names, columns, strict=True)), len(rows))
+    return TextTable(lines.where, first, dict(zip(names, columns, strict=True)), len(rows))
 
 
-def _rows_with_more(where: str, first: int, names: Sequence[str], rows: list[bytes]) -> Rows:
+def _rows_with_more(where: str, first: int, names: Sequence[str], rows: list[bytes]) -> TextTable:
     """Return a table whose rows have more words than its header names: these are not read. Raises
     FileError for a row with fewer.
     """
@@ -346,4 +353,4 @@ def _rows_with_more(where: str, first: int, names: Sequence[str], rows: list[byt
             found = f"{len(words)} in {rows[row].decode('latin-1')!r}"
             raise FileError(f"{where}, line {first + row}", expected, found, ABOUT_STREAM)
     columns = np.array([words[: len(names)] for words in split]).T
-    return Rows(where, first, dict(zip(names, columns, strict=True)), len(rows))
+    return TextTable(where, first, dict(zip(names, columns, strict=True)), len(rows))

@@ -33,12 +33,12 @@ MONOCHROMATIC = 1e-8
 PROFILE_SIGMAS = 2.33
 """Standard deviations of a node that CrystFEL's profile radius is: it holds 98 % of peaks."""
 
-OF_REFLECTIONS = "h k l I sigma(I) peak background fs/px ss/px panel"
-OF_PEAKS = "fs/px ss/px (1/d)/nm^-1 Intensity Panel"
-"""CrystFEL's own columns."""
+OF_REFLECTIONS = "   h    k    l          I   sigma(I)       peak background  fs/px  ss/px panel"
+OF_PEAKS = "  fs/px   ss/px (1/d)/nm^-1   Intensity  Panel"
+"""CrystFEL's own columns: the header lines that programs look for, to the blank."""
 
 
-class Target(NamedTuple):
+class TargetCell(NamedTuple):
     """The crystals that were looked for."""
 
     space_group: str
@@ -46,7 +46,7 @@ class Target(NamedTuple):
     """a b c (Å) α β γ (degrees)"""
 
 
-def write_header(file: TextIO, detector: Detector, energy_ev: float, target: Target) -> None:
+def write_header(file: TextIO, detector: Detector, energy_ev: float, target: TargetCell) -> None:
     """Write what stands before the first chunk. energy_ev: about that of the shots."""
     a, b, c, *angles = target.cell
     axes = zip(("a", "b", "c"), (a, b, c), strict=True)
@@ -108,7 +108,7 @@ def write_shot(
         f"indexed_by = {'file-nolatt-nocell' if shot.lattices else 'none'}",
         f"photon_energy_eV = {shot.energy_ev!r}",
         "beam_divergence = 0.00e+00 rad",
-        f"beam_bandwidth = {bandwidth!r} (fraction)",
+        f"beam_bandwidth = {bandwidth:.16e} (fraction)",
         *_own_lines(shot.own),
         f"average_camera_length = {length_m:.9f} m",
         f"num_peaks = {len(resolutions)}",
@@ -149,19 +149,19 @@ def _crystal(stated: StatedLattice, space_group: str) -> Iterator[str]:
     d = unit_cell.spacing(lattice.A, rows.hkl)
     d_min = stated.d_min or float(d.min(initial=np.inf))
     cell = unit_cell.degrees(unit_cell.cell_of(lattice.A))
-    lengths = " ".join(f"{length / 10:.9g}" for length in cell[:3])
-    angles = " ".join(f"{angle:.9g}" for angle in cell[3:])
+    lengths = " ".join(f"{length / 10:.9f}" for length in cell[:3])
+    angles = " ".join(f"{angle:.9f}" for angle in cell[3:])
     yield CRYSTAL[0].decode()
     yield f"Cell parameters {lengths} nm, {angles} deg"
     for name, axis in zip("abc", lattice.A.T, strict=True):
         components = LAB_FROM_CRYSTFEL * axis / PER_ANGSTROM
-        yield f"{name}star = {' '.join(f'{value:+.17g}' for value in components)} nm^-1"
+        yield f"{name}star = {' '.join(f'{value:+.17f}' for value in components)} nm^-1"
     yield from _symmetry(space_group)
     radius = _profile_radius(stated, d)
     if radius is not None:
         yield f"profile_radius = {radius:.5f} nm^-1"
     yield from _own_lines(stated.own)
-    yield f"diffraction_resolution_limit = {10.0 / d_min:.9g} nm^-1 or {d_min:.9g} A"
+    yield f"diffraction_resolution_limit = {10.0 / d_min:.5f} nm^-1 or {d_min:.5f} A"
     yield f"num_reflections = {len(d)}"
     yield f"num_saturated_reflections = {int(stated.is_saturated.sum())}"
     yield "num_implausible_reflections = 0"
@@ -204,7 +204,7 @@ def _reflections(rows: IndexedReflections, own: OwnColumns) -> Iterator[str]:
 
 def _table(names: str, columns: list, own: OwnColumns) -> Iterator[str]:
     """Yield the header line and the rows of a table, our own columns after CrystFEL's."""
-    headers = names.split()
+    headers = [names]
     columns = list(columns)
     for name, column in own.items():
         if column.ndim == 1:
