@@ -97,7 +97,10 @@ def test_a_shared_set_is_every_lattices(shared):
     assert found.lattices.set.tolist() == [0] * 6
     assert found.sets.lattice.tolist() == [-1]
     assert found.sets.is_better[0]
-    assert found.sets.held_out[0] == found.rounds.held_out[-1]
+    lost = found.sets.held_out[0] - found.rounds.held_out[-1]
+    gain = found.sets.held_out_continuous[0] - found.sets.held_out[0]
+    assert lost < max(1.5, 0.01 * gain), "by components that were merged"
+    assert len(found.components) < found.rounds.n_nodes[-1]
     assert np.isfinite(found.lattices.A[:4]).all()
     assert np.isnan(found.lattices.A[4:]).all()
 

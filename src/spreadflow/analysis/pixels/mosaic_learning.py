@@ -70,6 +70,12 @@ LAST_STRIDES = 2
 into which nodes were merged.
 """
 
+FAINT_WEIGHT = 0.03
+"""Weight that the nodes dropped may hold together when a finer grid begins."""
+
+FAINT_WEIGHT_WITHIN = 0.12
+"""The same of grids finer than a domain is wide, whose nodes stand in for their neighbours."""
+
 COMPONENTS_BETWEEN = 64
 """Components with which lattices are refined between rounds, at most: nodes are merged for it."""
 
@@ -173,7 +179,8 @@ def learn(
             of_nodes = rotation_grid.mosaic(grid, eta_rad)
             few = mixture_reduction.reduced(of_nodes, COMPONENTS_BETWEEN, domain_rad)
             fits = _refined_with(few, fits, splits, settings)
-            grid = rotation_grid.finer(grid, step)
+            negligible = FAINT_WEIGHT_WITHIN if step < domain_rad else FAINT_WEIGHT
+            grid = rotation_grid.finer(grid, step, negligible)
         ending = LAST_ENDING if i == len(steps) - 1 else COARSE_ENDING
         n_grid = len(grid.weight)
         grid, n_iterations, loss = _maximized(grid, fits, splits, ending, settings)

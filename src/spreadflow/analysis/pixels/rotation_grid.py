@@ -11,11 +11,6 @@ from spreadflow.physics.padding import to_few_sizes
 NODE_WIDTH = 0.5
 """Standard deviation of a node's own Gaussian, in steps of its grid."""
 
-FAINT_WEIGHT = 0.12
-"""Weight that the nodes dropped may hold together when a finer grid begins: half as many begin, and
-shoeboxes held out are as likely in the end as with 0.03.
-"""
-
 
 class Grid(NamedTuple):
     """Rotation vectors that are multiples of a step; weights sum to 1."""
@@ -69,9 +64,9 @@ def _lightest_last(weight: np.ndarray, negligible: float) -> tuple[np.ndarray, i
     return order, int(np.searchsorted(together, enough)) + 1
 
 
-def finer(grid: Grid, step: float) -> Grid:
+def finer(grid: Grid, step: float, negligible: float) -> Grid:
     """Return the same distribution on the nodes of a finer grid around the old ones: weights
-    interpolated linearly, the faintest left out.
+    interpolated linearly, without the lightest, which together hold the share `negligible`.
     """
     ratio = round(grid.step / step)
     around = _cube(ratio - 1)
@@ -84,7 +79,7 @@ def finer(grid: Grid, step: float) -> Grid:
     place, node = np.unique(places.reshape(-1, 3), axis=0, return_inverse=True)
     weight = np.bincount(node.ravel(), weights.ravel())
 
-    order, n = _lightest_last(weight, FAINT_WEIGHT)
+    order, n = _lightest_last(weight, negligible)
     rows = np.sort(order[:n])
     weight = weight[rows]
     return Grid(step, place[rows], weight / weight.sum())
