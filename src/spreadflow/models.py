@@ -50,6 +50,10 @@ class Detector(NamedTuple):
     """() attenuation length by which spots lie at the mean depth of absorption (parallax); None =
     where rays meet the surface, however thick the sensor is
     """
+    levels: Array | None = None
+    """(level, panel) int: number of the rigid group that each panel is in, level by level of the
+    hierarchy that the file states, the largest groups first; None = it states none
+    """
 
     @property
     def n_panels(self) -> int:
@@ -61,6 +65,8 @@ class Detector(NamedTuple):
         """Return the detector whose `_asdict()` a file carries as JSON."""
         vectors = ("origin_mm", "fast", "slow")
         arrays = {name: np.array(fields[name], dtype=np.float64) for name in vectors}
+        if fields.get("levels") is not None:
+            arrays["levels"] = np.array(fields["levels"], dtype=np.int64)
         shape = tuple(fields["shape"])
         return cls(**(fields | arrays | {"shape": shape}))
 

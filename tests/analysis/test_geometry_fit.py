@@ -1,17 +1,20 @@
 """The detector from many lattices: the elimination against one dense solve, and planted moves found
-again.
+again, of the whole and of its rigid groups.
 """
 
 import numpy as np
 import pytest
 
-from spreadflow.analysis import geometry_fit
-from spreadflow.analysis.geometry_fit import GROUPS, Member
+from spreadflow.analysis import detector_moves, geometry_fit
+from spreadflow.analysis.detector_moves import Position
+from spreadflow.analysis.geometry_fit import Member
 from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity
 from spreadflow.analysis.still import centroid_fit, prediction, refinement
 from spreadflow.analysis.still.prediction import MosaicLattice
+from spreadflow.config import RigidGroupsSection
 from spreadflow.models import Detector, Spectrum, Spots
 from spreadflow.physics import geometry, rotation, unit_cell
+from spreadflow.recipes.level0_checks import warnings_of
 
 GROUP = "P 41 21 2"
 CELL = [70.0, 70.0, 110.0, 90.0, 90.0, 90.0]
@@ -125,6 +128,12 @@ def member(x: IndexedLattice, on: Detector) -> Member:
     return geometry_fit.member(x.lattice, x.hkl, x.spots, x.spectrum, on, GROUP)
 
 
+def at(d: np.ndarray, refined=detector_moves.KINDS) -> Position:
+    """Return the detector after a move as a body."""
+    moves = detector_moves.moves_of(detector(), refined)
+    return detector_moves.position(detector(), moves, d)
+
+
 def add(partials):
     return sum(partials[b] for b in sorted(partials))
 
@@ -133,12 +142,12 @@ def pool(parts):
     return [parts[b] for b in sorted(parts)]
 
 
-def solved(indexed, start, groups, passes=2) -> Joint:
+def solved(indexed, start, refined, passes=2, groups=None) -> Joint:
     """Return the joint refinement of lattices in blocks of ten."""
     n_blocks = -(-len(indexed) // 10)
     blocks = {block: indexed[10 * block : 10 * block + 10] for block in range(n_blocks)}
-    free = [number for group in groups for number in GROUPS[group]]
-    joint = Joint(blocks, start, GROUP, free, add, pool, 10)
+    moves = detector_moves.moves_of(start, refined, groups)
+    joint = Joint(blocks, start, GROUP, moves, add, pool, 10)
     for _ in range(passes):
         joint.refine(0.99)
     return joint
@@ -147,7 +156,7 @@ def solved(indexed, start, groups, passes=2) -> Joint:
 def test_moving_is_shifting_where_nothing_tilts():
     d = np.array([0.1, -0.2, 0.3, 0, 0])
     np.testing.assert_allclose(
-        geometry_fit.placed(detector(), d).origin_mm,
+        detector_moves.placed(detector(), d).origin_mm,
         geometry.shifted(detector(), *d[:3]).origin_mm,
         atol=1e-12,
     )
@@ -155,7 +164,7 @@ def test_moving_is_shifting_where_nothing_tilts():
 
 def test_tilting_keeps_the_body_and_the_beam_centre():
     before = detector()
-    after = geometry_fit.placed(detector(), np.array([0, 0, 0, 0.01, -0.02]))
+    after = detector_moves.placed(detector(), np.array([0, 0, 0, 0.01, -0.02]))
     corners = [
         geometry.position(x, np.arange(4), np.full(4, 9.0), np.full(4, 700.0))
         for x in (before, after)
@@ -175,11 +184,10 @@ def test_tilting_keeps_the_body_and_the_beam_centre():
 def test_elimination_equals_one_dense_solve():
     """The steps of the detector and of every lattice, from 5 + 4 · 6 unknowns at once."""
     d = np.array([0.02, -0.01, 0.05, 1e-4, -1e-4])
-    free = [0, 1, 2, 3, 4]
-    there = geometry_fit.placed(detector(), d)
-    members = [member(x, there) for x in lattices(4, detector())]
-    total, eliminated = geometry_fit.partials(detector(), d, members, free)
-    step = geometry_fit.solve(total, 5).step
+    position = at(d)
+    members = [member(x, position.detector) for x in lattices(4, detector())]
+    total, eliminated = geometry_fit.partials(position, members)
+    step = geometry_fit.solve(total, position.moves, d).step
     stepped = geometry_fit.back(members, eliminated, step)
 
     m = len(members[0].p)
@@ -201,7 +209,7 @@ def _add_normal_equations(H, g, d, one: Member, own: slice) -> None:
     ones.
     """
     observed = one.observed
-    residual, by_p, by_d = (np.asarray(x) for x in geometry_fit._linearized(detector(), d, one))
+    residual, by_p, by_d, _ = geometry_fit.linearized(at(d), one)
     J = np.zeros((*residual.shape, len(g)))
     J[:, :, :5] = by_d
     J[:, :, own] = by_p
@@ -220,12 +228,12 @@ def _add_normal_equations(H, g, d, one: Member, own: slice) -> None:
 def test_derivatives_by_the_detector_equal_finite_differences():
     (x,) = lattices(1, detector())
     d = np.array([0.02, -0.01, 0.05, 1e-3, -1e-3])
-    one = member(x, geometry_fit.placed(detector(), d))
+    one = member(x, at(d).detector)
 
     def residual(d):
-        return geometry_fit._linearized(detector(), d, one)[0]
+        return geometry_fit.linearized(at(d), one).offset
 
-    by_d = geometry_fit._linearized(detector(), d, one)[2]
+    by_d = geometry_fit.linearized(at(d), one).by_d
     for k in range(5):
         step = np.eye(5)[k] * 1e-5
         difference = (residual(d - step) - residual(d + step)) / 2e-5
@@ -238,14 +246,14 @@ def test_planted_move_is_found_within_its_sigma(groups):
     planted = np.array([0.09, -0.05, 0.2, 2e-3, -1e-3])
     if "tilt" not in groups:
         planted[3:] = 0.0
-    true = geometry_fit.placed(detector(), planted)
+    true = detector_moves.placed(detector(), planted)
     joint = solved(lattices(30, true), detector(), groups)
     figures = joint.figures()
     sigma = np.array(
         [*figures["shift_sigma_mm"], figures["distance_sigma_mm"], *figures["tilt_sigma_rad"]]
     )
 
-    assert np.all(np.abs(joint.d - planted) <= 3 * sigma)
+    assert np.all(np.abs(joint.position.d - planted) <= 3 * sigma)
     assert np.all(sigma[:2] < 0.002)
     assert sigma[2] < 0.02
     assert np.all(sigma[3:] < 1e-4)
@@ -290,8 +298,9 @@ def test_a_lattice_without_sense_takes_no_part():
     model = members[0].model
     nowhere = model.frame._replace(U=np.full((3, 3), np.nan))
     lost = members[0]._replace(model=model._replace(frame=nowhere))
-    with_it, eliminated = geometry_fit.partials(detector(), np.zeros(5), [*members, lost], [0])
-    without, _ = geometry_fit.partials(detector(), np.zeros(5), members, [0])
+    position = at(np.zeros(5))
+    with_it, eliminated = geometry_fit.partials(position, [*members, lost])
+    without, _ = geometry_fit.partials(position, members)
 
     np.testing.assert_array_equal(with_it, without)
     assert np.all(eliminated[-1].start == 0)
@@ -302,7 +311,7 @@ def test_lattices_unlike_the_others_are_named_and_have_no_say():
     """Two false lattices and one that asks for a detector of its own among sixteen: the true
     detector, and, but for spots at the edge of the ellipse, the one found without them.
     """
-    true = geometry_fit.placed(detector(), np.array([0.09, -0.05, 0.1, 0, 0]))
+    true = detector_moves.placed(detector(), np.array([0.09, -0.05, 0.1, 0, 0]))
     good = lattices(16, true)
     bad = [false_lattice(101, true), false_lattice(102, true), turned_lattice(103, true)]
     groups = ["shift", "distance"]
@@ -314,8 +323,8 @@ def test_lattices_unlike_the_others_are_named_and_have_no_say():
     assert without_them.left_out == []
     figures = without_them.figures()
     sigma = np.array([*figures["shift_sigma_mm"], figures["distance_sigma_mm"]])
-    assert np.all(np.abs(with_them.d - without_them.d)[:3] < sigma)
-    assert np.all(np.abs(with_them.d[:3] - (0.09, -0.05, 0.1)) < 3 * sigma)
+    assert np.all(np.abs(with_them.position.d - without_them.position.d)[:3] < sigma)
+    assert np.all(np.abs(with_them.position.d[:3] - (0.09, -0.05, 0.1)) < 3 * sigma)
     assert abs(with_them.n_used - without_them.n_used) < 10
     assert with_them.figures()["rmsd_after"]["n"] == figures["rmsd_after"]["n"]
 
@@ -336,3 +345,108 @@ def test_the_distance_of_a_thick_sensor_is_found_where_its_parallax_is_known():
     assert abs(pulls[0]) < 3
     assert pulls[1] > 10
     assert rmsd[0] < rmsd[1]
+
+
+# ---------------------------------------------------------------- rigid groups
+
+QUADRANTS = np.arange(16) // 4
+MODULES = np.arange(16) // 2
+IN_PLANE = ("shift", "turn")
+
+
+def tiles() -> Detector:
+    """Return a detector of 16 panels in 8 modules of two in 4 quadrants."""
+    middles = np.array(
+        [(x, y) for x in (-60.0, -20.0, 20.0, 60.0) for y in (-60.0, -20.0, 20.0, 60.0)]
+    )
+    by_quadrant = np.lexsort((middles[:, 0], middles[:, 1] > 0, middles[:, 0] > 0))
+    rng = np.random.default_rng(3)
+    corners = np.column_stack([middles[by_quadrant] + (-19.5, 19.5), -110 + rng.normal(size=16)])
+    axes = np.array([tilted(turn) for turn in 2e-3 * rng.normal(size=16)])
+    return Detector(corners, axes[:, 0], axes[:, 1], pixel_mm=np.array(0.1), shape=(390, 390))
+
+
+def moves_of_tiles(group_of_panel, refined=IN_PLANE) -> detector_moves.Moves:
+    groups = detector_moves.RigidGroups(group_of_panel, refined, sigma_mm=0.3, sigma_rad=5e-3)
+    return detector_moves.moves_of(tiles(), ("shift", "distance"), groups)
+
+
+def planted(moves: detector_moves.Moves, seed: int = 7) -> np.ndarray:
+    """Return unknowns with moves of 0.08 mm and 0.5 mrad that leave the whole where it is, and a
+    shift of it.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.array([0.08, 0.08, 0.08, 5e-4, 5e-4, 5e-4])
+    raw = np.concatenate([(0.05, -0.04, 0.1, 0, 0), np.tile(sizes, moves.n_groups)])
+    raw[5:] *= rng.normal(size=len(raw) - 5)
+    return moves.basis @ np.linalg.lstsq(moves.basis, raw, rcond=None)[0]
+
+
+def solved_tiles(moves: detector_moves.Moves, true: Detector, n: int) -> Joint:
+    """Return the joint refinement of n lattices whose spots lie on the true detector."""
+    indexed = lattices(n, true)
+    blocks = {block: indexed[10 * block : 10 * block + 10] for block in range(-(-n // 10))}
+    joint = Joint(blocks, tiles(), GROUP, moves, add, pool, 10)
+    for _ in range(2):
+        joint.refine(0.99)
+    return joint
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("group_of_panel", [QUADRANTS, MODULES], ids=["quadrants", "modules"])
+def test_planted_moves_of_groups_are_found_within_their_sigma(group_of_panel):
+    """Errors in units of their σ, over all unknowns that are refined."""
+    moves = moves_of_tiles(group_of_panel)
+    d = planted(moves)
+    true = detector_moves.placed(tiles(), d, group_of_panel)
+    joint = solved_tiles(moves, true, 40)
+    sigma = np.sqrt(np.diag(joint.solution.covariance))
+    is_refined = moves.basis.any(axis=1)
+    pulls = (joint.position.d - d)[is_refined] / sigma[is_refined]
+
+    assert np.abs(pulls).max() < 4
+    assert 0.5 < np.sqrt(np.mean(pulls**2)) < 1.5
+    assert np.all(joint.position.d[~is_refined] == 0)
+    assert np.all(sigma[5:].reshape(-1, 6)[:, :2] < 0.02)
+
+    figures = joint.figures() | {"n_lattices": 40, "outcomes": {"unlike": 0}}
+    assert figures["panel_share"] < 0.05
+    assert [row["panels"] for row in figures["rigid_groups"]] == [
+        np.flatnonzero(group_of_panel == group).tolist() for group in range(moves.n_groups)
+    ]
+    for when in ("rmsd_before", "rmsd_after"):
+        rows = [row[when] for row in figures["rigid_groups"]]
+        assert sum(row["n"] for row in rows) == figures[when]["n"]
+    after = [row["rmsd_after"]["transverse_px"] for row in figures["rigid_groups"]]
+    before = [row["rmsd_before"]["transverse_px"] for row in figures["rigid_groups"]]
+    assert np.mean(after) < 0.7 * np.mean(before)
+    warnings = warnings_of(figures, None, RigidGroupsSection(which="modules"))
+    assert [w.what for w in warnings if "panels" in w.what or "groups" in w.what] == []
+
+
+@pytest.mark.stage
+def test_panels_that_do_not_move_together_are_named():
+    """Modules are displaced, and quadrants refined."""
+    of_modules = moves_of_tiles(MODULES)
+    true = detector_moves.placed(tiles(), planted(of_modules), MODULES)
+    figures = solved_tiles(moves_of_tiles(QUADRANTS), true, 20).figures()
+    figures |= {"n_lattices": 20, "outcomes": {"unlike": 0}}
+    sentences = [w.sentence() for w in warnings_of(figures, None, RigidGroupsSection())]
+    assert any("panels are not where they are refined to" in text for text in sentences)
+
+
+def test_elimination_of_groups_equals_one_dense_sum():
+    """Columns that a lattice's spots do not touch add nothing: as from all unknowns at once."""
+    moves = moves_of_tiles(MODULES, ("shift", "distance", "tilt", "turn"))
+    position = detector_moves.position(tiles(), moves, planted(moves))
+    (one,) = (member(x, position.detector) for x in lattices(1, position.detector))
+    one = geometry_fit.Member(
+        one.model, one.p, one.observed._replace(valid=one.observed.valid & (one.observed.panel < 6))
+    )
+    flat, _ = geometry_fit.partials(position, [one])
+    sums = geometry_fit.sums_of(flat, len(position.d))
+    untouched = detector_moves.numbers_of_groups(np.arange(3, 8))
+    assert not sums.information[untouched].any() and not sums.gradient[untouched].any()
+    solution = geometry_fit.solve(flat, moves, position.d)
+    assert np.isfinite(solution.step).all()
+    assert np.all(np.diag(solution.covariance) >= 0)

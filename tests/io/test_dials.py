@@ -255,9 +255,23 @@ def test_a_file_of_dials_1_is_refused_with_what_to_do(tmp_path):
             ExperimentList(path)
 
 
-@pytest.mark.parametrize("part", ["crystal", "beam", "detector", "imageset"])
+def test_experiments_of_lists_without_images_are_numbered(tmp_path):
+    """Some lists of 2017."""
+    tree = stills(tmp_path)
+    for experiment in tree["experiment"]:
+        del experiment["imageset"]
+    path = tmp_path / "a.expt"
+    path.write_text(json.dumps(tree))
+    experiments = ExperimentList(path)
+    assert [(one.image, one.frame) for one in (experiments[0], experiments[1])] == [
+        (path, 0),
+        (path, 1),
+    ]
+
+
+@pytest.mark.parametrize("part", ["crystal", "beam", "detector"])
 def test_a_part_that_an_experiment_lacks_is_named(tmp_path, part):
-    """Lists of 2017 may have no images, strong spots no crystal."""
+    """Lists of strong spots have no crystal."""
     tree = stills(tmp_path)
     del tree["experiment"][0][part]
     (tmp_path / "a.expt").write_text(json.dumps(tree))

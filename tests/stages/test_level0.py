@@ -10,14 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spreadflow.config import IndexConfig, IndexSection, Level0Config, Level0Section, NoiseSection
-from spreadflow.errors import FileError
+from spreadflow import cli
+from spreadflow.config import (
+    IndexConfig,
+    IndexSection,
+    Level0Config,
+    Level0Section,
+    NoiseSection,
+    RigidGroupsSection,
+)
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
 from spreadflow.io.images import Source
 from spreadflow.io.lattices import dials, dials_writer
+from spreadflow.io.lattices.indexed import IndexedReflections
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
 from spreadflow.products import Index
+from spreadflow.recipes import imported
 from spreadflow.recipes.level0_checks import warnings_of
 from spreadflow.stages import index, level0
 
@@ -87,6 +97,7 @@ def test_only_as_many_lattices_as_told(product, tmp_path):
     assert figures["outcomes"]["surplus"] == 1
 
 
+GROUPS = RigidGroupsSection(which="quadrants", refine=["shift", "turn"])
 TARGET = [92.9, 92.9, 130.3, 90.0, 90.0, 120.0]
 """Cell that lattices were searched with: half a per cent from theirs."""
 
@@ -109,11 +120,24 @@ def sound() -> dict:
         "n_outliers": 40,
         "n_lattices": 30,
         "outcomes": {"used": 30, "unlike": 2},
+        "panel_share": 0.02,
+        "rigid_groups": [group(0), group(1)],
+    }
+
+
+def group(number: int, n: int = 200, radial_px: float = 0.4, **moves) -> dict:
+    """Figures of a rigid group that moved by a tenth of a millimetre."""
+    still = {"shift_mm": [0.08, -0.06], "distance_change_mm": 0, "tilt_rad": [0, 0], "turn_rad": 0}
+    return still | {
+        "panels": [2 * number, 2 * number + 1],
+        "rmsd_before": {"radial_px": 0.5, "transverse_px": 0.6, "n": n},
+        "rmsd_after": {"radial_px": radial_px, "transverse_px": 0.2, "n": n},
+        **moves,
     }
 
 
 def test_sound_figures_need_no_words(sound):
-    assert warnings_of(sound, TARGET) == []
+    assert warnings_of(sound, TARGET, GROUPS) == []
 
 
 @pytest.mark.parametrize(
@@ -129,17 +153,22 @@ def test_sound_figures_need_no_words(sound):
         ({"cell": [92.9, 92.9, 130.3, 90.0, 90.0, 118.8]}, "gamma of the mean cell is not that of"),
         ({"n_outliers": 200}, "rejected"),
         ({"outcomes": {"used": 30, "unlike": 5}}, "unlike the others"),
+        ({"panel_share": 0.2}, "panels are not where they are refined to"),
+        ({"rigid_groups": [group(0), group(3, n=8)]}, "too few spots"),
+        ({"rigid_groups": [group(0), group(3, shift_mm=[0.0, 1.0])]}, "moved far"),
+        ({"rigid_groups": [group(0), group(3, turn_rad=0.02)]}, "moved far"),
+        ({"rigid_groups": [group(0), group(3, radial_px=0.8)]}, "on rigid groups rose"),
     ],
 )
 def test_each_trouble_has_its_warning(sound, change, what):
-    (warning,) = warnings_of(sound | change, TARGET)
+    (warning,) = warnings_of(sound | change, TARGET, GROUPS)
     assert what in warning.sentence()
 
 
 def test_a_far_header_that_is_hardly_known_is_no_trouble(sound):
     """The distance moved by 1 %, but by two σ only."""
     change = {"distance_change_mm": 1.0, "distance_sigma_mm": 0.5}
-    assert warnings_of(sound | change, TARGET) == []
+    assert warnings_of(sound | change, TARGET, GROUPS) == []
 
 
 def test_the_sigma_of_the_distance_travels_with_the_detector(product, tmp_path):
@@ -224,3 +253,61 @@ def test_ranks_agree(product, tmp_path):
 
     for name in ("{}.expt", "{}.fit.json"):
         assert (tmp_path / name.format(1)).read_bytes() == (tmp_path / name.format(2)).read_bytes()
+
+
+def test_nothing_to_refine_is_an_error(tmp_path):
+    with pytest.raises(FileError, match=r"level0\.imported"):
+        config = Level0Config(level0=Level0Section())
+        level0.run(config, index=None, out=tmp_path / "level0.expt", world=World(1))
+
+
+def test_groups_that_the_file_does_not_state_are_refused(product, tmp_path):
+    with pytest.raises(ConfigError, match="quadrants of a detector with groups"):
+        refined(product, tmp_path / "level0.expt", rigid_groups={"which": "quadrants"})
+
+
+# ---------------------------------------------------------------- lattices of another program
+
+
+@pytest.fixture(scope="module", params=["a.expt", "a.stream"])
+def exported(request, product, tmp_path_factory) -> Path:
+    """The lattices of `index` as DIALS or CrystFEL would write them."""
+    path = tmp_path_factory.mktemp("exported") / request.param
+    form = {".expt": "dials", ".stream": "crystfel"}[path.suffix]
+    words = ["export", str(product), "--to", form, "--out", str(path.with_suffix(""))]
+    assert cli.main([*words, "--images", str(product.with_name("manifest.json"))]) == 0
+    return path
+
+
+def of_others(path: Path, out: Path, **changes) -> dict:
+    """Return the figures of a refinement of imported lattices, with a bandwidth in place of the
+    spectra.
+    """
+    imported = {"files": [str(path)], "bandwidth": 0.003, "domain_ang": 1500.0} | changes
+    section = Level0Section(refine=["shift"], imported=imported)
+    level0.run(Level0Config(level0=section), index=None, out=out, world=World(1))
+    return json.loads(out.with_suffix(".fit.json").read_text())
+
+
+def test_lattices_of_another_program_find_the_same_shift(exported, tmp_path):
+    """Without images."""
+    figures = of_others(exported, tmp_path / "level0.expt", space_group="P 43 21 2")
+    assert np.all(np.abs(np.array(figures["shift_mm"]) - PLANTED[:2]) < 0.02)
+    assert figures["outcomes"]["used"] == figures["n_in"] == 4
+    assert figures["rmsd_after"]["transverse_px"] < figures["rmsd_before"]["transverse_px"]
+
+
+def test_the_space_group_is_that_of_the_files(exported, tmp_path, tiny_run):
+    """Streams state a centring alone; a group that lattices do not share has to be named."""
+    figures = of_others(exported, tmp_path / "level0.expt")
+    assert figures["n_lattices"] == 4
+    halls = {" P 4nw 2abw", " P 1"}
+    with pytest.raises(FileError, match=r"P 1,  ?P 4nw 2abw.*imported\.space_group"):
+        imported.space_group_of("a.expt", halls)
+
+
+def test_reflections_of_another_detector_are_refused(product):
+    detector = Source(product.with_name("manifest.json")).detector
+    rows = IndexedReflections(hkl=np.ones((2, 3), int), panel=np.array([0, 7]))
+    with pytest.raises(FileError, match="panels 0 to 0; found 0 to 7"):
+        imported.check_panels("a.refl", rows, detector)

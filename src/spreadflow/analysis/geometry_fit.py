@@ -1,36 +1,27 @@
-"""Level 0: one detector for all lattices, moved as a body; every crystal is eliminated by its Schur
-complement.
+"""Level 0: one detector for all lattices, moved as a body and, where asked for, in rigid groups of
+panels; every crystal is eliminated by its Schur complement.
 
-Global unknowns d: shift along panel 0's fast and slow axes (mm), away from the sample (mm), tilts
-about the fast and the slow axis (rad). A turn about the beam is a turn of all crystals and stays as
-it is. Local unknowns: those of `centroid_fit`. Each lattice adds its reduced normal equations to
-one small flat array, so that ranks sum little. `geometry_joint` makes the passes.
+Global unknowns d are those of `detector_moves`. Local unknowns: those of `centroid_fit`. Each
+lattice adds its reduced normal equations, by the unknowns of the detector and of the groups that
+its spots are on, to one flat array, so that ranks sum little. `geometry_joint` makes the passes.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-import spreadflow.physics.precision  # noqa: F401  (float64)
+from spreadflow.analysis import detector_moves
+from spreadflow.analysis.detector_moves import N_BODY, N_OWN, Moves, Position
 from spreadflow.analysis.least_squares import eliminate
-from spreadflow.analysis.orientation_matrix import crystal_frame, turn
+from spreadflow.analysis.orientation_matrix import crystal_frame
 from spreadflow.analysis.still import centroid_fit, refinement
 from spreadflow.analysis.still.centroid_fit import CentroidModel, Observed
 from spreadflow.analysis.still.prediction import MosaicLattice, padded_rows
 from spreadflow.models import Detector, Spectrum, Spots
-from spreadflow.physics import geometry
 
 Total = Callable[[dict[int, np.ndarray]], np.ndarray]
 """Sum of equally shaped arrays held per block, over all blocks, here and elsewhere."""
-
-NAMES = ("shift_fast_mm", "shift_slow_mm", "distance_mm", "tilt_fast_rad", "tilt_slow_rad")
-"""The global unknowns, in this order."""
-
-GROUPS = {"shift": (0, 1), "distance": (2,), "tilt": (3, 4)}
-"""Numbers of the global unknowns that are refined together."""
 
 MAX_STEPS = 10
 """Steps of the detector in one pass, at most."""
@@ -74,7 +65,9 @@ class Eliminated(NamedTuple):
     start: np.ndarray
     """(m,)"""
     slope: np.ndarray
-    """(m, n_free)"""
+    """(m, column)"""
+    columns: np.ndarray
+    """(column,) numbers of the unknowns in d"""
 
 
 class Counts(NamedTuple):
@@ -96,12 +89,13 @@ class Solution(NamedTuple):
     """One step of the detector and how well it is known."""
 
     step: np.ndarray
-    """(n_free,) mm, rad"""
+    """(unknown,) mm, rad"""
     covariance: np.ndarray
-    """(n_free, n_free) from the scatter of gradients and the true curvature of the loss (Huber's
-    sandwich): holds whatever the σ of the spots are. The larger of two: by the scatter of the
-    lattices, which holds though the errors within a lattice go together; and by that of the spots,
-    as a dozen lattices tell little about their own scatter
+    """(unknown, unknown) from the scatter of gradients and the true curvature of the loss (Huber's
+    sandwich): holds whatever the σ of the spots are; a restraint counts as a measurement. The
+    larger of two: by the scatter of the lattices, which holds though the errors within a lattice go
+    together; and by that of the spots, as a dozen lattices tell little about their own scatter, and
+    fewer than there are unknowns nothing of some
     """
     chi2: float
     """sum of the weighted squared residuals"""
@@ -126,153 +120,169 @@ def member(
     return Member(model, model.start(lattice.eta_rad), observed)
 
 
-# ---------------------------------------------------------------- the detector
-
-
-def moved(detector: Detector, d) -> Detector:
-    """Return the detector tilted by d[3:] about the point where the beam meets panel 0's plane,
-    then shifted by d[:3].
-    """
-    fast = detector.fast[0]
-    slow = detector.slow[0]
-    normal = geometry.normals(detector)[0]
-    height = (detector.origin_mm[0] * normal).sum()
-    cosine = (geometry.S0 * normal).sum()
-    pivot = geometry.S0 * height / cosine
-
-    tilt = turn(d[3] * fast + d[4] * slow)
-
-    away_from_sample = normal * jnp.sign(height)
-    shift = d[0] * fast + d[1] * slow + d[2] * away_from_sample
-    return detector._replace(
-        origin_mm=(detector.origin_mm - pivot) @ tilt.T + pivot + shift,
-        fast=detector.fast @ tilt.T,
-        slow=detector.slow @ tilt.T,
-    )
-
-
-def placed(detector: Detector, d: np.ndarray) -> Detector:
-    """Return `moved`, as NumPy."""
-    there = moved(detector, d)
-    return there._replace(
-        origin_mm=np.asarray(there.origin_mm),
-        fast=np.asarray(there.fast),
-        slow=np.asarray(there.slow),
-    )
-
-
 # ---------------------------------------------------------------- normal equations
 
 
-def _linearized(
-    detector: Detector, d: np.ndarray, member: Member
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return residuals (spot, 2), px, and minus their derivatives by p (spot, 2, m) and by d (spot,
-    2, 5).
-    """
+class Linearized(NamedTuple):
+    """Residuals of the spots of a lattice, and minus their derivatives."""
+
+    offset: np.ndarray
+    """(spot, 2) px, radial and transverse"""
+    by_p: np.ndarray
+    """(spot, 2, m)"""
+    by_d: np.ndarray
+    """(spot, 2, column)"""
+    columns: np.ndarray
+    """(column,) numbers in d: of the detector, and of the groups that the spots are on"""
+
+
+def linearized(position: Position, member: Member) -> Linearized:
+    """Return the residuals of a lattice and how they change."""
     model, p, observed = member
-    terms = centroid_fit.residuals(placed(detector, d), model, p, observed)
+    terms = centroid_fit.residuals(position.detector, model, p, observed)
     n = len(terms.s1)
+    file, moves, d, _ = position
     panel = padded_rows(observed.panel, 0).astype(np.int32)
-    position_by_d = np.asarray(_position_by_d(detector, d, panel, padded_rows(terms.s1)))[:n]
-    by_d = np.einsum("sij,sjk->sik", observed.axes, position_by_d)
-    return terms.offset, terms.offset_by_p, by_d
+    s1 = padded_rows(terms.s1)
+    moved = detector_moves.spots_by_moves(file, d, moves.group_of_panel, panel, s1)
+    by_moves = np.einsum("sij,sjk->sik", observed.axes, np.asarray(moved)[:n])
+    by_body = by_moves[:, :, :N_BODY]
+    if moves.group_of_panel is None:
+        return Linearized(terms.offset, terms.offset_by_p, by_body, np.arange(N_BODY))
+
+    groups, number = np.unique(moves.group_of_panel[observed.panel], return_inverse=True)
+    by_groups = np.zeros((n, 2, len(groups), N_OWN))
+    by_groups[np.arange(n), :, number] = by_moves[:, :, N_BODY:]
+    return Linearized(
+        offset=terms.offset,
+        by_p=terms.offset_by_p,
+        by_d=np.concatenate([by_body, by_groups.reshape(n, 2, -1)], axis=2),
+        columns=np.append(np.arange(N_BODY), detector_moves.numbers_of_groups(groups)),
+    )
 
 
-@jax.jit
-def _position_by_d(detector: Detector, d, panel, s1):
-    """Return the derivatives (n, 2, 5), px, by d of where panels (n,) record rays s1 (n, 3). Shapes
-    are static.
+class Sums(NamedTuple):
+    """What lattices add up to, as views of one flat array."""
+
+    information: np.ndarray
+    """(unknown, unknown) reduced"""
+    of_lattices: np.ndarray
+    """(unknown, unknown) outer products of the gradients of lattices"""
+    of_spots: np.ndarray
+    """(unknown, unknown) outer products of what spots add to the gradients"""
+    gradient: np.ndarray
+    """(unknown,) reduced"""
+    counts: np.ndarray
+    """as `Counts`"""
+
+
+def n_sums(n_unknowns: int) -> int:
+    """Return the length of the flat array."""
+    return 3 * n_unknowns**2 + n_unknowns + len(Counts._fields)
+
+
+def sums_of(flat: np.ndarray, n_unknowns: int) -> Sums:
+    """Return the views of a flat array."""
+    n = n_unknowns
+    information, of_lattices, of_spots = flat[: 3 * n * n].reshape(3, n, n)
+    return Sums(
+        information=information,
+        of_lattices=of_lattices,
+        of_spots=of_spots,
+        gradient=flat[3 * n * n : 3 * n * n + n],
+        counts=flat[3 * n * n + n :],
+    )
+
+
+def partials(position: Position, members: Sequence[Member]) -> tuple[np.ndarray, list[Eliminated]]:
+    """Return reduced normal equations of some lattices.
+
+    Returns a flat float64 array as of `Sums`, to be summed over all lattices and handed to `solve`,
+    and what `back` needs. A lattice without valid spots, or whose numbers are not finite, adds
+    nothing and stays where it is.
     """
-
-    def position_of(d):
-        return jnp.stack(geometry.on_panel(moved(detector, d), panel, s1), axis=-1)
-
-    return jax.jacfwd(position_of)(d)
-
-
-def partials(
-    detector: Detector, d, members: Sequence[Member], free: list[int]
-) -> tuple[np.ndarray, list[Eliminated]]:
-    """Return reduced normal equations of some lattices at detector unknowns d (5,), those in `free`
-    refined.
-
-    Returns a flat float64 array, to be summed over all lattices and handed to `solve`, and what
-    `back` needs.
-    """
-    n_free = len(free)
-    total = np.zeros(_n_sums(n_free))
+    n_unknowns = len(position.d)
+    flat = np.zeros(n_sums(n_unknowns))
+    total = sums_of(flat, n_unknowns)
     eliminated = []
     for member in members:
-        part, local = _reduced(detector, d, member, free)
-        total += part
+        reduced = _reduced(position, member)
+        if reduced is None:
+            stays = np.zeros(len(member.p))
+            columns = np.arange(0)
+            eliminated.append(Eliminated(stays, np.zeros((len(stays), 0)), columns))
+            continue
+        part, local = reduced
+        columns = local.columns
+        square = np.ix_(columns, columns)
+        total.information[square] += part.information
+        total.of_lattices[square] += part.of_lattices
+        total.of_spots[square] += part.of_spots
+        total.gradient[columns] += part.gradient
+        total.counts[:] += part.counts
         eliminated.append(local)
-    return total, eliminated
-
-
-def _n_sums(n_free: int) -> int:
-    """Return the length of what a lattice adds to the reduced normal equations."""
-    return 3 * n_free**2 + n_free + len(Counts._fields)
+    return flat, eliminated
 
 
 class _NormalEquations(NamedTuple):
-    """Hessian and gradient of a lattice's loss by the free unknowns of the detector, then by its
-    own, restraints included.
+    """Hessian and gradient of a lattice's loss by the unknowns of the detector that it depends on,
+    then by its own, restraints of the latter included.
     """
 
     hessian: np.ndarray
-    """(n_free + m, n_free + m)"""
+    """(column + m, column + m)"""
     gradient: np.ndarray
-    """(n_free + m,)"""
+    """(column + m,)"""
     of_spots: np.ndarray
-    """(spot, n_free + m) what each spot adds to the gradient; 0 where it is not valid"""
+    """(spot, column + m) what each spot adds to the gradient; 0 where it is not valid"""
     counts: Counts
+    columns: np.ndarray
+    """(column,)"""
 
 
-def _reduced(
-    detector: Detector, d, member: Member, free: list[int]
-) -> tuple[np.ndarray, Eliminated]:
+def _reduced(position: Position, member: Member) -> tuple[Sums, Eliminated] | None:
     """Return s = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
-    products of g and of what its spots add to it, in one flat array; and how the lattice follows
-    the detector. One without valid spots, or whose numbers are not finite, adds nothing and stays
-    where it is.
+    products of g and of what its spots add to it, by the columns it depends on; and how the lattice
+    follows the detector. None for one without valid spots, or whose numbers are not finite.
     """
-    n = len(free)
-    n_local = len(member.p)
-    stays = Eliminated(np.zeros(n_local), np.zeros((n_local, n)))
     if member.n_valid == 0:
-        return np.zeros(_n_sums(n)), stays
-    H, g, of_spots, counts = _normal_equations(detector, d, member, free)
-
+        return None
+    H, g, of_spots, counts, columns = _normal_equations(position, member)
+    n = len(columns)
     without_lattice = eliminate(H, g[:, None], n)
     slope = without_lattice.coupling
     reduced = without_lattice.right[:, 0]
 
-    of_lattice = np.outer(reduced, reduced)
     reduced_spots = of_spots[:, :n] - of_spots[:, n:] @ slope
-    share_of_unknowns = 0.5 * n_local / member.n_valid
+    share_of_unknowns = 0.5 * len(member.p) / member.n_valid
     within = reduced_spots.T @ reduced_spots / max(1.0 - share_of_unknowns, LEAST_FREEDOM)
-    S = without_lattice.information
-    part = np.concatenate([S.ravel(), of_lattice.ravel(), within.ravel(), reduced, counts])
-    if not np.isfinite(part).all():
-        return np.zeros_like(part), stays
-    return part, Eliminated(-without_lattice.own[:, 0], slope)
+    part = Sums(
+        information=without_lattice.information,
+        of_lattices=np.outer(reduced, reduced),
+        of_spots=within,
+        gradient=reduced,
+        counts=np.array(counts),
+    )
+    if not all(np.isfinite(array).all() for array in part):
+        return None
+    return part, Eliminated(-without_lattice.own[:, 0], slope, columns)
 
 
-def _normal_equations(detector: Detector, d, member: Member, free: list[int]) -> _NormalEquations:
-    """Return the normal equations of a lattice by the free unknowns of the detector and its own."""
+def _normal_equations(position: Position, member: Member) -> _NormalEquations:
+    """Return the normal equations of a lattice by the unknowns of the detector and its own."""
     observed = member.observed
-    offset, by_p, by_d = (np.asarray(x) for x in _linearized(detector, d, member))
+    offset, by_p, by_d, columns = linearized(position, member)
     z2 = (offset**2 / observed.variance).sum(axis=1)
     weight = centroid_fit.student(z2)[1] * observed.valid
 
-    jacobian = np.concatenate([by_d[:, :, free], by_p], axis=2)
+    jacobian = np.concatenate([by_d, by_p], axis=2)
+    n_all = jacobian.shape[2]
     scaled = jacobian * (weight[:, None] / observed.variance)[:, :, None]
-    H = np.einsum("sam,san->mn", scaled, jacobian)
+    H = scaled.reshape(-1, n_all).T @ jacobian.reshape(-1, n_all)
     of_spots = -np.einsum("sam,sa->sm", scaled, offset)
     g = of_spots.sum(axis=0)
 
-    n = len(free)
+    n = len(columns)
     ln_eta = np.log(refinement.ETA_PRIOR_RAD)
     centre, precision = centroid_fit.prior(member.model.frame, ln_eta, refinement.ETA_PRIOR_LOG)
     H[n:, n:] += np.diag(precision)
@@ -284,25 +294,34 @@ def _normal_equations(detector: Detector, d, member: Member, free: list[int]) ->
         weight=2.0 * weight.sum(),
         bend=centroid_fit.bend(z2) @ observed.valid,
     )
-    return _NormalEquations(H, g, of_spots, counts)
+    return _NormalEquations(H, g, of_spots, counts, columns)
 
 
-def solve(total: np.ndarray, n_free: int) -> Solution:
-    """Return the Gauss-Newton step of the detector from partials summed over all lattices."""
-    n = n_free
-    S, of_lattices, of_spots = total[: 3 * n * n].reshape(3, n, n)
-    g = total[3 * n * n : 3 * n * n + n]
-    counts = Counts(*total[3 * n * n + n :])
-    inverse = np.linalg.inv(S)
-    small_sample = counts.lattices / max(counts.lattices - n, 1.0)
+def solve(total: np.ndarray, moves: Moves, d: np.ndarray) -> Solution:
+    """Return the Gauss-Newton step of the detector from d (unknown,), of partials summed over all
+    lattices.
+    """
+    basis = moves.basis
+    sums = sums_of(total, len(d))
+    counts = Counts(*sums.counts)
+    of_data = basis.T @ sums.information @ basis
+    of_restraint = basis.T @ (moves.precision[:, None] * basis)
+    gradient = basis.T @ (sums.gradient + moves.precision * d)
+    step = -np.linalg.inv(of_data + of_restraint) @ gradient
+
     curvature = 1.0 - counts.bend / counts.weight
-    by_scatter = [
-        inverse @ scatter @ inverse / curvature**2
-        for scatter in (small_sample * of_lattices, of_spots)
+    inverse = basis @ np.linalg.inv(curvature * of_data + of_restraint)
+    n = basis.shape[1]
+    share_of_unknowns = n / max(counts.freedom, 1.0)
+    scatters = [sums.of_spots / max(1.0 - share_of_unknowns, LEAST_FREEDOM)]
+    if counts.lattices >= n:
+        scatters.append(counts.lattices / max(counts.lattices - n, 1.0) * sums.of_lattices)
+    covariances = [
+        inverse @ (basis.T @ scatter @ basis + of_restraint) @ inverse.T for scatter in scatters
     ]
     return Solution(
-        step=-inverse @ g,
-        covariance=_larger(*by_scatter),
+        step=basis @ step,
+        covariance=_larger(covariances[0], covariances[-1]),
         chi2=counts.squares,
         freedom=int(counts.freedom),
     )
@@ -313,7 +332,8 @@ def _larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     sigma = np.sqrt(np.maximum(np.diag(a), np.diag(b)))
     both = a + b
     of_both = np.sqrt(np.diag(both))
-    return both * np.outer(sigma / of_both, sigma / of_both)
+    factor = sigma / np.where(of_both > 0, of_both, 1.0)
+    return both * np.outer(factor, factor)
 
 
 def back(
@@ -321,22 +341,18 @@ def back(
 ) -> list[Member]:
     """Return the lattices after the detector's step."""
     return [
-        member._replace(p=member.p + local.start - local.slope @ step)
+        member._replace(p=member.p + local.start - local.slope @ step[local.columns])
         for member, local in zip(members, eliminated, strict=True)
     ]
 
 
 def iterate(
-    detector: Detector,
-    d: np.ndarray,
-    members: dict[int, list[Member]],
-    free: list[int],
-    total: Total,
-) -> tuple[np.ndarray, dict[int, list[Member]], Solution, int]:
-    """Take Gauss-Newton steps of detector and lattices from d (5,) until the detector stands still.
+    position: Position, members: dict[int, list[Member]], total: Total
+) -> tuple[Position, dict[int, list[Member]], Solution, int]:
+    """Take Gauss-Newton steps of detector and lattices until the detector stands still.
 
-    members: block → lattices. Returns d, the lattices, the last step's solution and the number of
-    steps.
+    members: block → lattices. Returns where the detector is, the lattices, the last step's solution
+    and the number of steps.
     """
     n_steps = 0
     while n_steps < MAX_STEPS:
@@ -344,36 +360,54 @@ def iterate(
         sums = {}
         eliminated = {}
         for block, in_block in members.items():
-            sums[block], eliminated[block] = partials(detector, d, in_block, free)
-        solution = solve(total(sums), len(free))
+            sums[block], eliminated[block] = partials(position, in_block)
+        solution = solve(total(sums), position.moves, position.d)
         members = {
             block: back(in_block, eliminated[block], solution.step)
             for block, in_block in members.items()
         }
 
-        d = d.copy()
-        d[free] += solution.step
+        d = position.d + solution.step
+        position = detector_moves.position(position.file, position.moves, d)
         sigma = np.sqrt(np.diag(solution.covariance))
-        if np.all(np.abs(solution.step) < SMALL_STEP * sigma):
+        if np.all(np.abs(solution.step) <= SMALL_STEP * sigma):
             break
-    return d, members, solution, n_steps
+    return position, members, solution, n_steps
 
 
-def normalized(detector: Detector, d, member: Member) -> np.ndarray:
+def normalized(position: Position, member: Member) -> np.ndarray:
     """Return residuals (valid spot, 2), radial and transverse, in units of their σ."""
-    offset = np.asarray(_linearized(detector, d, member)[0])
-    in_sigma = offset / np.sqrt(member.observed.variance)
-    return in_sigma[member.observed.valid]
+    observed = member.observed
+    terms = centroid_fit.residuals(position.detector, member.model, member.p, observed)
+    in_sigma = terms.offset / np.sqrt(observed.variance)
+    return in_sigma[observed.valid]
 
 
-def own_move(detector: Detector, d, member: Member, free: list[int]) -> float:
-    """Return the squared distance, in σ², between the detector at d (5,) and the one that a lattice
-    alone asks for; NaN where its numbers are not finite.
+def panel_sums(position: Position, members: Sequence[Member]) -> np.ndarray:
+    """Return sums over the valid spots of lattices on each panel, (panel, 4): of their number, of
+    the residuals along fast and slow, px, and of the squares of both.
     """
-    part, _ = _reduced(detector, d, member, free)
-    if not part.any():
+    sums = np.zeros((position.detector.n_panels, 4))
+    for model, p, observed in members:
+        terms = centroid_fit.residuals(position.detector, model, p, observed)
+        along_panel = np.einsum("sij,si->sj", observed.axes, terms.offset)
+        is_good = observed.valid & np.isfinite(along_panel).all(axis=1)
+        residuals = along_panel[is_good]
+        squares = (residuals**2).sum(axis=1)
+        rows = np.column_stack([np.ones(len(residuals)), residuals, squares])
+        np.add.at(sums, observed.panel[is_good], rows)
+    return sums
+
+
+def own_move(position: Position, member: Member) -> float:
+    """Return the squared distance, in σ², between the detector and the one, moved as a body, that a
+    lattice alone asks for; NaN where its numbers are not finite.
+    """
+    reduced = _reduced(position, member)
+    if reduced is None:
         return np.nan
-    n = len(free)
-    S = part[: n * n].reshape(n, n)
-    g = part[3 * n * n : 3 * n * n + n]
+    body = position.moves.body
+    part, _ = reduced
+    S = part.information[np.ix_(body, body)]
+    g = part.gradient[body]
     return float(g @ np.linalg.pinv(S) @ g)

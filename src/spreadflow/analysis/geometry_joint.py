@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import geometry_fit, geometry_outliers
-from spreadflow.analysis.geometry_fit import NAMES, Member, Total
+from spreadflow.analysis import detector_moves, geometry_fit, geometry_outliers
+from spreadflow.analysis.detector_moves import N_BODY, N_OWN, NAMES, Moves, Position
+from spreadflow.analysis.geometry_fit import Member, Total
 from spreadflow.analysis.geometry_outliers import Cut, Evidence
 from spreadflow.analysis.still import centroid_fit, refinement
 from spreadflow.analysis.still.prediction import MosaicLattice
@@ -61,19 +62,19 @@ class IndexedLattice(NamedTuple):
     """compressed, as by `prediction.compress`"""
 
 
-def evidence(detector: Detector, d, member: Member, free: list[int], cut: Cut) -> Evidence:
+def evidence(position: Position, member: Member, cut: Cut) -> Evidence:
     """Return what tells whether a lattice is like the others; NaN where it has no valid spots or
     its numbers are not finite.
     """
     if member.n_valid == 0:
         return Evidence(0.0, np.nan, np.nan, np.nan)
-    distance2 = cut.distance2(geometry_fit.normalized(detector, d, member))
+    distance2 = cut.distance2(geometry_fit.normalized(position, member))
     is_inside = distance2 <= cut.limit
     return Evidence(
         inside=float(is_inside.sum()),
         beyond=float(np.mean(~is_inside)),
         size=float(np.median(distance2)),
-        move=geometry_fit.own_move(detector, d, member, free),
+        move=geometry_fit.own_move(position, member),
     )
 
 
@@ -84,9 +85,9 @@ def without(member: Member, is_out: np.ndarray) -> Member:
     return member._replace(observed=member.observed._replace(valid=valid))
 
 
-def reject(detector: Detector, d, member: Member, cut: Cut) -> Member:
+def reject(position: Position, member: Member, cut: Cut) -> Member:
     """Return the lattice with the spots beyond the cut no longer valid."""
-    distance2 = cut.distance2(geometry_fit.normalized(detector, d, member))
+    distance2 = cut.distance2(geometry_fit.normalized(position, member))
     return without(member, ~(distance2 <= cut.limit))
 
 
@@ -94,8 +95,8 @@ class Joint:
     """The joint refinement: blocks of lattices, and the one detector that all blocks, here and
     elsewhere, share.
 
-    indexed: block → lattices held here. free: numbers of the refined `NAMES`. total and pool give
-    every holder of blocks the same. fewest: spots that a lattice needs.
+    indexed: block → lattices held here. moves: what is refined. total and pool give every holder
+    of blocks the same. fewest: spots that a lattice needs.
     """
 
     def __init__(
@@ -103,20 +104,18 @@ class Joint:
         indexed: dict[int, list[IndexedLattice]],
         detector: Detector,
         space_group: str,
-        free: list[int],
+        moves: Moves,
         total: Total,
         pool: Pool,
         fewest: int,
     ):
         self.indexed = indexed
         self.start = indexed
-        self.detector = detector
         self.space_group = space_group
-        self.free = free
         self.total = total
         self.pool = pool
         self.fewest = fewest
-        self.d = np.zeros(len(NAMES))
+        self.position = detector_moves.position(detector, moves, np.zeros(len(moves.basis)))
         self.steps = 0
         self.n_used = 0
         self.n_outliers = 0
@@ -128,16 +127,17 @@ class Joint:
         }
         self.before = self._squares()
 
+    @property
     def placed(self) -> Detector:
-        """Return the detector as refined so far."""
-        return geometry_fit.placed(self.detector, self.d)
+        """The detector as refined so far."""
+        return self.position.detector
 
     def refine(self, probability: float) -> None:
         """Make one pass: index anew, refine, leave out lattices that are unlike the others, reject
         the spots outside the ellipse of this probability, refine. A lattice that is left out stays
         out.
         """
-        detector = self.placed()
+        detector = self.placed
         members = {
             block: [self._member(x, detector) for x in in_block]
             for block, in_block in self.indexed.items()
@@ -147,6 +147,7 @@ class Joint:
         members = self._kept(members)
         members = self._reject(members, self._cut(members, probability))
         members = self._iterate(members)
+        self.members = members
         self.indexed = {
             block: [
                 x._replace(lattice=member.lattice)
@@ -186,8 +187,8 @@ class Joint:
 
     def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
         """Refine detector and lattices, and return the latter."""
-        self.d, members, self.solution, n_steps = geometry_fit.iterate(
-            self.detector, self.d, members, self.free, self.total
+        self.position, members, self.solution, n_steps = geometry_fit.iterate(
+            self.position, members, self.total
         )
         self.steps += n_steps
         return members
@@ -198,11 +199,12 @@ class Joint:
         """
         cut = self._cut(members, probability)
         own = {
-            block: [evidence(self.detector, self.d, member, self.free, cut) for member in in_block]
+            block: [evidence(self.position, member, cut) for member in in_block]
             for block, in_block in members.items()
         }
         pooled = np.array([row for in_block in self.pool(own) for row in in_block])
-        largest = geometry_outliers.limits(Evidence(*pooled.T), len(self.free), self.fewest)
+        n_body = len(self.position.moves.body)
+        largest = geometry_outliers.limits(Evidence(*pooled.T), n_body, self.fewest)
         left_out: dict[int, list[LeftOut]] = {}
         for block, in_block in own.items():
             left_out[block] = []
@@ -220,7 +222,7 @@ class Joint:
         left = {}
         counts = {}
         for block, in_block in members.items():
-            left[block] = [reject(self.detector, self.d, member, cut) for member in in_block]
+            left[block] = [reject(self.position, member, cut) for member in in_block]
             n_spots = sum(member.n_valid for member in in_block)
             counts[block] = np.array([n_spots, sum(member.n_valid for member in left[block])])
         before, after = self.total(counts)
@@ -241,34 +243,44 @@ class Joint:
 
     def _residuals(self, members: list[Member]) -> np.ndarray:
         """Return the finite normalized residuals (n, 2) of some lattices."""
-        of_members = [geometry_fit.normalized(self.detector, self.d, member) for member in members]
+        of_members = [geometry_fit.normalized(self.position, member) for member in members]
         rows = np.concatenate([np.zeros((0, 2)), *of_members])
         is_finite = np.isfinite(rows).all(axis=1)
         return rows[is_finite]
 
     def _squares(self) -> dict[int, np.ndarray]:
         """Return sums of squared offsets, px², radial and transverse, and the number of spots, of
-        each lattice: block → (lattice, 3). They are over the spots with I/σ ≥ 5 as they were
-        indexed: the same list before and after.
+        each lattice on each group of panels: block → (lattice, group, 3). They are over the spots
+        with I/σ ≥ 5 as they were indexed: the same list before and after.
         """
-        detector = self.placed()
+        detector = self.placed
+        moves = self.position.moves
         squares = {}
         for block, in_block in self.indexed.items():
-            squares[block] = np.zeros((len(in_block), 3))
+            squares[block] = np.zeros((len(in_block), max(moves.n_groups, 1), 3))
             for row, hkl, x in zip(squares[block], self.listed[block], in_block, strict=True):
-                rows = centroid_fit.offsets(x.lattice, hkl, x.spots, x.spectrum, detector)
-                row[:] = *(rows**2).sum(axis=0), len(rows)
+                offsets = centroid_fit.offsets(x.lattice, hkl, x.spots, x.spectrum, detector)
+                group = np.zeros(len(offsets), dtype=int)
+                if moves.group_of_panel is not None:
+                    group = moves.group_of_panel[x.spots.panel[hkl.any(axis=1)]]
+                np.add.at(row[:, :2], group, offsets**2)
+                np.add.at(row[:, 2], group, 1.0)
         return squares
 
-    def _rmsd(self, squares: dict[int, np.ndarray]) -> dict[str, Any]:
-        """Return the r.m.s.d. of the lattices that take part, from sums of `_squares`."""
-        sums = {
-            block: of_lattices[self.is_kept[block]].sum(axis=0)
-            for block, of_lattices in squares.items()
-        }
-        *squared, n = self.total(sums)
+    def _by_group(self, squares: dict[int, np.ndarray]) -> np.ndarray:
+        """Return the sums (group, 3) over the lattices that take part of those of `_squares`."""
+        return self.total(
+            {
+                block: of_lattices[self.is_kept[block]].sum(axis=0)
+                for block, of_lattices in squares.items()
+            }
+        )
+
+    def _rmsd(self, sums: np.ndarray) -> dict[str, Any]:
+        """Return the r.m.s.d. from sums (3,) of squares, radial and transverse, and spots."""
+        *squared, n = sums
         radial, transverse = np.sqrt(np.array(squared) / max(n, 1.0))
-        pixel_mm = float(self.detector.pixel_mm)
+        pixel_mm = float(self.placed.pixel_mm)
         return {
             "radial_px": float(radial),
             "transverse_px": float(transverse),
@@ -310,21 +322,23 @@ class Joint:
 
     def figures(self) -> dict[str, Any]:
         """Return plain numbers, units in the names; σ is 0 for what was not refined."""
-        covariance = self.solution.covariance
-        sigma = np.zeros(len(self.d))
-        sigma[self.free] = np.sqrt(np.diag(covariance))
-        correlation = covariance / np.outer(sigma[self.free], sigma[self.free])
+        sigma = np.sqrt(np.diag(self.solution.covariance))
+        d = self.position.d
+        body = self.position.moves.body
+        covariance = self.solution.covariance[np.ix_(body, body)]
+        correlation = covariance / np.outer(sigma[body], sigma[body])
         growth, growth_sigma = self._growth()
+        before, after = (self._by_group(squares) for squares in (self.before, self._squares()))
         return {
-            "shift_mm": self.d[:2].tolist(),
+            "shift_mm": d[:2].tolist(),
             "shift_sigma_mm": sigma[:2].tolist(),
-            "header_distance_mm": float(geometry.distances_mm(self.detector)[0]),
-            "distance_mm": float(geometry.distances_mm(self.placed())[0]),
+            "header_distance_mm": float(geometry.distances_mm(self.position.file)[0]),
+            "distance_mm": float(geometry.distances_mm(self.placed)[0]),
             "distance_sigma_mm": float(sigma[2]),
-            "distance_change_mm": float(self.d[2]),
-            "tilt_rad": self.d[3:].tolist(),
-            "tilt_sigma_rad": sigma[3:].tolist(),
-            "refined": [NAMES[i] for i in self.free],
+            "distance_change_mm": float(d[2]),
+            "tilt_rad": d[3:N_BODY].tolist(),
+            "tilt_sigma_rad": sigma[3:N_BODY].tolist(),
+            "refined": [NAMES[i] for i in body],
             "correlation": correlation.tolist(),
             "cell": self._cell(),
             "cell_growth": growth,
@@ -333,6 +347,43 @@ class Joint:
             "n_outliers": self.n_outliers,
             "chi2_reduced": self.solution.chi2 / max(self.solution.freedom, 1),
             "steps": self.steps,
-            "rmsd_before": self._rmsd(self.before),
-            "rmsd_after": self._rmsd(self._squares()),
+            "rmsd_before": self._rmsd(before.sum(axis=0)),
+            "rmsd_after": self._rmsd(after.sum(axis=0)),
+            "panel_share": self._panel_share(),
+            "rigid_groups": self._group_figures(sigma, before, after),
         }
+
+    def _panel_share(self) -> float:
+        """Return which share of the squared residuals is that of panels which lie beside where they
+        are refined to.
+        """
+        sums = {
+            block: geometry_fit.panel_sums(self.position, in_block)
+            for block, in_block in self.members.items()
+        }
+        return geometry_outliers.panel_share(self.total(sums))
+
+    def _group_figures(
+        self, sigma: np.ndarray, before: np.ndarray, after: np.ndarray
+    ) -> list[dict[str, Any]]:
+        """Return the numbers of each group. sigma: (unknown,); before, after: as `_by_group`."""
+        group_of_panel = self.position.moves.group_of_panel
+        if group_of_panel is None:
+            return []
+        own, own_sigma = (x[N_BODY:].reshape(-1, N_OWN) for x in (self.position.d, sigma))
+        return [
+            {
+                "panels": np.flatnonzero(group_of_panel == group).tolist(),
+                "shift_mm": own[group, :2].tolist(),
+                "shift_sigma_mm": own_sigma[group, :2].tolist(),
+                "distance_change_mm": float(own[group, 2]),
+                "distance_sigma_mm": float(own_sigma[group, 2]),
+                "tilt_rad": own[group, 3:N_BODY].tolist(),
+                "tilt_sigma_rad": own_sigma[group, 3:N_BODY].tolist(),
+                "turn_rad": float(own[group, N_BODY]),
+                "turn_sigma_rad": float(own_sigma[group, N_BODY]),
+                "rmsd_before": self._rmsd(before[group]),
+                "rmsd_after": self._rmsd(after[group]),
+            }
+            for group in range(len(own))
+        ]

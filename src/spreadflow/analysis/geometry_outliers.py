@@ -144,6 +144,20 @@ def _largest_move(move: np.ndarray, n_free: int) -> float:
     return float(factor * scipy.special.chdtri(n_free, 1.0 - MOVE_PROBABILITY))
 
 
+def panel_share(sums: np.ndarray) -> float:
+    """Return which share of the squared residuals comes of panels whose spots lie to one side, from
+    sums (panel, 4) of spots, residuals along two axes and squares: 0 where these scatter evenly.
+
+    Of n spots without such an offset the mean has 1/n of their variance, which is taken off.
+    """
+    n, fast, slow, squares = sums[sums[:, 0] > 1].T
+    if not squares.sum() > 0:
+        return 0.0
+    mean2 = (fast**2 + slow**2) / n**2
+    of_scatter = (squares / n - mean2) / (n - 1.0)
+    return float(max((n * (mean2 - of_scatter)).sum() / squares.sum(), 0.0))
+
+
 def reasons(evidence: Evidence, limits: Limits) -> list[str]:
     """Return what is wrong with a lattice, with its value and the limit: nothing where it is like
     the others. evidence: of one lattice.

@@ -10,13 +10,13 @@ from spreadflow.config.analysis import (
     CellsSection,
     IndexSection,
     LadderSection,
-    Level0Section,
     MergeSection,
     MosaicSection,
     PixelsSection,
     Stage1Section,
 )
 from spreadflow.config.base import rotations_and_centring
+from spreadflow.config.level0 import ImportedSection, Level0Section, RigidGroupsSection
 from spreadflow.config.load import (
     check_ready,
     files,
@@ -75,6 +75,7 @@ __all__ = [
     "Config",
     "CrystalSection",
     "DetectorSection",
+    "ImportedSection",
     "IndexConfig",
     "IndexSection",
     "LadderConfig",
@@ -95,6 +96,7 @@ __all__ = [
     "PredictSection",
     "RecordingSection",
     "ReindexConfig",
+    "RigidGroupsSection",
     "RunSection",
     "SimulateConfig",
     "SimulateSection",

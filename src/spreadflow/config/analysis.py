@@ -104,25 +104,6 @@ class IndexSection(Section):
         return self
 
 
-class Level0Section(Section):
-    """One shift and distance of the detector from the lattices of all runs."""
-
-    runs: list[str] | None = None
-    """null = all runs"""
-    max_lattices: PositiveInt | None = None
-    """at most this many lattices take part; null = all"""
-    from_file: Path | None = Field(default=None, alias="from")
-    """a frozen level0.expt: nothing is refined"""
-    refine: list[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
-    """what moves"""
-    outlier_probability: Fraction = 0.99
-    """χ² quantile of the robust (minimum covariance determinant) cut on residuals"""
-    min_reflections: PositiveInt = 10
-    """per lattice; lattices with fewer take no part"""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-
 class CellsSection(Section):
     """Clusters of unit cells, and which lattices are accepted."""
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from spreadflow.config.base import Section, explain
 from spreadflow.config.recording import RecordingSection
-from spreadflow.config.simulation import NAMED_CURVES, StructureFactorsSection
+from spreadflow.config.simulation import NAMED_CURVES, LatticesSection, StructureFactorsSection
 from spreadflow.config.stages import STAGE_CONFIGS
 from spreadflow.config.trial import MODELS, OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
@@ -63,6 +63,14 @@ def setting(text: str) -> dict:
     return tree
 
 
+def _lattices(key: str, section: LatticesSection | None) -> dict[str, Path | None]:
+    """Return the files of lattices of another program. key: where the configuration has them."""
+    if section is None:
+        return {}
+    numbered = {f"{key}.files.{number}": path for number, path in enumerate(section.paths)}
+    return {f"{key}.geometry": section.geometry, **numbered}
+
+
 def files(config: Config) -> dict[str, Path]:
     """Return the files that the configuration names: key → path."""
     named: dict[str, Path | None] = {
@@ -70,6 +78,7 @@ def files(config: Config) -> dict[str, Path]:
         "index.mask": config.index.mask,
         "reindex.mask": config.resolved("reindex").mask,
         "level0.from": config.level0.from_file,
+        **_lattices("level0.imported", config.level0.imported),
         "cells.from": config.cells.from_file,
         "merge.reference": config.merge.reference,
         "stage1.domains": config.stage1.domains,
@@ -77,10 +86,7 @@ def files(config: Config) -> dict[str, Path]:
     for name, run in config.runs.items():
         named[f"runs.{name}.images"] = run.images
         named[f"runs.{name}.spec"] = run.spec
-        if run.lattices is not None:
-            named[f"runs.{name}.lattices.geometry"] = run.lattices.geometry
-            for number, path in enumerate(run.lattices.paths):
-                named[f"runs.{name}.lattices.files.{number}"] = path
+        named |= _lattices(f"runs.{name}.lattices", run.lattices)
 
     for number, curve in enumerate(config.spread.known or []):
         named[f"spread.known.{number}"] = _curve_file(curve)

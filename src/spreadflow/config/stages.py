@@ -12,12 +12,12 @@ from spreadflow.config.analysis import (
     CellsSection,
     IndexSection,
     LadderSection,
-    Level0Section,
     MergeSection,
     MosaicSection,
     Stage1Section,
 )
 from spreadflow.config.base import Section
+from spreadflow.config.level0 import Level0Section
 from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.recording import NoiseSection, RecordingSection
 from spreadflow.config.simulation import (

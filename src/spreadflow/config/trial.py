@@ -11,7 +11,6 @@ from spreadflow.config.analysis import (
     CellsSection,
     IndexSection,
     LadderSection,
-    Level0Section,
     MergeSection,
     MosaicSection,
     Stage1Section,
@@ -23,6 +22,7 @@ from spreadflow.config.base import (
     first_error,
     rotations_and_centring,
 )
+from spreadflow.config.level0 import Level0Section
 from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.recording import RecordingSection
 from spreadflow.config.simulation import (

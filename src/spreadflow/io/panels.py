@@ -1,6 +1,6 @@
 """Panels as headers state them, checked and put together as a detector."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +85,23 @@ def upright(
         slow_mm=np.array([0.0, -pixels_mm[1], 0.0]),
         shape=shape,
     )
+
+
+def levels_of(branches: Sequence[Sequence[Hashable]]) -> np.ndarray | None:
+    """Return the levels of a hierarchy, as of `Detector.levels`, from the branch that each panel is
+    on: what names its groups, the largest first, without the panel itself.
+
+    Levels on which all panels are in one group, or each by itself, say nothing; None where all are
+    such.
+    """
+    depth = max((len(branch) for branch in branches), default=0)
+    levels: list[list[int]] = []
+    for level in range(1, depth + 1):
+        numbers: dict[Hashable, int] = {}
+        row = [numbers.setdefault(tuple(branch[:level]), len(numbers)) for branch in branches]
+        if 1 < len(numbers) < len(branches) and row not in levels:
+            levels.append(row)
+    return np.array(levels) if levels else None
 
 
 def detector(where: object, panels: Sequence[Panel], sensor: Sensor | None = None) -> Detector:

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
+from spreadflow.analysis.detector_moves import KINDS
+from spreadflow.config import RigidGroupsSection
 from spreadflow.errors import StageWarning
 from spreadflow.recipes import cell_checks
 
@@ -25,21 +29,100 @@ CHI2_RANGE = (0.25, 4.0)
 LARGEST_REJECTED = 0.1
 """Share of the spots that may lie beyond the cut: it is made for one in a hundred."""
 
+LARGEST_PANEL_SHARE = 0.1
+"""Share of the squared residuals that may come of panels which lie beside where they are refined
+to.
+"""
+
+FEWEST_PER_UNKNOWN = 3
+"""Spots of a group for each of its unknowns: DIALS fixes what has fewer."""
+
+N_SIGMAS_OF_GROUPS = 3.0
+"""Standard deviations of the restraint by which a group moves before anything is said."""
+
+MOST_NAMED = 5
+"""Groups that a warning names."""
+
 LARGEST_LEFT_OUT = 0.1
 """Share of the lattices that may be unlike the others."""
 
 
-def warnings_of(figures: dict[str, Any], target: list[float]) -> list[StageWarning]:
+def warnings_of(
+    figures: dict[str, Any], target: list[float] | None, groups: RigidGroupsSection
+) -> list[StageWarning]:
     """Return what to know before the detector is trusted.
 
-    target: cell of `index`, Å and degrees.
+    target: cell of `index`, Å and degrees; None where lattices are imported. groups: what was asked
+    for.
     """
-    return [
-        *_of_residuals(figures),
-        *_of_lengths(figures),
-        *cell_checks.target_warnings(figures["cell"], target, "index.cell"),
-        *_of_outliers(figures),
-    ]
+    warnings = [*_of_residuals(figures), *_of_lengths(figures)]
+    if target is not None:
+        warnings += cell_checks.target_warnings(figures["cell"], target, "index.cell")
+    return [*warnings, *_of_outliers(figures), *_of_groups(figures, groups)]
+
+
+def _of_groups(figures: dict[str, Any], section: RigidGroupsSection) -> list[StageWarning]:
+    """Return warnings of panels that do not move together, and of groups that are hardly known, far
+    off, or worse than before.
+    """
+    warnings = []
+    share = figures["panel_share"]
+    if share > LARGEST_PANEL_SHARE:
+        warnings.append(
+            StageWarning(
+                "panels are not where they are refined to; their share of the squared residuals",
+                share,
+                f"at most {LARGEST_PANEL_SHARE:g}",
+                "They do not move together: refine smaller groups, or more of their motions; "
+                "see level0.rigid_groups.",
+            )
+        )
+    rows = figures["rigid_groups"]
+    n_unknowns = sum(len(KINDS[kind]) for kind in section.refine)
+    fewest = FEWEST_PER_UNKNOWN * n_unknowns
+    few = [row for row in rows if row["rmsd_after"]["n"] < fewest]
+    far = [row for row in rows if _size(row, section) > N_SIGMAS_OF_GROUPS]
+    worse = [row for row in rows if _is_worse(row) and row not in few]
+    if few:
+        todo = "They stay about where the file has them: take more lattices, or larger groups."
+        what = "rigid groups have too few spots"
+        warnings.append(StageWarning(what, _named(few), f"{fewest} spots or more", todo))
+    if far:
+        limit = (
+            f"{N_SIGMAS_OF_GROUPS:g} times {section.shift_sigma_mm:g} mm or "
+            f"{section.turn_sigma_deg:g}° at most"
+        )
+        todo = "Compare with what is known of the detector: is it the right file of its geometry?"
+        warnings.append(StageWarning("rigid groups moved far", _named(far), limit, todo))
+    if worse:
+        limit = f"at most {LARGEST_RISE:g} times that before"
+        todo = "Doubt these groups: refine larger ones, or fewer of their motions."
+        what = "the r.m.s.d. of the spots on rigid groups rose"
+        warnings.append(StageWarning(what, _named(worse), limit, todo))
+    return warnings
+
+
+def _size(row: dict[str, Any], section: RigidGroupsSection) -> float:
+    """Return the largest move of a group, in standard deviations of its restraint."""
+    lengths = np.abs([*row["shift_mm"], row["distance_change_mm"]])
+    angles = np.degrees(np.abs([*row["tilt_rad"], row["turn_rad"]]))
+    return float(max(lengths.max() / section.shift_sigma_mm, angles.max() / section.turn_sigma_deg))
+
+
+def _is_worse(row: dict[str, Any]) -> bool:
+    """Whether the spots of a group fit worse than before, both directions together."""
+    before, after = (
+        np.hypot(row[f"rmsd_{when}"]["radial_px"], row[f"rmsd_{when}"]["transverse_px"])
+        for when in ("before", "after")
+    )
+    return bool(after > LARGEST_RISE * before)
+
+
+def _named(rows: list[dict[str, Any]]) -> str:
+    """Return the number of some groups, and the first panels of the first of them."""
+    names = ", ".join(str(row["panels"][0]) for row in rows[:MOST_NAMED])
+    more = ", ..." if len(rows) > MOST_NAMED else ""
+    return f"{len(rows)}: those of panels {names}{more}"
 
 
 def _of_residuals(figures: dict[str, Any]) -> list[StageWarning]:

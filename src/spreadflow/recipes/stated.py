@@ -56,7 +56,7 @@ def take(shot: StatedShot, identity: dict[str, Any], run: StatedRun) -> tuple[Re
         why = "no photon energy is stated"
         result = Result(Outcome.BAD_SPECTRUM, why, spots=spots)
         return _taken(result, shot, judged, identity, None)
-    spectrum = _spectrum(shot, run.bandwidth)
+    spectrum = spectrum_of(shot, run.bandwidth)
     pulse = Result(
         Outcome.NO_LATTICE,
         mean_energy_ev=shot.energy_ev,
@@ -112,7 +112,7 @@ def _bandwidth_sums(
     return np.sum(of_lattices, axis=0)
 
 
-def _spectrum(shot: StatedShot, configured: float | None) -> Spectrum:
+def spectrum_of(shot: StatedShot, configured: float | None) -> Spectrum:
     """Return the pulse of a shot."""
     bandwidth = configured or shot.bandwidth
     if bandwidth is None:

@@ -14,6 +14,7 @@ from matplotlib.patches import Ellipse
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import Source
+from spreadflow.io.lattices.dials import read_expt
 from spreadflow.io.truth import true_detector
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
@@ -24,6 +25,9 @@ from spreadflow.report.style import say
 UM = 1e3
 """µm in a mm."""
 
+ARROW_MM = 15.0
+"""Length, on the detector, of the arrow of the group that moved farthest."""
+
 
 def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures of the joint refinement, and the picture."""
@@ -33,7 +37,8 @@ def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict
     except (OSError, json.JSONDecodeError) as error:
         raise FileError(path, "the figures of level0 (JSON)", error, "Rerun level0.") from None
     figures = fit | _against_truth(manifests)
-    return figures, _picture(figures)
+    detector = read_expt(products[0]) if figures.get("rigid_groups") else None
+    return figures, _picture(figures, detector)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -46,10 +51,29 @@ def headline(figures: dict[str, Any]) -> list[str]:
         f"(header {figures['header_distance_mm']:.4f} mm)",
         f"{say(figures['n_in'])} lattices: {style.outcomes(figures)}",
     ]
+    if figures.get("rigid_groups"):
+        lines.append(_of_groups(figures["rigid_groups"]))
     if figures.get("true_shift_mm") is not None:
         true_shift = ", ".join(f"{UM * value:+.1f}" for value in figures["true_shift_mm"])
         lines.append(f"truth: ({true_shift}) µm, {figures['true_distance_mm']:.4f} mm")
     return lines
+
+
+def _of_groups(groups: list[dict[str, Any]]) -> str:
+    """Return how far rigid groups moved, in words."""
+    lengths = _lengths(groups)
+    farthest = int(lengths.argmax())
+    first = groups[farthest]["panels"][0]
+    mean = np.sqrt(np.mean(lengths**2))
+    return (
+        f"{len(groups)} rigid groups beside it shifted by {UM * mean:.1f} µm (r.m.s.), the one of "
+        f"panel {first} by {UM * lengths[farthest]:.1f} µm"
+    )
+
+
+def _lengths(groups: list[dict[str, Any]]) -> np.ndarray:
+    """Return how far groups were shifted in the plane of the detector, (group,) mm."""
+    return np.array([np.hypot(*group["shift_mm"]) for group in groups])
 
 
 def checks(summaries: Summaries) -> list[Check]:
@@ -82,8 +106,12 @@ def _true_shift(true: Detector, header: Detector) -> tuple[list[float], float]:
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(figures: dict) -> Figure:
-    """Draw the shift with its errors, r.m.s.d. before and after, the distance, correlations."""
+def _picture(figures: dict, detector: Detector | None) -> Figure:
+    """Draw the shift with its errors, r.m.s.d. before and after, the distance, correlations; of
+    rigid groups, where they moved and how well their spots fit.
+
+    detector: as refined, where it has such groups.
+    """
     fast, slow = (UM * shift for shift in figures["shift_mm"])
     page = style.page(
         "level0: where the detector is",
@@ -91,16 +119,61 @@ def _picture(figures: dict) -> Figure:
         f"distance {figures['distance_mm']:.4f} mm (header {figures['header_distance_mm']:.4f}) · "
         f"{say(figures['n_lattices'])} lattices · "
         f"{say(figures['n_reflections'])} reflections, {say(figures['n_outliers'])} rejected",
+        height=7.6 if detector is None else 12.6,
     )
-    axes = page.subplot_mosaic(
-        [["shift", "rmsd"], ["shift", "distance"], ["shift", "correlation"]],
-        height_ratios=[1, 0.8, 1.2],
-    )
+    rows: list[Any] = [["shift", "rmsd"], ["shift", "distance"], ["shift", "correlation"]]
+    heights = [1, 0.8, 1.2]
+    if detector is not None:
+        rows.append(["groups", "fits"])
+        heights.append(3.0)
+    axes = page.subplot_mosaic(rows, height_ratios=heights)
+    if detector is not None:
+        _groups(axes["groups"], figures["rigid_groups"], detector)
+        _fits(axes["fits"], figures["rigid_groups"])
     _shift(axes["shift"], figures)
     _rmsd(axes["rmsd"], figures["rmsd_before"], figures["rmsd_after"])
     _distance(axes["distance"], figures)
     _correlation(axes["correlation"], figures)
     return page
+
+
+def _groups(axes: Any, groups: list[dict[str, Any]], detector: Detector) -> None:
+    """Draw the panels, and an arrow for the shift of each group, much enlarged."""
+    style.panels(axes, detector)
+    n_slow, n_fast = detector.shape
+    numbers = np.arange(detector.n_panels)
+    middles = geometry.position(
+        detector, numbers, np.full(len(numbers), n_fast / 2), np.full(len(numbers), n_slow / 2)
+    )
+    along = np.array([detector.fast[0], detector.slow[0]])
+    farthest = max(_lengths(groups).max(), 1e-9)
+    for group in groups:
+        x, y, _ = middles[group["panels"]].mean(axis=0)
+        n = group["rmsd_after"]["n"]
+        lab = np.array(group["shift_mm"]) @ along * ARROW_MM / farthest
+        color = style.BLUE if n else style.GREY
+        arrow = {"arrowstyle": "->", "color": color, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (x + lab[0], y + lab[1]), (x, y), arrowprops=arrow)
+        axes.plot(x, y, ".", color=color, ms=4)
+    title = f"shifts of {len(groups)} rigid groups; the longest arrow is {UM * farthest:.0f} µm"
+    axes.set_title(title)
+
+
+def _fits(axes: Any, groups: list[dict[str, Any]]) -> None:
+    """Draw the r.m.s.d. of each group's spots before and after, both directions together."""
+    numbers = np.arange(len(groups))
+    for when, color in (("before", style.GREY), ("after", style.BLUE)):
+        rows = [group[f"rmsd_{when}"] for group in groups]
+        values = [
+            np.hypot(row["radial_px"], row["transverse_px"]) if row["n"] else np.nan for row in rows
+        ]
+        axes.plot(numbers, values, "o", ms=5, color=color, label=when)
+    axes.set_ylim(bottom=0)
+    axes.set(
+        title="r.m.s.d. of the spots of each group, px",
+        xlabel="group, in the order of its first panel",
+    )
+    axes.legend(loc="best")
 
 
 def _shift(axes: Any, figures: dict) -> None:

@@ -140,6 +140,8 @@ class Reader:
                 why = f"{named.expt} has {len(pair)} experiments"
                 return Line(AdoptOutcome.NO_EXPERIMENT, why)
             lattice = pair[number]
+            if lattice.image == Path(named.expt):
+                return Line(AdoptOutcome.UNREADABLE, f"{named.expt} names no images")
             if named.spectrum is not None:
                 self._check_spectrum(named.spectrum, lattice.wavelength)
         except FileError as error:

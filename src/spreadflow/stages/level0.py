@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import geometry_fit
+from spreadflow.analysis import detector_moves, geometry_fit
 from spreadflow.analysis.geometry_joint import IndexedLattice, Joint, LatticeIdentity, LeftOut
 from spreadflow.analysis.still import prediction
-from spreadflow.config import IndexSection, Level0Config, Level0Section
+from spreadflow.config import ImportedSection, IndexSection, Level0Config, Level0Section
 from spreadflow.errors import FileError, Level0Outcome
 from spreadflow.io import store
 from spreadflow.io.images import Source
@@ -27,15 +27,20 @@ from spreadflow.models import Detector, Spectrum
 from spreadflow.parallel import World
 from spreadflow.products import Children, Index
 from spreadflow.recipes import advice, level0_checks
+from spreadflow.recipes.rigid_groups import rigid_groups
 from spreadflow.recipes.shot import peaks
+from spreadflow.stages import imported_lattices
 from spreadflow.stages.blocks import in_words
 from spreadflow.units import wavelength
 
 PASSES = 2
 """Refinements of the detector: the second one indexes the spots anew at the refined position."""
 
-SHOTS_OF_BLOCK = 8
+LEAST_SHOTS_OF_BLOCK = 8
 """Shots of a block: a rank works on one at a time."""
+
+MOST_BYTES_PER_SHOT = 100_000
+"""Bytes of the sums of a block for each of its shots: the sums of all blocks are kept."""
 
 
 class Block(NamedTuple):
@@ -48,53 +53,138 @@ class Block(NamedTuple):
     """rows of its shots in the part"""
 
 
+class Lattices(NamedTuple):
+    """The lattices that say where the detector is, and what they share."""
+
+    own: dict[int, list[IndexedLattice]]
+    """those of this rank's blocks, by number of the block"""
+    outcomes: np.ndarray
+    """(`Level0Outcome`,) of all lattices, before the joint refinement"""
+    detector: Detector
+    space_group: str
+    runs: list[str]
+    """their names"""
+    target: list[float] | None
+    """cell of `index`, Å and degrees; None where lattices are imported"""
+    polarization: float
+
+
 def run(
-    config: Level0Config, *, index: list[Path], out: Path, world: World, word: str = "level0"
+    config: Level0Config,
+    *,
+    index: list[Path] | None,
+    out: Path,
+    world: World,
+    word: str = "level0",
 ) -> None:
-    """Refine the detector that all runs of `index` share, or copy a frozen one."""
+    """Refine the detector that all runs of `index`, or imported lattices, share, or copy a frozen
+    one.
+    """
     section = config.level0
     log = logger(word, world)
     out = Path(out)
-    attributes = [store.attributes(path, Index) for path in index]
-    detector, space_group = _shared(index, attributes)
     if section.from_file:
+        if index:
+            _shared(index, [store.attributes(path, Index) for path in index])
         frozen = Path(section.from_file)
         dials.read_expt(frozen)
         world.once(lambda: _copy(frozen, out))
         log.info("detector taken from %s", frozen)
         return
-    sources = [Source(of_run["manifest"]) for of_run in attributes]
-    blocks = _blocks(index)
-    own_lattices, own_outcomes = _read(index, blocks, sources, section, world)
-
-    def total(partials):
-        return world.sum(partials)
-
-    outcomes = total(own_outcomes)
-    n_lattices = outcomes[Level0Outcome.USED]
-    if n_lattices == 0:
-        raise _no_lattice(index, attributes, section)
-    joint = Joint(
-        own_lattices,
-        detector,
-        space_group,
-        _free(section),
-        total,
-        world.gather_blocks,
-        section.min_reflections,
-    )
+    lattices = _lattices_of(section, index, world)
+    joint = _joint(lattices, section, world)
     with Progress(word, PASSES, world, "passes") as progress:
         for n_done in range(PASSES):
             joint.refine(section.outlier_probability)
             progress.at(n_done + 1)
-    names = [str(of_run["run"]) for of_run in attributes]
-    figures = _figures(joint, outcomes, names)
-    target = attributes[0]["config"]["cell"]
-    figures["warnings"] = warn(log, level0_checks.warnings_of(figures, target))
-    (energy,) = total({number: _energy(lattices) for number, lattices in own_lattices.items()})
-    beam = {"wavelength": wavelength(energy / n_lattices), "polarization": sources[0].polarization}
-    world.once(lambda: _write(out, joint.placed(), beam, figures))
+    figures = _figures(joint, lattices.outcomes, lattices.runs)
+    warnings = level0_checks.warnings_of(figures, lattices.target, section.rigid_groups)
+    figures["warnings"] = warn(log, warnings)
+    (energy,) = world.sum({number: _energy(of_block) for number, of_block in lattices.own.items()})
+    mean_energy_ev = energy / lattices.outcomes[Level0Outcome.USED]
+    beam = {"wavelength": wavelength(mean_energy_ev), "polarization": lattices.polarization}
+    world.once(lambda: _write(out, joint.placed, beam, figures))
     _log_result(log, figures)
+
+
+def _lattices_of(section: Level0Section, index: list[Path] | None, world: World) -> Lattices:
+    """Return the lattices of `index`, or those of another program. Raises FileError where there are
+    none. Collective.
+    """
+    if section.imported is not None:
+        return _imported(section, section.imported, world)
+    if not index:
+        todo = "Name the products of index (--index), or lattices in level0.imported."
+        raise FileError("level0", "lattices", "none", todo)
+    attributes = [store.attributes(path, Index) for path in index]
+    detector, space_group = _shared(index, attributes)
+    sources = [Source(of_run["manifest"]) for of_run in attributes]
+    blocks = _blocks(index, _shots_of_block(detector, section))
+    own, own_outcomes = _read(index, blocks, sources, section, world)
+    outcomes = world.sum(own_outcomes)
+    if outcomes[Level0Outcome.USED] == 0:
+        raise _no_lattice(index, attributes, section)
+    return Lattices(
+        own=own,
+        outcomes=outcomes,
+        detector=detector,
+        space_group=space_group,
+        runs=[str(of_run["run"]) for of_run in attributes],
+        target=attributes[0]["config"]["cell"],
+        polarization=sources[0].polarization,
+    )
+
+
+def _imported(section: Level0Section, files: ImportedSection, world: World) -> Lattices:
+    """Return the lattices of another program. Raises FileError where none may take part.
+    Collective.
+    """
+
+    def shots_of_block(detector: Detector) -> int:
+        return _shots_of_block(detector, section)
+
+    read = imported_lattices.read(files, section.min_reflections, shots_of_block, world)
+    own, own_outcomes = _limited(read.own, read.outcomes, section, world)
+    outcomes = world.sum(own_outcomes)
+    if outcomes[Level0Outcome.USED] == 0:
+        found = f"none with {section.min_reflections} spots or more"
+        todo = "Lower level0.min_reflections; do the files belong together?"
+        raise FileError(", ".join(map(str, read.files)), "lattices", found, todo)
+    return Lattices(
+        own=own,
+        outcomes=outcomes,
+        detector=read.run.detector,
+        space_group=read.run.space_group,
+        runs=[str(path) for path in read.files],
+        target=None,
+        polarization=1.0 if files.polarization is None else files.polarization,
+    )
+
+
+def _joint(lattices: Lattices, section: Level0Section, world: World) -> Joint:
+    """Return the joint refinement of lattices at its start. Collective."""
+    groups = rigid_groups(lattices.detector, section.rigid_groups)
+    detector = lattices.detector
+    if isinstance(section.rigid_groups.which, list) and groups is not None:
+        detector = detector._replace(levels=groups.group_of_panel[None])
+    return Joint(
+        lattices.own,
+        detector,
+        lattices.space_group,
+        detector_moves.moves_of(detector, section.refine, groups),
+        world.sum,
+        world.gather_blocks,
+        section.min_reflections,
+    )
+
+
+def _shots_of_block(detector: Detector, section: Level0Section) -> int:
+    """Return the number of shots of a block: the more, the larger the sums of a block are."""
+    groups = rigid_groups(detector, section.rigid_groups)
+    n_groups = 0 if groups is None else int(groups.group_of_panel.max()) + 1
+    n_unknowns = detector_moves.N_BODY + detector_moves.N_OWN * n_groups
+    n_bytes = 8 * geometry_fit.n_sums(n_unknowns)
+    return max(LEAST_SHOTS_OF_BLOCK, -(-n_bytes // MOST_BYTES_PER_SHOT))
 
 
 def _no_lattice(index: list[Path], attributes: list[dict], section: Level0Section) -> FileError:
@@ -152,14 +242,14 @@ def _log_result(log: Logger, figures: dict[str, Any]) -> None:
     )
 
 
-def _blocks(index: list[Path]) -> list[Block]:
+def _blocks(index: list[Path], n_shots_of_block: int) -> list[Block]:
     """Return the blocks of all runs, in order."""
     blocks = []
     for run_number, path in enumerate(index):
         for part in store.parts_of(path, Index):
             n_shots = part.n_rows("shots")
-            for first in range(0, n_shots, SHOTS_OF_BLOCK):
-                shots = range(first, min(first + SHOTS_OF_BLOCK, n_shots))
+            for first in range(0, n_shots, n_shots_of_block):
+                shots = range(first, min(first + n_shots_of_block, n_shots))
                 blocks.append(Block(run_number, part, shots))
     return blocks
 
@@ -182,18 +272,22 @@ def _read(
         block = blocks[number]
         part = reader.read(block.part)
         lattices[number], outcomes[number] = _lattices(block, part, spectra[block.run], section)
+    return _limited(lattices, outcomes, section, world)
+
+
+def _limited(
+    lattices: dict[int, list[IndexedLattice]],
+    outcomes: dict[int, np.ndarray],
+    section: Level0Section,
+    world: World,
+) -> tuple[dict[int, list[IndexedLattice]], dict[int, np.ndarray]]:
+    """Return the lattices of this rank, those beyond `max_lattices` as SURPLUS. Collective."""
     kept = _at_most(lattices, section.max_lattices, world)
     for number, of_block in outcomes.items():
         n_kept = len(kept[number])
         of_block[Level0Outcome.SURPLUS] = of_block[Level0Outcome.USED] - n_kept
         of_block[Level0Outcome.USED] = n_kept
     return kept, outcomes
-
-
-def _free(section: Level0Section) -> list[int]:
-    """Return the numbers of the detector's unknowns that are refined."""
-    groups = [group for group in geometry_fit.GROUPS if group in section.refine]
-    return [unknown for group in groups for unknown in geometry_fit.GROUPS[group]]
 
 
 def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:

@@ -17,13 +17,10 @@ from spreadflow.analysis.still import bandwidth
 from spreadflow.config import AdoptConfig, LatticesSection
 from spreadflow.errors import AdoptOutcome, FileError, Outcome, StageWarning
 from spreadflow.io import store
-from spreadflow.io.images import shot_id
-from spreadflow.io.lattices.files import open_shots
+from spreadflow.io.lattices.listed import Listed
 from spreadflow.io.pieces import Piece
-from spreadflow.io.rows import refuse_doubles
 from spreadflow.log import logger, warn
 from spreadflow.parallel import World
-from spreadflow.physics.geometry import corner_distance_px
 from spreadflow.products import Adopt, Index, Reindex
 from spreadflow.recipes.stated import ShotEnd, take
 from spreadflow.recipes.stated_judge import Judged
@@ -33,11 +30,6 @@ from spreadflow.stages import shots
 
 LARGEST_PIECE = 32
 """Shots that a rank works on before it writes them."""
-
-DETECTOR_TOLERANCE_PX = 0.05
-"""Distance of corresponding panel corners up to which two detectors are the same: streams state
-distances to a micrometre.
-"""
 
 MAX_WARNINGS = 20
 """Largest number of lattices that are not adopted which the log names one by one."""
@@ -69,7 +61,7 @@ def adopt(
     def make(piece: Piece) -> Reindex:
         rows = []
         for number in of_blocks[piece.block][piece.first : piece.end].tolist():
-            tables, own_ends[number] = listed.take(number, of_run)
+            tables, own_ends[number] = _take(listed, number, of_run)
             rows.append(tables)
         return Reindex.joined(rows)
 
@@ -116,70 +108,16 @@ def adopt(
     )
 
 
-class Listed:
-    """The shots of all files of a run. Raises FileError where their detectors differ, or a shot is
-    there twice.
+def _take(listed: Listed, number: int, run: StatedRun) -> tuple[Reindex, ShotEnd]:
+    """Return the rows of a shot, and how its lattices ended. Raises FileError for numbers that are
+    none.
     """
-
-    def __init__(self, run: str, files: list[Path], section: LatticesSection):
-        self._run = run
-        self.files = files
-        self._readers = [open_shots(path, section) for path in files]
-        self._n_before = np.cumsum([0, *(len(reader.names) for reader in self._readers)])
-        self.names = [name for reader in self._readers for name in reader.names]
-        self.detector = self._readers[0].detector
-        self.remarks = [remark for reader in self._readers for remark in reader.remarks]
-        self.images = list(dict.fromkeys(name.image for name in self.names))
-        """names of the image files, as stated"""
-        self.columns = self._columns()
-        """columns of the table `shots` that are known"""
-        self._check_detectors()
-        refuse_doubles(", ".join(map(str, files)), self.columns["shot_id"])
-
-    def file(self, number: int) -> Path:
-        """Return the file of a shot."""
-        return self.files[self._file(number)]
-
-    def take(self, number: int, run: StatedRun) -> tuple[Reindex, ShotEnd]:
-        """Return the rows of a shot, and how its lattices ended. Raises FileError for numbers that
-        are none.
-        """
-        start = time.process_time()
-        file = self._file(number)
-        shot = self._readers[file].read(number - int(self._n_before[file]))
-        identity = {name: column[number] for name, column in self.columns.items()}
-        tables, end = take(shot, identity, run)
-        tables.shots.seconds = np.array([time.process_time() - start])
-        return tables, end
-
-    def torn(self) -> list[tuple[Path, int]]:
-        """Return the file and the line of each shot that has no end."""
-        of_files = zip(self.files, self._readers, strict=True)
-        return [(path, line) for path, reader in of_files for line in reader.torn]
-
-    def _file(self, number: int) -> int:
-        """Return the number of the file of a shot."""
-        return int(np.searchsorted(self._n_before, number, side="right")) - 1
-
-    def _columns(self) -> dict[str, np.ndarray]:
-        """Return what is known of the shots before they are read."""
-        file_of = {image: number for number, image in enumerate(self.images)}
-        ids = [shot_id(self._run, name.image, name.event or name.frame) for name in self.names]
-        return {
-            "shot_id": np.array(ids, np.uint64),
-            "file": np.array([file_of[name.image] for name in self.names], np.int32),
-            "frame": np.array([name.frame for name in self.names], np.int32),
-            "seconds": np.zeros(len(ids)),
-        }
-
-    def _check_detectors(self) -> None:
-        """Raise FileError for the first file with another detector."""
-        for path, reader in zip(self.files, self._readers, strict=True):
-            away_px = corner_distance_px(reader.detector, self.detector)
-            if away_px > DETECTOR_TOLERANCE_PX:
-                expected = f"the detector of {self.files[0]}"
-                found = f"a panel {away_px:.3g} px from that"
-                raise FileError(path, expected, found, "Make one run for each detector.")
+    start = time.process_time()
+    shot = listed.read(number)
+    identity = {name: column[number] for name, column in listed.columns.items()}
+    tables, end = take(shot, identity, run)
+    tables.shots.seconds = np.array([time.process_time() - start])
+    return tables, end
 
 
 def _identities(files: list[Path], section: LatticesSection, world: World) -> list[str]:
@@ -202,7 +140,7 @@ def _all_ends(
     known = {number for of_rank in world.gather(sorted(own)) for number in of_rank}
     missing = [number for number in range(len(listed.names)) if number not in known]
     for row in world.share(len(missing)):
-        _, own[missing[row]] = listed.take(missing[row], run)
+        _, own[missing[row]] = _take(listed, missing[row], run)
     return world.gather_blocks(own)
 
 

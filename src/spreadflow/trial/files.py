@@ -76,9 +76,8 @@ def _lattices(config: Config, run: str) -> LatticesSection:
     return lattices
 
 
-def _beside_lattices(config: Config, run: str) -> list[str]:
-    """Return the files that are read beside those that a run without images names."""
-    section = _lattices(config, run)
+def _beside_lattices(section: LatticesSection) -> list[str]:
+    """Return the files that are read beside those that a section names."""
     tables = [path.with_suffix(".refl") for path in section.paths if path.suffix == ".expt"]
     return [str(path) for path in [*tables, section.geometry] if path is not None]
 
@@ -105,12 +104,15 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 TRIGGERS: named_by_sections(config, "index") + beside_images(config, str(run)),
                 "images": manifest(config, str(run)),
             }
+        case "level0" if config.level0.imported is not None:
+            beside = _beside_lattices(config.level0.imported)
+            return {TRIGGERS: list(dict.fromkeys(named_by_sections(config, "level0") + beside))}
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
             return {"index": products(config, "index", runs)}
         case "adopt" if config.runs[str(run)].lattices:
             return {
-                TRIGGERS: _beside_lattices(config, str(run)),
+                TRIGGERS: _beside_lattices(_lattices(config, str(run))),
                 "lattices": [str(path) for path in _lattices(config, str(run)).paths],
             }
         case "adopt":

@@ -1,7 +1,7 @@
 """The input files of each stage, one class a stage. A field becomes an argument of the command
 line.
 
-`Path` is one file, `list[Path]` one or more, `Path | None` a file that may be absent.
+`Path` is one file, `list[Path]` one or more; with `| None` they may be absent.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,11 @@ class IndexInputs:
 
 @dataclass(frozen=True)
 class Level0Inputs:
-    """The indexed lattices of all runs that share a detector."""
+    """The indexed lattices of all runs that share a detector; none where `level0.imported` names
+    those of another program.
+    """
 
-    index: list[Path]
+    index: list[Path] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,12 @@ from spreadflow.models import Detector
 LAB_FROM_CRYSTFEL = np.array([-1.0, 1.0, -1.0])
 """Signs of the axes of CrystFEL's frame in the laboratory frame; likewise the other way round."""
 
+RIGID_GROUP = "rigid_group_"
+"""Beginning of settings that list the panels of a group."""
+
+COLLECTION = "rigid_group_collection_"
+"""Beginning of settings that list groups."""
+
 FRAMES = "%"
 """Stands for the axis of frames among the dimensions, and for the name of an event in paths."""
 
@@ -164,6 +170,7 @@ class Geom:
                 lengths_mm[clen] = _length_mm(where, clen, file)
             stated.append(_placed(panel, lengths_mm[clen]))
         detector = panels.detector(self.path, stated)
+        detector = detector._replace(levels=panels.levels_of(self._branches()))
         return Layout(detector, [panel.module for panel in self.panels], mask, self.remarks)
 
     def detector(self, where: object, average_length_mm: float | None) -> Detector:
@@ -182,7 +189,31 @@ class Geom:
             else:
                 length_mm = _length_mm(where, clen, None)
             stated.append(_placed(panel, length_mm))
-        return panels.detector(self.path, stated)
+        detector = panels.detector(self.path, stated)
+        return detector._replace(levels=panels.levels_of(self._branches()))
+
+    def _branches(self) -> list[list[str]]:
+        """Return the rigid groups that each panel is in, the largest first: of collections whose
+        groups hold all panels, or of all groups where there are none.
+        """
+        members = {
+            key: [name.strip() for name in setting.text.split(",")]
+            for key, setting in self.text.whole.items()
+            if key.startswith(RIGID_GROUP)
+        }
+        collections = [names for key, names in members.items() if key.startswith(COLLECTION)]
+        groups = {
+            key.removeprefix(RIGID_GROUP): set(names)
+            for key, names in members.items()
+            if not key.startswith(COLLECTION)
+        }
+        branches: list[list[str]] = [[] for _ in self.panels]
+        for names in sorted(collections or [list(groups)], key=len):
+            rows = [[g for g in names if p.name in groups.get(g, ())] for p in self.panels]
+            if all(len(row) == 1 for row in rows):
+                for branch, row in zip(branches, rows, strict=True):
+                    branch += row
+        return branches
 
     def _camera_length(self, panel: GeomPanel) -> Quantity:
         """Return the camera length of a panel. Raises FileError where there is none."""

@@ -164,7 +164,18 @@ def detector(
         stated = [_panel(group, shape, sensor, known) for group, shape in pairs]
     else:
         stated = [_flat_panel(sensor, shapes[0])]
-    return panels.detector(place(sensor), stated, matter(sensor, wavelength))
+    whole = panels.detector(place(sensor), stated, matter(sensor, wavelength))
+    return whole._replace(levels=panels.levels_of([_branch(group, sensor) for group in groups]))
+
+
+def _branch(group: h5py.Group, sensor: h5py.Group) -> list[str]:
+    """Return the names of the steps that a module rests on, the first that of the laboratory."""
+    names = []
+    item = _below(_step_of(group, "fast_pixel_direction"), sensor)
+    while item is not None:
+        names.append(str(item.name))
+        item = _below(item, sensor)
+    return names[::-1]
 
 
 def matter(sensor: h5py.Group, wavelength: Callable[[], float]) -> panels.Sensor:

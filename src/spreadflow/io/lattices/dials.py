@@ -1,7 +1,5 @@
-"""DIALS ExperimentList JSON (.expt), read without DIALS: detectors and experiments.
-
-In these files a panel's axes and origin are relative to its parent in the hierarchy (dxtbx: local
-frame).
+"""DIALS ExperimentList JSON (.expt), read without DIALS: experiments, with the detectors of
+`hierarchy`.
 """
 
 import json
@@ -15,28 +13,19 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.panels import THINNEST_MM, check
+from spreadflow.io.hierarchy import detector_of
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 
 TODO = "Take an experiment list as DIALS or `spreadflow level0` writes it."
 """What to do about a file that is no experiment list."""
 
-N_DECIMALS = 12
-"""Decimals, in mm, to which pixel sizes of panels must agree."""
-
-SURFACE = "SimplePxMmStrategy"
-"""What DIALS calls spots that lie where rays meet the surface."""
-
-PARALLAX = "ParallaxCorrectedPxMmStrategy"
-"""What DIALS calls spots that lie at the depth at which the sensor absorbs."""
-
 SEQUENCES = ("ImageSequence", "ImageSweep")
 """What DIALS calls, and called until 2019, an imageset whose images are numbered by scans; others
 list theirs.
 """
 
-PARTS = ("crystal", "beam", "detector", "imageset")
+PARTS = ("crystal", "beam", "detector")
 """What an experiment must have to be a lattice of a still."""
 
 SAME_DETECTOR_PX = 0.01
@@ -73,7 +62,7 @@ def read_expt(path: Path | str) -> Detector:
         numbers = sorted({experiment["detector"] for experiment in tree["experiment"]})
         for beam in tree["beam"]:
             _check_direction(path, beam)
-        detectors = [_detector(path, tree["detector"][number]) for number in numbers]
+        detectors = [detector_of(path, tree["detector"][number]) for number in numbers]
     if not detectors:
         raise FileError(path, "experiments with a detector", "no experiment", TODO)
     for number, other in zip(numbers, detectors, strict=True):
@@ -91,9 +80,11 @@ class Experiment(NamedTuple):
     identifier: str
     """that the reflections of this lattice carry too; may be empty"""
     image: Path
-    """the file, as the list names it; relative names are of the list's folder"""
+    """the file, as the list names it; relative names are of the list's folder. The list itself
+    where it names none, as some of 2017
+    """
     frame: int
-    """in that file"""
+    """in that file; number of the experiment in a list without images"""
     A: np.ndarray
     """(3, 3) columns a*, b*, c* in the lab frame, Å⁻¹"""
     hall: str
@@ -128,11 +119,11 @@ class ExperimentList:
         return gain if gain > 0 and gain != 1.0 else None
 
     def __getitem__(self, n: int) -> Experiment:
-        """Return an experiment. Raises FileError for one without crystal, beam, detector or a
-        single image.
+        """Return an experiment. Raises FileError for one without crystal, beam or detector, or with
+        several images.
         """
         where = f"{self.path}, experiment {n}"
-        with _explained(where, "a crystal, a beam, a detector and an image"):
+        with _explained(where, "a crystal, a beam and a detector"):
             experiment = self._tree["experiment"][n]
             missing = [part for part in PARTS if part not in experiment]
             if missing:
@@ -141,17 +132,11 @@ class ExperimentList:
                 raise FileError(where, expected, f"one without {', '.join(missing)}", todo)
             crystal = self._tree["crystal"][experiment["crystal"]]
             beam = self._tree["beam"][experiment["beam"]]
-            imageset = self._tree["imageset"][experiment["imageset"]]
             _check_direction(where, beam)
-
-            if imageset.get("__id__") in SEQUENCES:
-                scan = self._tree["scan"][experiment["scan"]]
-                image, frame = _image_of_sequence(where, imageset["template"], scan)
-            else:
-                image, frame = _image_of_set(where, imageset)
+            image, frame = self._image(where, n, experiment)
             return Experiment(
                 identifier=str(experiment.get("identifier", "")),
-                image=self.path.parent / image,
+                image=image,
                 frame=frame,
                 A=_reciprocal(where, crystal),
                 hall=_hall(where, crystal),
@@ -159,10 +144,22 @@ class ExperimentList:
                 detector=self._detector(experiment["detector"]),
             )
 
+    def _image(self, where: str, n: int, experiment: dict[str, Any]) -> tuple[Path, int]:
+        """Return the file and the frame of an experiment. Raises FileError for several images."""
+        if "imageset" not in experiment:
+            return self.path, n
+        imageset = self._tree["imageset"][experiment["imageset"]]
+        if imageset.get("__id__") in SEQUENCES:
+            scan = self._tree["scan"][experiment["scan"]]
+            image, frame = _image_of_sequence(where, imageset["template"], scan)
+        else:
+            image, frame = _image_of_set(where, imageset)
+        return self.path.parent / image, frame
+
     def _detector(self, number: int) -> Detector:
         """Return a detector of the list, read once; the same object for all that are the same."""
         if number not in self._detectors:
-            new = _detector(self.path, self._tree["detector"][number])
+            new = detector_of(self.path, self._tree["detector"][number])
             self._detectors[number] = next(
                 (
                     known
@@ -256,71 +253,3 @@ def _hall(where: object, crystal: dict) -> str:
     except (RuntimeError, ValueError):
         raise FileError(where, "a Hall symbol of a space group", repr(hall), TODO) from None
     return hall
-
-
-def _detector(path: Path, tree: dict) -> Detector:
-    """Return a detector in the lab frame. Raises FileError for one that is not supported."""
-    panels = tree["panels"]
-    frames: dict[int, np.ndarray] = {}
-    if "hierarchy" in tree:
-        frames |= _lab_frames(tree["hierarchy"], np.eye(4), panels)
-    for number, panel in enumerate(panels):
-        frames.setdefault(number, _local_frame(panel))
-
-    kinds = {_kind(panel) for panel in panels}
-    pixel_fast, pixel_slow = panels[0]["pixel_size"]
-    if len(kinds) != 1 or pixel_fast != pixel_slow:
-        expected = "panels of equal shape with square, equal pixels"
-        raise FileError(path, expected, sorted(kinds), "Not supported.")
-
-    lab = np.array([frames[number] for number in range(len(panels))])
-    fast, slow = panels[0]["image_size"]
-    stated_mm = panels[0].get("thickness", 0.0)
-    thickness_mm = 0.0 if 0.0 <= stated_mm < THINNEST_MM else stated_mm
-    mu = panels[0].get("mu", 0.0)
-    strategy = panels[0].get("px_mm_strategy", {}).get("type")
-    has_parallax = strategy == PARALLAX and thickness_mm > 0 and mu > 0
-    whole = Detector(
-        origin_mm=lab[:, :3, 3],
-        fast=lab[:, :3, 0],
-        slow=lab[:, :3, 1],
-        pixel_mm=pixel_fast,
-        shape=(slow, fast),
-        thickness_mm=thickness_mm,
-        attenuation_mm=1 / mu if mu else 0.0,
-        parallax_mm=1 / mu if has_parallax else None,
-    )
-    check(path, whole)
-    return whole
-
-
-def _kind(panel: dict) -> tuple:
-    """Return what the panels of a detector must share: shape and sizes of a pixel."""
-    sizes_mm = (round(size, N_DECIMALS) for size in panel["pixel_size"])
-    return (tuple(panel["image_size"]), *sizes_mm)
-
-
-def _local_frame(node: dict) -> np.ndarray:
-    """Return the (4, 4) transformation from the frame of a node (fast, slow, normal) to that of its
-    parent, mm.
-    """
-    frame = np.eye(4)
-    fast, slow, normal, origin = frame[:3].T
-    fast[:] = node.get("fast_axis", (1, 0, 0))
-    slow[:] = node.get("slow_axis", (0, 1, 0))
-    normal[:] = np.cross(fast, slow)
-    origin[:] = node.get("origin", (0, 0, 0))
-    return frame
-
-
-def _lab_frames(
-    node: dict, parent: np.ndarray, panels: list[dict]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number and the frame in the laboratory of every panel below a node."""
-    frame = parent @ _local_frame(node)
-    for child in node["children"]:
-        if "panel" in child:
-            panel = child["panel"]
-            yield panel, frame @ _local_frame(panels[panel])
-        else:
-            yield from _lab_frames(child, frame, panels)

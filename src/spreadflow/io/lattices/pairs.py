@@ -16,6 +16,7 @@ MORE_COLUMNS = (
     "intensity.sum.value",
     "intensity.sum.variance",
     "background.mean",
+    "xyzobs.px.variance",
 )
 """Columns that are read where a table has them."""
 
@@ -53,12 +54,14 @@ def _reflections(table: Table, rows: np.ndarray) -> IndexedReflections:
     columns = {name: column[rows] for name, column in table.columns.items()}
     observed = columns["xyzobs.px.value"]
     predicted = columns.get("xyzcal.px")
+    variance_obs = columns.get("xyzobs.px.variance")
     variance = columns.get("intensity.sum.variance")
     return IndexedReflections(
         hkl=columns["miller_index"],
         panel=columns["panel"],
         fast_obs=observed[:, 0],
         slow_obs=observed[:, 1],
+        variance_obs=None if variance_obs is None else variance_obs[:, :2],
         fast=None if predicted is None else predicted[:, 0],
         slow=None if predicted is None else predicted[:, 1],
         intensity=columns.get("intensity.sum.value"),
