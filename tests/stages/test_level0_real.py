@@ -15,8 +15,9 @@ import pytest
 
 from spreadflow.analysis.geometry_joint import Joint
 from spreadflow.analysis.still import prediction
-from spreadflow.config import Level0Section
-from spreadflow.io import reflections
+from spreadflow.config import LatticesSection, Level0Section
+from spreadflow.io.lattices import reflections
+from spreadflow.io.lattices.listed import Listed
 from spreadflow.parallel import World
 from spreadflow.physics import geometry
 from spreadflow.stages import level0
@@ -61,7 +62,7 @@ def joint(cspad) -> Joint:
     section = Level0Section(
         refine=["shift", "distance", "tilt"],
         rigid_groups={"which": "modules", "refine": ["shift", "distance", "tilt", "turn"]},
-        imported={"expt": cspad / "lm14.expt", "refl": cspad / "lm14.refl", "bandwidth": 0.003},
+        imported={"files": [str(cspad / "lm14.expt")], "bandwidth": 0.003},
     )
     world = World(1)
     joint = level0._joint(level0._lattices_of(section, None, world), section, world)
@@ -76,11 +77,13 @@ def residuals(joint: Joint, cspad: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     table = reflections.read(cspad / "lm14.refl", ("miller_index",))
     ids = table.columns["id"]
+    listed = Listed("level0", [cspad / "lm14.expt"], LatticesSection(files=["lm14.expt"]))
+    numbers = {int(shot_id): n for n, shot_id in enumerate(listed.columns["shot_id"])}
     offsets = np.full((len(ids), 2), np.nan)
     is_used = np.zeros(len(ids), bool)
     for block, in_block in joint.indexed.items():
         for x, member in zip(in_block, joint.members[block], strict=True):
-            rows = np.flatnonzero(ids == x.identity.shot_id)
+            rows = np.flatnonzero(ids == numbers[x.identity.shot_id])
             rays = prediction.centroids_of(x.lattice, x.hkl, x.spectrum).s1
             fast, slow = geometry.on_panel(joint.placed, x.spots.panel, rays)
             px = np.stack([fast - x.spots.fast, slow - x.spots.slow], axis=1)
