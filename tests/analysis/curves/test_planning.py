@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.curves import dispersion, planning
-from spreadflow.analysis.curves.edges import edges
+from spreadflow.analysis.curves.edges import comparison, edges
 from spreadflow.physics import anomalous
 
 ENERGIES = np.arange(7090.5, 7150.0)
@@ -211,7 +211,7 @@ def test_edges():
     p = dispersion.free(CURVES, ENERGIES, planning.nodes(ENERGIES, 2.0))
     of_lattice = in_theta(information(6), p)
     n = 20_000
-    sigma = planning.edge_sigma(n, of_lattice, p, SHAPES)
+    sigma = planning.edge_sigma(n, of_lattice, comparison(p, SHAPES))
     pixels = n * of_lattice
     fisher = np.linalg.inv(pixels + p.restraints)
     root = np.linalg.cholesky(pixels)

@@ -71,6 +71,62 @@ def metals(elements: Sequence[str], energies_ev: np.ndarray) -> tuple[np.ndarray
     return fine, np.array([anomalous.site(element, "metallic", fine) for element in elements])
 
 
+class Comparison(NamedTuple):
+    """Curves and the shapes that their edges are compared with: all that pixels do not change."""
+
+    p: Parametrisation
+    energies_ev: np.ndarray
+    """(n,) of the shapes"""
+    curves: np.ndarray
+    """(site, n) shapes f' + i f''"""
+    slopes: np.ndarray
+    """(site, n) derivatives of the shapes by a shift to higher energy"""
+    from_nodes: np.ndarray
+    """(theta, value at a node) θ of curves by their values at the nodes"""
+    from_channels: np.ndarray
+    """(theta, value) θ of curves by their values in all channels"""
+
+    def moved(self, shift_ev: np.ndarray) -> np.ndarray:
+        """Return the shapes (site, 2, channel) shifted by (site,) eV."""
+        return self._at_channels(self.curves, shift_ev)
+
+    def by_shift(self, shift_ev: np.ndarray) -> np.ndarray:
+        """Return the derivatives (site, 2, channel) of shifted shapes by the shifts (site,) eV."""
+        return self._at_channels(self.slopes, shift_ev)
+
+    def _at_channels(self, of_sites: np.ndarray, shift_ev: np.ndarray) -> np.ndarray:
+        """Return curves (site, n) shifted by (site,) eV, in the channels (site, 2, channel)."""
+        shifted = [
+            np.interp(self.p.energies_ev - shift, self.energies_ev, curve)
+            for shift, curve in zip(shift_ev, of_sites, strict=True)
+        ]
+        values = np.array(shifted)
+        return np.stack([values.real, values.imag], axis=1)
+
+
+def comparison(p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]) -> Comparison:
+    """Return what the edges of curves are compared with.
+
+    shapes: energies (n,) eV, 0.25 eV apart or closer, which go 15 eV beyond the channels at either
+    end, and f' + i f'' of each site (site, n). Raises ValueError for a parametrisation restrained
+    to smoothness.
+    """
+    if p.is_smooth:
+        raise ValueError(
+            "edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without "
+            "it"
+        )
+    energies_ev, curves = shapes
+    return Comparison(
+        p=p,
+        energies_ev=energies_ev,
+        curves=curves,
+        slopes=-np.gradient(curves, energies_ev, axis=1),
+        from_nodes=np.linalg.pinv(p.at_nodes),
+        from_channels=np.linalg.pinv(p.basis),
+    )
+
+
 def edges(
     p: Parametrisation,
     theta: np.ndarray,
@@ -79,44 +135,49 @@ def edges(
     *,
     noise: np.ndarray | None = None,
 ) -> Edges:
+    """Return E0 of each site, as `compared`; shapes: see `comparison`."""
+    return compared(comparison(p, shapes), theta, pixels, noise=noise)
+
+
+def compared(
+    shapes: Comparison,
+    theta: np.ndarray,
+    pixels: np.ndarray,
+    *,
+    noise: np.ndarray | None = None,
+) -> Edges:
     """Return E0 of each site from what the pixels alone say: the pull of the restraints is taken
     out of θ again.
 
     theta: (theta,) where the slopes of pixels and restraints cancel. pixels: (theta, theta)
-    information without restraints. shapes: energies (n,) eV, 0.25 eV apart or closer, which go 15
-    eV beyond the channels at either end, and f' + i f'' of each site (site, n). noise: (theta,
-    theta) covariance of the pixels' slope, restraints left out, from which errors are taken;
-    without it the model of the pixels is taken to be right, and it is `pixels`.
+    information without restraints. noise: (theta, theta) covariance of the pixels' slope,
+    restraints left out, from which errors are taken; without it the model of the pixels is taken to
+    be right, and it is `pixels`.
 
     b = pixels @ θ + slope of the restraints is what the pixels say. Its covariance is `pixels`, in
     dark directions, too: nothing needs to be inverted, and a dispersion relation between nodes does
     no harm. Gauss-Newton finds the minimum of (b − pixels @ θ(curves))ᵀ V⁻¹ (…), θ(curves) being
     the projection of the shifted shapes onto the parametrisation; V is the sum of `pixels` and of
     an error of the tables at each node.
-
-    Raises ValueError for a parametrisation restrained to smoothness.
     """
-    if p.is_smooth:
-        raise ValueError(
-            "edges: smoothness has moved the edges of these curves by up to 0.6 eV: refine without "
-            "it"
-        )
+    p = shapes.p
     slope = p.rows.T @ (p.precision * (p.rows @ theta - p.target))
-    of_table = TABLE_E * pixels @ np.linalg.pinv(p.at_nodes)
+    of_table = TABLE_E * pixels @ shapes.from_nodes
     systematic = of_table @ of_table.T
 
     # least squares in the directions in which V holds anything, where it is the unit matrix
     values, vectors = np.linalg.eigh(pixels + systematic)
     is_lit = values > EMPTY_SHARE * values.max()
     whitened = vectors[:, is_lit] / np.sqrt(values[is_lit])
-    design = whitened.T @ pixels @ np.linalg.pinv(p.basis)
+    design = whitened.T @ pixels @ shapes.from_channels
     right = whitened.T @ (pixels @ theta + slope) + design @ p.reference.ravel()
-    shift, offset, jacobian = _shifted(design, right, p, shapes)
+    shift, offset, jacobian = _shifted(design, right, shapes)
 
     gain = np.linalg.pinv(jacobian)[: len(shift)] @ whitened.T
     variance = (pixels if noise is None else noise) + systematic
     covariance = gain @ variance @ gain.T
-    energy = np.array([_steepest(shapes[0], curve) for curve in shapes[1]]) + shift
+    steepest = [_steepest(shapes.energies_ev, curve) for curve in shapes.curves]
+    energy = np.array(steepest) + shift
 
     is_outside = (energy < p.energies_ev[0]) | (energy > p.energies_ev[-1])
     has_none = (np.abs(shift) >= REACH_EV) | is_outside
@@ -126,67 +187,38 @@ def edges(
 
 
 def _shifted(
-    design: np.ndarray,
-    right: np.ndarray,
-    p: Parametrisation,
-    shapes: tuple[np.ndarray, np.ndarray],
+    design: np.ndarray, right: np.ndarray, shapes: Comparison
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solve design (n, value) @ curves = right (n,) by least squares for shifts (site,) and offsets
     (site, 2), and return them with the derivatives of design @ curves.
 
     The fit starts at the best of steps of 1 eV, site by site.
     """
-    n_sites = len(p.reference)
+    n_sites = len(shapes.curves)
     constants = design.reshape(len(design), 2 * n_sites, -1).sum(axis=2)
-    no_constants = np.eye(len(design)) - constants @ np.linalg.pinv(constants)
-
-    def residuals(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return residuals (n,) without offsets, and derivatives (n, site + site·2) of design @
-        curves.
-        """
-        value, slope = _moved(shapes, p.energies_ev, shift)
-        by_value = design * slope.ravel()
-        by_shift = by_value.reshape(len(design), n_sites, -1).sum(axis=2)
-        left = right - design @ value.ravel()
-        return left, np.hstack([by_shift, constants])
-
-    def misfit(shift: np.ndarray) -> float:
-        left, _ = residuals(shift)
-        return float(np.square(no_constants @ left).sum())
+    to_constants = np.linalg.pinv(constants)
+    design_alone = design - constants @ (to_constants @ design)
+    right_alone = right - constants @ (to_constants @ right)
 
     shift = np.zeros(n_sites)
     for site in np.eye(n_sites):
-        trials = [shift + trial * site for trial in np.arange(-REACH_EV, REACH_EV + 1.0)]
-        shift = min(trials, key=misfit)
+        trials = shift + np.arange(-REACH_EV, REACH_EV + 1.0)[:, None] * site
+        values = [shapes.moved(trial).ravel() for trial in trials]
+        left = right_alone - values @ design_alone.T
+        shift = trials[np.square(left).sum(axis=1).argmin()]
 
     for _ in range(MAX_STEPS):
-        left, jacobian = residuals(shift)
+        slope = shapes.by_shift(shift).reshape(n_sites, -1)
+        by_site = design.reshape(len(design), n_sites, -1)
+        by_shift = np.einsum("nsv,sv->ns", by_site, slope)
+        jacobian = np.hstack([by_shift, constants])
+        left = right - design @ shapes.moved(shift).ravel()
         solution = np.linalg.lstsq(jacobian, left)[0]
         step = np.clip(solution[:n_sites], -1.0, 1.0)
         if np.abs(step).max() < SMALLEST_STEP_EV:
             break
         shift = np.clip(shift + step, -REACH_EV, REACH_EV)
     return shift, solution[n_sites:].reshape(n_sites, 2), jacobian
-
-
-def _moved(
-    shapes: tuple[np.ndarray, np.ndarray], energies_ev: np.ndarray, shift_ev: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shapes (site, 2, channel) shifted by (site,) eV, and their derivatives by the
-    shifts.
-    """
-    fine_ev, curves = shapes
-
-    def at_channels(of_sites: np.ndarray) -> np.ndarray:
-        shifted = [
-            np.interp(energies_ev - shift, fine_ev, curve)
-            for shift, curve in zip(shift_ev, of_sites, strict=True)
-        ]
-        values = np.array(shifted)
-        return np.stack([values.real, values.imag], axis=1)
-
-    slopes = -np.gradient(curves, fine_ev, axis=1)
-    return at_channels(curves), at_channels(slopes)
 
 
 def _steepest(energies_ev: np.ndarray, curve: np.ndarray) -> float:

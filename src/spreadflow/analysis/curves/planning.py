@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from spreadflow.analysis.curves import dispersion
+from spreadflow.analysis.curves import dispersion, edges
 from spreadflow.analysis.curves.dispersion import Parametrisation
-from spreadflow.analysis.curves.edges import edges
 from spreadflow.physics import anomalous
 
 GOAL_E = 0.1
@@ -213,15 +212,14 @@ def reached(outlook: Outlook | Halves | XUnknown, sigma_e: float, kind: int) -> 
     return float(np.exp(scipy.optimize.brentq(excess, first, last)))
 
 
-def edge_sigma(
-    n: float, information: np.ndarray, p: Parametrisation, shapes: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
+def edge_sigma(n: float, information: np.ndarray, shapes: edges.Comparison) -> np.ndarray:
     """Return σ (site, site), eV, of the differences of edges from n lattices, on the diagonal that
     of the edges themselves.
 
-    shapes: see `edges.edges`. The errors of tables that it assumes do not fall with more lattices.
+    The errors of tables that `edges.compared` assumes do not fall with more lattices.
     """
-    of_sites = edges(p, np.zeros(len(p.names)), n * information, shapes)
+    no_change = np.zeros(len(shapes.p.names))
+    of_sites = edges.compared(shapes, no_change, n * information)
     sigma = np.sqrt(np.diag(of_sites.covariance))
     return of_sites.difference_sigma_ev + np.diag(sigma)
 
@@ -236,7 +234,7 @@ class Scope(NamedTuple):
     band_ev: np.ndarray
     """the nodes that count, see `inside`"""
     shapes: tuple[np.ndarray, np.ndarray]
-    """of the metals, see `edges.edges`"""
+    """of the metals, see `edges.comparison`"""
     pairs: Sequence[tuple[int, int]]
     """sites whose edges are compared"""
     lattices: Sequence[float]
@@ -303,18 +301,19 @@ def table(information: np.ndarray, shared: Sequence[Information], scope: Scope) 
     for grid_ev, name, p in scope.parametrisations():
         of_theta = p.basis.T @ information @ p.basis
         outlook = halves(of_theta, p, scope.band_ev)
-        of_edges = _edges(p, [of_theta.mean(axis=0)] * len(lattices), scope)
+        shapes = edges.comparison(p, scope.shapes)
+        of_edges = _edges(shapes, [of_theta.mean(axis=0)] * len(lattices), scope)
         yield _row(None, grid_ev, name, outlook, lattices, of_edges)
         if not errors:
             continue
         known = [p.basis.T @ of_one.known @ p.basis for of_one in shared]
         first = _sigmas(p, known, scope)
-        first_edges = _edges(p, known, scope)
+        first_edges = _edges(shapes, known, scope)
         for error in errors:
             unknown = [p.basis.T @ of_one.unknown[error] @ p.basis for of_one in shared]
             factor = _sigmas(p, unknown, scope) / first
             x_unknown = XUnknown(outlook, lattices, factor)
-            edge_sigma_ev = of_edges * _edges(p, unknown, scope) / first_edges
+            edge_sigma_ev = of_edges * _edges(shapes, unknown, scope) / first_edges
             yield _row(error, grid_ev, name, x_unknown, lattices, edge_sigma_ev)
 
 
@@ -343,7 +342,9 @@ def _sigmas(p: Parametrisation, information: Sequence[np.ndarray], scope: Scope)
     return np.array([sigma_from(n, of_one, p, scope.band_ev) for n, of_one in each]).T
 
 
-def _edges(p: Parametrisation, information: Sequence[np.ndarray], scope: Scope) -> np.ndarray:
+def _edges(
+    shapes: edges.Comparison, information: Sequence[np.ndarray], scope: Scope
+) -> np.ndarray:
     """Return σ (n,), eV, of the differences of edges for each number of lattices, given what one of
     so many says; NaN without pairs of sites.
     """
@@ -351,7 +352,7 @@ def _edges(p: Parametrisation, information: Sequence[np.ndarray], scope: Scope) 
         return np.full(len(scope.lattices), np.nan)
     each = zip(scope.lattices, information, strict=True)
     return np.array(
-        [_of_pairs(edge_sigma(n, of_one, p, scope.shapes), scope.pairs) for n, of_one in each]
+        [_of_pairs(edge_sigma(n, of_one, shapes), scope.pairs) for n, of_one in each]
     )
 
 
