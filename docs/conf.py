@@ -29,6 +29,7 @@ PARTS = {
         "Keys <docs/config>",
         "docs/files",
         "docs/images",
+        "docs/interop",
         "docs/summaries",
         "docs/diffbragg",
         "profiles/README",

@@ -1,6 +1,6 @@
-"""Writes docs/config.md, docs/files.md, docs/images.md, the table of stages in README.md, the index
-of decisions and the tables of measured figures (tables.py) from their sources; with --check, fails
-where the committed files differ.
+"""Writes docs/config.md, docs/files.md, docs/images.md, the tables of stages in README.md and of
+formats in docs/interop.md, the index of decisions and the tables of measured figures (tables.py)
+from their sources; with --check, fails where the committed files differ.
 
 python docs/generate.py [--check]
 """
@@ -27,11 +27,13 @@ from spreadflow.trial import STAGES, files
 from spreadflow.trial.stages import Stage
 
 DOCS = Path(__file__).parent
+INTEROP = DOCS / "interop.md"
 README = DOCS.parent / "README.md"
 
 sys.path += [str(DOCS), str(DOCS.parent / "tests")]
 import mutated_files
 import tables
+import tested_exchange
 import tested_formats
 
 DECISIONS = DOCS / "decisions"
@@ -312,46 +314,7 @@ file states, and negative weights count as 0. The mean has to be within 3 % of t
 spectra are kept in `reindex.spectra.h5` (below), from which all later stages read them; shots without one there have
 that of their image.
 
-### Without images
-
-`runs.RUN.lattices` names files that hold intensities too: CrystFEL streams (formats 2.0 to 2.3), or integrated `.expt`
-with the `.refl` of the same name beside. No image is opened. `adopt` writes `reindex.h5` from what they state, `cells`
-and `merge` go on from there, and stages that need pixels leave the run out.
-
-| of a stream | is |
-|---|---|
-| geometry file in the header | the detector; `clen` that names a dataset is replaced by `average_camera_length` of the chunks; `adu_per_photon` or `adu_per_eV` divides intensities, σ and backgrounds; `max_adu` flags reflections by their `peak` |
-| chunk | a shot: `Image filename` and `Event` (`//n` is frame n, other names stand for themselves), `photon_energy_eV`, `beam_bandwidth` (the standard deviation of a Gaussian; below 1e-6 it is not known), `hit`, peaks |
-| crystal | a lattice: `astar`, `bstar`, `cstar` (nm⁻¹; x and z point the other way in our frame), `centering`, `diffraction_resolution_limit`, reflections |
-| table | what its header line says: `h k l I sigma(I) background fs/px ss/px panel`; formats below 2.3 name no panel, which is then the one whose part of the data the place is in |
-
-Of a pair of DIALS, the columns that a spec file needs and `intensity.sum.value`, `intensity.sum.variance` are read, and
-`xyzcal.px`, `background.mean` where they are there. Sums of CrystFEL and DIALS are not corrected by Lorentz factor,
-polarization or partiality; `lp` of DIALS is a column beside them, and is not read. Scaled lists are not to be named.
-
-What is recorded of a reflection (partiality, Lorentz factor, polarization, capture, slopes) is worked out as for images,
-from A as stated, the pulse, the detector and the mosaicity. The bandwidth is `lattices.bandwidth`, else that of the
-stream, else none; the mosaicity is `reindex.mosaic_spread_deg` or fitted to the places of the peaks with
-the domains of `reindex.domain_ang`. A lattice of which it is not known ends as `UNKNOWN_MOSAICITY`. σ without a
-reflection's own photons is √(σ² − I), in photons. Geometry files of CrystFEL have no sensor: it captures everything.
-
-`spreadflow export PRODUCT --to crystfel` writes a stream (2.3) and its .geom of `index` or `reindex`; of `stage1` (lattices
-without intensities) and `predict` (chosen reflections) with CrystFEL's columns alone. Intensities are in photons
-(`adu_per_photon = 1`). Reflections that failed and shots that could not be read are left out. Columns of `reindex.h5` that
-CrystFEL has no words for stand under their names: as `spreadflow/NAME = ...` in chunks and crystals, and as words after
-the last of CrystFEL's in peaks and reflections, `NAME_0` and so on for vectors. CrystFEL passes over both.
-
-| number | digits | CrystFEL's |
-|---|---|---|
-| `I`, `sigma(I)`, `background`, peaks' `Intensity` | 9 significant, as float32 needs | 2 decimals |
-| `fs/px`, `ss/px` | 17 significant, as float64 needs | 1 decimal (peaks 2) |
-| `astar`, `bstar`, `cstar` | 17 decimals | 7 decimals |
-| `photon_energy_eV`, `beam_bandwidth` | 17 significant | 6 decimals; 3 significant |
-| our columns | 9 or 17 significant, as their type needs | |
-| `corner_x`, `corner_y`; `fs`, `ss`; `coffset` | 9, 12, 12 decimals: corners to 1e-6 px | |
-
-`peak` is 0, as no column of ours has it. `profile_radius` is 2.33 standard deviations of a node at the root mean square of
-1/d.
+Lattices with their intensities are taken without images too: [runs without images](interop.md#runs-without-images).
 
 """
 
@@ -446,6 +409,12 @@ once (libhdf5 2.0.0, attributes whose text is in its global heap). Tests read 50
 | files | shots | one error | lost within libhdf5 |
 |---|---|---|---|
 """
+
+EXCHANGE_HEADER = """\
+| format | | by | compared with | tests | not read, not tested, to mind |
+|---|---|---|---|---|---|
+"""
+"""Header of the table of formats in docs/interop.md."""
 
 STAGES_HEADER = """\
 A stage reads the files in the second column, each an argument of its command; those in brackets may be absent.
@@ -656,22 +625,37 @@ def _members(kind: type) -> str:
 
 def images_page() -> str:
     """Return docs/images.md: what the readers of image files were tested on, and how damage ends."""
-    rows = []
-    for row in tested_formats.TESTED:
-        tests = ", ".join(f"`{test.rpartition('::')[2]}`" for test in row.tests)
-        cells = (row.format, row.files, row.against, tests, row.limits)
-        rows.append(f"| {' | '.join(map(_cell, cells))} |\n")
+    rows = [
+        _row(row.format, row.files, row.against, _names(row.tests), row.limits)
+        for row in tested_formats.TESTED
+    ]
     header = CHANGED_HEADER.format(
         most_gib=mutated_files.MOST_BYTES // 2**30,
         longest=mutated_files.LONGEST_S,
         n=tested_formats.N_CHANGED,
         commit=tested_formats.CHANGED_COMMIT,
     )
-    ends = [
-        f"| {_cell(files)} | {' | '.join(map(str, counts))} |\n"
-        for files, counts in tested_formats.CHANGED.items()
-    ]
+    ends = [_row(files, *map(str, counts)) for files, counts in tested_formats.CHANGED.items()]
     return "".join([GENERATED, IMAGES_HEADER, *rows, header, *ends])
+
+
+def exchange_table() -> str:
+    """Return the table of formats in docs/interop.md."""
+    rows = [
+        _row(row.format, row.direction, row.by, row.against, _names(row.tests), row.limits)
+        for row in tested_exchange.EXCHANGED
+    ]
+    return "".join([EXCHANGE_HEADER, *rows])
+
+
+def _names(tests: tuple[str, ...]) -> str:
+    """Return the names of tests without their files."""
+    return ", ".join(f"`{test.rpartition('::')[2]}`" for test in tests)
+
+
+def _row(*cells: str) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(map(_cell, cells))} |\n"
 
 
 def stages_table() -> str:
@@ -729,6 +713,7 @@ def main(arguments: list[str]) -> int:
         DOCS / "config.md": config_page(),
         DOCS / "files.md": files_page(),
         DOCS / "images.md": images_page(),
+        INTEROP: with_part(INTEROP, exchange_table()),
         README: with_part(README, stages_table()),
         DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
         **tables.pages(),

@@ -10,15 +10,30 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from spreadflow.cli import export
 from spreadflow.config import Config
 from spreadflow.config.docstrings import docstrings
 from spreadflow.io.images import formats
 from spreadflow.products import BY_KIND
 from spreadflow.trial import STAGES
+from tested_exchange import EXCHANGED
 from tested_formats import TESTED
 
 REPOSITORY = Path(__file__).parent.parent
 LIBRARY = REPOSITORY / "src" / "spreadflow"
+
+WAYS = ("read", "written")
+"""Which way files of other programs go."""
+
+FILES_OF_OURS = {
+    "Top level.data",
+    "Top level.results",
+    "runs.RUN.images",
+    "beam.spectra",
+    "index.mask",
+    "stage1.domains",
+}
+"""Keys of files and folders that are images, or that we write."""
 
 
 @pytest.mark.stage
@@ -57,15 +72,57 @@ def test_the_table_of_the_readme_has_every_stage_and_the_report(generate):
     assert words == [stage.word for stage in STAGES] + ["report"]
 
 
+def missing(tests: tuple[str, ...]) -> list[str]:
+    """The tests, as file :: name, that do not exist."""
+    absent = []
+    for test in tests:
+        name, _, function = test.partition("::")
+        path = REPOSITORY / "tests" / name
+        if not path.exists() or f"\ndef {function}(" not in path.read_text():
+            absent.append(test)
+    return absent
+
+
 def test_every_format_has_a_row_of_tests_that_exist(generate):
     assert {row.format for row in TESTED} == set(formats.FORMATS)
     page = generate.images_page()
     for row in TESTED:
         assert row.tests and row.against and row.files in page
-        for test in row.tests:
-            name, _, function = test.partition("::")
-            text = (REPOSITORY / "tests" / name).read_text()
-            assert f"def {function}(" in text, test
+        assert missing(row.tests) == []
+
+
+def test_every_exchanged_format_has_tests_that_exist(generate):
+    table = generate.exchange_table().splitlines()
+    assert len(table) == 2 + len(EXCHANGED)
+    for row in EXCHANGED:
+        assert row.tests and row.against and row.by
+        assert missing(row.tests) == []
+    assert missing(("io/test_dials.py::test_round", "io/none.py::test_round_trip_is_exact"))
+
+
+def keys_of(page: str) -> dict[str, str]:
+    """The keys in docs/config.md, by their whole names, with their types."""
+    types = {}
+    section = ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ").replace("runs.NAME", "runs.RUN")
+        elif line.startswith("| `"):
+            key, kind = (cell.strip() for cell in line.split("|")[1:3])
+            types[f"{section}.{key.strip('`')}"] = kind
+    return types
+
+
+def test_every_way_in_and_out_has_a_row():
+    """In: each key that is a path, unless its file is ours. Out: each format of the word export."""
+    by = {way: " ".join(row.by for row in EXCHANGED if row.direction == way) for way in WAYS}
+    assert set(re.findall(r"--to (\w+)", by["written"])) == set(export.WRITERS)
+
+    types = keys_of((REPOSITORY / "docs" / "config.md").read_text())
+    named = set(re.findall(r"`([a-z]\w*\.[\w.]+)`", by["read"]))
+    assert named <= set(types)
+    paths = {key for key, kind in types.items() if "path" in kind}
+    assert paths - named == FILES_OF_OURS
 
 
 def test_the_index_has_every_decision_once(generate):
