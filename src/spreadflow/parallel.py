@@ -5,8 +5,11 @@ block and added in block order: the same answer on any number of ranks.
 """
 
 import os
+import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spreadflow.errors import RanksError
+from spreadflow.errors import RanksError, SpreadflowError
 
 ATTENTION_S = 0.005
 """Seconds after which the first rank looks again for others that wait for a block: short beside the
@@ -24,6 +27,23 @@ work on a block, long beside the look.
 
 SET_BY_LAUNCHERS = ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_PROCID")
 """Variables of the environment that launchers of MPI programs set."""
+
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end a stage: of a terminal's Ctrl-C, and of batch systems."""
+
+BY_SIGNAL = 128
+"""What shells add to the number of a signal that ended a program, for its status."""
+
+PATIENCE_S = 3.0
+"""Seconds that a rank has to close its files and end after a signal. Batch systems leave 30."""
+
+TELLING_S = 0.2
+"""Seconds that a launcher has to pass a message on: it drops the rest when it ends the ranks."""
+
+TURN_S = 1.0
+"""Seconds by which other ranks let the first one be the first to tell what is wrong: what is wrong
+on all of them is told once.
+"""
 
 
 def _communicator():
@@ -207,15 +227,96 @@ class World:
         if self._comm is not None:
             self._comm.Barrier()
 
-    def abort(self, code: int) -> None:
-        """End all ranks at once with an exit status."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if self._comm is not None and self.size > 1:
-            self._comm.Abort(code)
-        sys.exit(code)
 
-    def report(self, error: BaseException) -> None:
-        """Print an unexpected exception with its rank."""
-        print(f"rank {self.rank} of {self.size} failed:", file=sys.stderr)
-        traceback.print_exception(error, file=sys.stderr)
+@contextmanager
+def ending_together(word: str) -> Iterator[None]:
+    """End all ranks of a stage where this block does not come to its end on one of them: with one
+    message and the status of the error, or 1 where nobody expected it, or 128 + the number of the
+    signal.
+
+    word: of the stage.
+    """
+    ranks = _communicator()
+    with _interrupted_by_signals(lambda number: _end(ranks, *_interruption(word, ranks, number))):
+        try:
+            yield
+            return
+        except SpreadflowError as error:
+            ending = f"spreadflow {word}: {error}", error.exit_code
+        except KeyboardInterrupt as error:
+            ending = _interruption(word, ranks, *error.args)
+        except BaseException as error:
+            ending = _failure(ranks, error)
+        if _rank_and_size(ranks)[0]:
+            time.sleep(TURN_S)
+    _end(ranks, *ending)
+
+
+def _end(ranks: Any, message: str, code: int) -> None:
+    """Print a message and end all ranks at once. ranks: communicator, None for a world of one."""
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _rank_and_size(ranks)[1] > 1:
+        time.sleep(TELLING_S)
+        ranks.Abort(code)
+    if threading.current_thread() is not threading.main_thread():
+        os._exit(code)
+    sys.exit(code)
+
+
+def _rank_and_size(ranks: Any) -> tuple[int, int]:
+    """Return the number of this rank and that of all. ranks: as of `_end`."""
+    return (0, 1) if ranks is None else (ranks.rank, ranks.size)
+
+
+def _failure(ranks: Any, error: BaseException) -> tuple[str, int]:
+    """Return message and status of an unexpected exception. ranks: as of `_end`."""
+    rank, size = _rank_and_size(ranks)
+    lines = traceback.format_exception(error)
+    return f"rank {rank} of {size} failed:\n{''.join(lines)}".rstrip(), 1
+
+
+def _interruption(word: str, ranks: Any, number: int) -> tuple[str, int]:
+    """Return message and status of a signal. ranks: as of `_end`."""
+    rank, size = _rank_and_size(ranks)
+    name = signal.Signals(number).name
+    todo = "Finished parts are kept: run the same command again."
+    message = f"spreadflow {word}: rank {rank} of {size} was interrupted by {name}. {todo}"
+    return message, BY_SIGNAL + number
+
+
+@contextmanager
+def _interrupted_by_signals(end: Callable[[int], None]) -> Iterator[None]:
+    """Raise KeyboardInterrupt, with the number of the signal, in the main thread where a signal of
+    `INTERRUPTING` comes; and call `end` with the number where that did not end the block in time.
+
+    Python raises it between two steps of its own. A rank that waits for others within MPI, or
+    computes within a library, may never come to one.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    def watch() -> None:
+        for number in reader.recv(1):  # none where the block is over
+            if not is_over.wait(PATIENCE_S):
+                end(number)
+
+    is_over = threading.Event()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, interrupt) for number in INTERRUPTING}
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        writer.close()
+        watcher.join()
+        reader.close()

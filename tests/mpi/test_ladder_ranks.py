@@ -1,5 +1,8 @@
-"""ladder under a launcher: the same table on one rank and on three, of which one has no block."""
+"""ladder under a launcher: the same table on one rank and on three, of which one has no block,
+whatever the threads that the environment would grant them.
+"""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +13,13 @@ import pytest
 from spreadflow.config import parse, section
 from spreadflow.io import store
 from spreadflow.products import Ladder
+from spreadflow.trial.commands import THREAD_CAPS
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 pytestmark = pytest.mark.chain
 
 
-def run(packed_run, out: Path, ranks: int) -> Ladder:
+def run(packed_run, out: Path, ranks: int, threads: int) -> Ladder:
     config = section(
         parse(packed_run.tree | {"ladder": {"n_domains": 9, "n_lattices": 3}}), "ladder"
     )
@@ -40,14 +44,18 @@ def run(packed_run, out: Path, ranks: int) -> Ladder:
         "--out",
         out,
     ]
-    subprocess.run([*map(str, words)], timeout=240, check=True)
+    environment = os.environ | dict.fromkeys(THREAD_CAPS, str(threads))
+    subprocess.run([*map(str, words)], timeout=240, check=True, env=environment)
     return store.read(out, Ladder)
 
 
-def test_any_number_of_ranks_gives_the_same(packed_run, tmp_path):
+def test_any_number_of_ranks_and_threads_gives_the_same(packed_run, tmp_path):
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    one, three = (run(packed_run, tmp_path / str(ranks) / "ladder.h5", ranks) for ranks in (1, 3))
+    one, three = (
+        run(packed_run, tmp_path / str(ranks) / "ladder.h5", ranks, threads)
+        for ranks, threads in ((1, 4), (3, 1))
+    )
     assert len(one.rungs.rung) == 3 * 6
     for name, column in one.datasets().items():
         if name != Ladder.rungs.seconds.path:

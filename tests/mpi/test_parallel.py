@@ -1,9 +1,12 @@
 """The same answer on any number of ranks, and no rank left behind: run under a real launcher."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +147,9 @@ sys.exit(cli.main(sys.argv[1:]))
             4,
             ["f.h5: expected a file; found none. Make it."],
         ),
+        ("sys.exit(3)", 1, ["rank 1 of 3 failed", "SystemExit: 3"]),
     ],
-    ids=["bug", "wrong input"],
+    ids=["bug", "wrong input", "exit"],
 )
 def test_an_error_on_one_rank_ends_all(tmp_path, failure, code, words):
     stage = tmp_path / "stage.py"
@@ -153,3 +157,52 @@ def test_an_error_on_one_rank_ends_all(tmp_path, failure, code, words):
     completed = _launch(3, sys.executable, stage, *_stage(3, tmp_path / "x.h5")[2:])
     assert completed.returncode == code
     assert all(word in completed.stderr for word in words), completed.stderr
+
+
+WAITING_STAGE = """
+import os, pathlib, sys, time, types
+from spreadflow import cli
+
+def run(config, *, reindex, out, world, word):
+    pathlib.Path(f"{out}.{world.rank}").write_text(str(os.getpid()))
+    if world.rank == 0:
+        world.barrier()  # within MPI, where no Python runs
+    time.sleep(60)
+
+sys.modules["spreadflow.stages.cells"] = types.SimpleNamespace(run=run)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("rank", [0, 1], ids=["waiting", "working"])
+def test_a_signal_to_one_rank_ends_all(tmp_path, name, rank):
+    stage = tmp_path / "stage.py"
+    stage.write_text(WAITING_STAGE)
+    out = tmp_path / "x.h5"
+    command = [MPIEXEC, "-n", "2", sys.executable, stage, *_stage(2, out)[2:]]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as launcher:
+        pids = [_pid(Path(f"{out}.{number}")) for number in range(2)]
+        number = signal.Signals[name]
+        os.kill(pids[rank], number)
+        _, stderr = launcher.communicate(timeout=30)
+    assert launcher.returncode == 128 + number
+    assert stderr.count(f"spreadflow cells: rank {rank} of 2 was interrupted by {name}") == 1, (
+        stderr
+    )
+    assert "Traceback" not in stderr
+
+
+def _pid(path: Path) -> int:
+    """Return the number of the process that writes it to a file, once it did."""
+    ends = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < ends, f"no {path}"
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+def test_what_is_wrong_for_all_ranks_is_told_once(tmp_path):
+    completed = _launch(2, sys.executable, *_stage(2, tmp_path / "x.h5"))
+    assert completed.returncode == 4
+    assert completed.stderr.count("expected") == 1

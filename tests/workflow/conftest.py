@@ -91,9 +91,9 @@ def finished(tmp_path_factory, call) -> Trial:
 
 
 @pytest.fixture
-def new_trial(tmp_path, call) -> Callable[[dict], Trial]:
-    """`new_trial(config)`: nothing has run yet."""
-    return lambda config: Trial(tmp_path / "trial", call, config)
+def new_trial(tmp_path, call) -> Callable[..., Trial]:
+    """`new_trial(config, name="trial")`: nothing has run yet. name: of its folder."""
+    return lambda config, name="trial": Trial(tmp_path / name, call, config)
 
 
 def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:

@@ -92,18 +92,18 @@ def test_commands_of_a_profile(new_trial):
         if word in MANY_RANKS:
             tasks = {"level0": 16, "merge": 16, "pack": 32}.get(word, 64)
             assert (
-                f"NPROC=1 srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
+                f"srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
                 in command
             )
             assert f" --ranks {tasks} " in command
         else:
             assert "srun" not in command
-            assert f"NPROC=1 shifter spreadflow {word} " in command
+            assert f"shifter spreadflow {word} " in command
 
 
 def test_local_ranks_are_the_cores_granted(new_trial):
     trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
-    for cores, expected in ((1, "NPROC=1 spreadflow index"), (2, "mpiexec -n 2 spreadflow index")):
+    for cores, expected in ((1, "spreadflow index"), (2, "mpiexec -n 2 spreadflow index")):
         output = trial.snakemake("--dry-run", "--printshellcmds", "--cores", str(cores))
         assert expected in output
         assert f" --ranks {cores} --images" in output

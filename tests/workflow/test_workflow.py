@@ -206,3 +206,31 @@ def test_bare_commands_are_installed():
 
     assert completed.returncode == 0
     assert "annulus" in completed.stdout
+
+
+HOSTILE = "my résults; touch one $(touch two) `touch three` 'x' \"y\" & z"
+
+
+@pytest.mark.chain
+def test_no_letter_of_a_path_reaches_the_shell(tmp_path, new_trial):
+    """Blanks and quotes in the names of folders, and commands; all of a rule's words are quoted."""
+    config = {
+        "trial": "t",
+        "results": HOSTILE,
+        "data": f"{HOSTILE} data",
+        "runs": {"r": {"simulate": {"n_single": 2}}},
+    }
+    trial = new_trial(config, f"{HOSTILE} here")
+    trial.finish("--", "level0")
+    assert (trial.folder / HOSTILE / "t" / "level0.expt").is_file()
+    there = {path.name for path in trial.folder.iterdir()} - {".snakemake"}
+    linked = {"Snakefile", "workflow", "profiles", "config"}
+    assert there == linked | {HOSTILE, f"{HOSTILE} data"}
+    assert [path.name for path in tmp_path.iterdir()] == [trial.folder.name]
+
+
+@pytest.mark.parametrize("key", ["data", "results", "merge.reference"])
+def test_a_path_that_snakemake_would_take_for_a_pattern_is_refused(key):
+    config = parse(overlay(SMALL, setting(f"{key}='res{{stage}}'")))
+    with pytest.raises(ConfigError, match=f"{key}: expected a path without braces"):
+        check_ready(config)

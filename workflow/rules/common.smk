@@ -24,9 +24,10 @@ except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 STAGES = wanted(CONFIG)
-MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec") or ""
+MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
+MPI = shlex.quote(MPI) if MPI else ""
 MAX_RANKS = 8  # one per core: --cores and the profile's `tasks` have the last word
-RUN = "{params.command} 2> {log} || {{ code=$?; tail -n 30 {log} >&2; exit $code; }}"
+RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $code; }}"
 
 
 wildcard_constraints:
@@ -48,8 +49,8 @@ def section(word):
 
 
 def launch(word):
-    return lambda wildcards, input, output, threads, resources: commands.command(
-        CONFIG, word, dict(wildcards), dict(input.items()), output[0], threads, resources
+    return lambda wildcards, input, output, resources: commands.command(
+        CONFIG, word, dict(wildcards), dict(input.items()), output[0], resources
     )
 
 

@@ -6,11 +6,9 @@ The arguments are the fields of the stage's inputs (`trial/inputs.py`).
 
 import argparse
 import importlib
-import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-from spreadflow.errors import SpreadflowError
 from spreadflow.trial import BY_WORD, STAGES, Stage
 
 
@@ -62,23 +60,15 @@ def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run a stage. Where one rank fails, all end: with the error's status, or 1 where nobody
-    expected it.
-    """
+    """Run a stage. Where one rank does not come to its end, all end."""
     from spreadflow.config import OVERLAYS, for_stage
-    from spreadflow.parallel import World
+    from spreadflow.parallel import World, ending_together
 
     stage = BY_WORD[arguments.word]
-    module_name = OVERLAYS.get(stage.word, stage.word)
-    module = importlib.import_module(f"spreadflow.stages.{module_name}")
-    config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
-    inputs = inputs_of(stage, arguments)
-    world = World(arguments.ranks)
-    try:
+    with ending_together(stage.word):
+        module_name = OVERLAYS.get(stage.word, stage.word)
+        module = importlib.import_module(f"spreadflow.stages.{module_name}")
+        config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
+        inputs = inputs_of(stage, arguments)
+        world = World(arguments.ranks)
         module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)
-    except SpreadflowError as error:
-        print(f"spreadflow {stage.word}: {error}", file=sys.stderr)
-        world.abort(error.exit_code)
-    except Exception as error:
-        world.report(error)
-        world.abort(1)

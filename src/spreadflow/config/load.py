@@ -15,6 +15,9 @@ from spreadflow.config.stages import STAGE_CONFIGS
 from spreadflow.config.trial import MODELS, OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
+WILDCARD = set("{}\n\r")
+"""Letters that no path of a workflow may have."""
+
 
 def parse(tree: dict, where: object = "config") -> Config:
     """Validate a nested dictionary. Raises ConfigError."""
@@ -108,16 +111,21 @@ def _curve_file(curve: str) -> Path | None:
 
 
 def check_ready(config: Config) -> None:
-    """Raise where a trial could not run: ConfigError without a run, FileError for a named file that
-    does not exist.
+    """Raise where a trial could not run: ConfigError without a run or for a path that Snakemake
+    does not take, FileError for a named file that does not exist.
 
     What the trial itself writes need not be there yet. Snakemake does not notice that a file is
     missing as long as what was made from it is still there.
     """
     if not config.runs:
         raise ConfigError("config: runs", "at least one run", "none", "See config/README.md.")
+    named = files(config)
+    for key, path in {"data": config.data, "results": config.results, **named}.items():
+        if WILDCARD & set(str(path)):
+            expected = "a path without braces and line breaks, which Snakemake takes for wildcards"
+            raise ConfigError(f"config: {key}", expected, repr(str(path)), "Take another name.")
     own_merge = config.results / config.trial / "merge.mtz"
-    for key, path in files(config).items():
+    for key, path in named.items():
         if path == own_merge or path.is_file():
             continue
         is_manifest = key.endswith(".images")

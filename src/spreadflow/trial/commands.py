@@ -1,5 +1,4 @@
-"""The command of a rule: thread caps, launcher and ranks, container prefix, `spreadflow WORD` and
-its arguments.
+"""The command of a rule: launcher and ranks, container prefix, `spreadflow WORD` and its arguments.
 
 Launcher and container come from the profile (resources `mpi`, `tasks`, `container`) and may be
 empty. Snakemake does not track a parameter that is made from resources, so that another launcher or
@@ -15,7 +14,7 @@ from spreadflow.trial.files import TRIGGERS, Files
 from spreadflow.trial.stages import BY_WORD
 
 THREAD_CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
-"""Variables that hold a rank to its share of the cores: OpenMP, BLAS, and XLA."""
+"""Variables that say on how many threads a process computes: OpenMP, BLAS, and XLA."""
 
 
 class Resources(Protocol):
@@ -39,16 +38,13 @@ def command(
     wildcards: Mapping[str, str],
     inputs: Files,
     out: str,
-    threads: int,
     resources: Resources,
 ) -> str:
     """Return the command line of a job.
 
-    wildcards: the run or stage of the job; inputs: by argument; out: the first of its outputs;
-    threads: cores granted.
+    wildcards: the run or stage of the job; inputs: by argument; out: the first of its outputs.
     """
     n_ranks = resources.tasks
-    caps = [f"{name}={max(1, threads // n_ranks)}" for name in THREAD_CAPS]
     launcher = f"{resources.mpi} -n {n_ranks}" if resources.mpi and n_ranks > 1 else ""
     arguments = ["spreadflow", word]
     if word in BY_WORD:
@@ -63,4 +59,4 @@ def command(
             arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
     program = shlex.join([*arguments, "--out", out])
     container = resources.get("container", "")
-    return " ".join(filter(None, ["env", *caps, launcher, container, program]))
+    return " ".join(filter(None, [launcher, container, program]))

@@ -342,18 +342,14 @@ def _sigmas(p: Parametrisation, information: Sequence[np.ndarray], scope: Scope)
     return np.array([sigma_from(n, of_one, p, scope.band_ev) for n, of_one in each]).T
 
 
-def _edges(
-    shapes: edges.Comparison, information: Sequence[np.ndarray], scope: Scope
-) -> np.ndarray:
+def _edges(shapes: edges.Comparison, information: Sequence[np.ndarray], scope: Scope) -> np.ndarray:
     """Return σ (n,), eV, of the differences of edges for each number of lattices, given what one of
     so many says; NaN without pairs of sites.
     """
     if not scope.pairs:
         return np.full(len(scope.lattices), np.nan)
     each = zip(scope.lattices, information, strict=True)
-    return np.array(
-        [_of_pairs(edge_sigma(n, of_one, shapes), scope.pairs) for n, of_one in each]
-    )
+    return np.array([_of_pairs(edge_sigma(n, of_one, shapes), scope.pairs) for n, of_one in each])
 
 
 def _of_pairs(sigma_ev: np.ndarray, pairs: Sequence[tuple[int, int]]) -> float:
