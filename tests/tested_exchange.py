@@ -66,7 +66,8 @@ LATTICES = (
         "detectors are equal up to 0.01 px; panels of equal shape, square pixels",
     ),
     Exchanged(
-        "`.expt`: Laue groups, other origins, other settings, primitive cells",
+        "`.expt`: Laue groups, other origins, other settings, primitive cells; streams of other "
+        "settings",
         "read",
         "`runs.RUN.spec`, `runs.RUN.lattices`",
         "A and indices by hand",
@@ -74,6 +75,7 @@ LATTICES = (
             "recipes/test_pair.py::test_the_laue_group_is_enough",
             "recipes/test_pair.py::test_another_setting_is_brought_to_the_configured_one",
             "recipes/test_pair.py::test_other_symmetry_is_refused_by_its_symbol",
+            "stages/test_stated_lattices.py::test_lattices_on_other_axes_are_brought_to_the_configured_ones",
         ),
         "the cell has to be that of `reindex.cell` in some setting",
     ),

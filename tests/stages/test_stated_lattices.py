@@ -17,6 +17,7 @@ from spreadflow.errors import AdoptOutcome, FileError, Outcome
 from spreadflow.io import store
 from spreadflow.io.images import Source
 from spreadflow.io.lattices import dials_writer
+from spreadflow.log import logger
 from spreadflow.models import ReflectionFlag
 from spreadflow.parallel import World
 from spreadflow.products import Adopt, Cells, Merge, Reindex
@@ -126,6 +127,7 @@ def foreign(text: str) -> str:
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory) -> SimpleNamespace:
     """A simulated run, indexed the usual way, with its merge and its stream."""
+    logger("adopt", World())  # pytest captures what loggers log that are there before the test
     folder = tmp_path_factory.mktemp("usual")
     manifest = folder / "data" / "manifest.json"
     simulate.run(staged("simulate"), run="r", out=manifest, world=World(), shots=None)
@@ -441,6 +443,42 @@ def test_integrated_pairs_of_dials(usual, tmp_path):
     np.testing.assert_allclose(rows.sigma, expected.sigma, rtol=1e-6)
     np.testing.assert_allclose(rows.capture, expected.capture, rtol=1e-3)
     assert found.reindex.lattices.n_indexed.min() >= 8
+
+
+BODY = {"space_group": "I 1 2 1", "cell": [44.0, 52.0, 65.26, 90.0, 116.85, 90.0]}
+"""The axes c, b, -a - c of the crystal."""
+
+
+@pytest.mark.parametrize("kind", ["ours", "theirs", "pair"])
+def test_lattices_on_other_axes_are_brought_to_the_configured_ones(usual, tmp_path, kind, caplog):
+    """The configuration has I 1 2 1 where the files have C 1 2 1. Intensities are of the same
+    nodes, and as much of them is recorded; columns of ours, of other axes, do not count.
+    """
+    pair = exported(usual.path, tmp_path / "pair", "dials")
+    file = {"ours": usual.stream, "theirs": usual.foreign, "pair": pair}[kind]
+    settings = {"bandwidth": 0.002}
+    as_it_is = stated(tmp_path / "c", file, settings=settings)
+    with caplog.at_level(logging.INFO):
+        found = stated(tmp_path / "i", file, settings=settings, **BODY)
+    assert set(found.lines.outcome) == {AdoptOutcome.ADOPTED}
+    n = len(found.lines)
+    pattern = r"(\d+) lattices are brought to I 1 2 1: indices \S+$"
+    brought = [re.fullmatch(pattern, text) for text in caplog.messages]
+    assert sum(int(match[1]) for match in brought if match) == n
+
+    old, new = as_it_is.reindex, found.reindex
+    assert len(new.lattices) == len(old.lattices) == n
+    np.testing.assert_allclose(new.lattices.cell[:, :3], [BODY["cell"][:3]] * n, rtol=0.03)
+    rows, expected = new.reflections, old.reflections
+    q, expected_q = (
+        np.einsum("nij,nj->ni", product.lattices.A[table.lattice], table.hkl)
+        for product, table in ((new, rows), (old, expected))
+    )
+    np.testing.assert_allclose(q, expected_q, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(rows.intensity, expected.intensity)
+    if kind != "ours":
+        np.testing.assert_allclose(new.lattices.eta_rad, old.lattices.eta_rad, rtol=1e-3)
+        np.testing.assert_allclose(rows.partiality, expected.partiality, rtol=1e-3, atol=1e-6)
 
 
 def test_files_that_have_no_intensities_or_are_none_are_refused(usual, tmp_path):

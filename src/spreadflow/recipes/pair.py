@@ -7,14 +7,13 @@ import gemmi
 import numpy as np
 
 from spreadflow.analysis.still import indexing
-from spreadflow.analysis.still.setting import on_target_axes
 from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome
 from spreadflow.io.lattices.indexed import IndexedLattice
 from spreadflow.io.lattices.shot_finder import Rule
 from spreadflow.models import Detector
-from spreadflow.physics import geometry, symmetry, unit_cell
-from spreadflow.recipes.shot import is_near_target, target_of_section
+from spreadflow.physics import geometry
+from spreadflow.recipes.target_axes import as_indices, on_target
 
 
 class Line(NamedTuple):
@@ -59,39 +58,17 @@ def judge(line: Line, lattice: IndexedLattice, detector: Detector, section: Inde
 def _paired_with_target(line: Line, lattice: IndexedLattice, section: IndexSection) -> Line:
     """Return the line with A on the axes of the configured cell, or with the outcome that says why
     it can't be brought there.
-
-    A still knows nothing of screw axes, and programs may state the Laue group alone: the Laue class
-    and the centring must be the configured ones.
     """
-    operations = gemmi.symops_from_hall(lattice.hall)
-    rotations = symmetry.laue_rotations(operations)
-    centring = symmetry.centring(operations)
-    ours = symmetry.group(section.space_group).operations()
-    is_same = np.array_equal(rotations, symmetry.point_group(section.space_group))
-    is_same = is_same and np.array_equal(centring, symmetry.centring(ours))
-    A = lattice.A
-    if not (is_same and is_near_target(unit_cell.cell_of(A), section)):
-        axes = on_target_axes(A, rotations, centring, target_of_section(section))
-        if axes is None and not is_same:
-            why = f"Hall symbol '{lattice.hall}' on no axes of {section.space_group}"
-            return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
-        if axes is not None:
-            A = np.linalg.inv(np.linalg.inv(A).T @ axes).T
-            line = line._replace(axes=_as_indices(axes))
-    cell = unit_cell.cell_of(A)
-    if not is_near_target(cell, section):
-        why = " ".join(f"{x:.2f}" for x in unit_cell.degrees(cell))
-        return line._replace(outcome=AdoptOutcome.OTHER_CELL, why=why)
-    return line._replace(A=A)
-
-
-def _as_indices(axes: np.ndarray) -> str:
-    """Return Miller indices on axes (3, 3), such as `l,k,-h-l`, in those on the axes that they are
-    columns in.
-    """
-    operator = gemmi.Op("h,k,l")
-    operator.rot = (axes * gemmi.Op.DEN).round().astype(int).tolist()
-    return operator.triplet()
+    lattice_on = on_target(lattice.A, gemmi.symops_from_hall(lattice.hall), section)
+    if lattice_on.outcome == AdoptOutcome.OTHER_GROUP:
+        why = f"Hall symbol '{lattice.hall}' on no axes of {section.space_group}"
+        return line._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
+    return line._replace(
+        outcome=lattice_on.outcome,
+        why=lattice_on.why,
+        A=lattice_on.A,
+        axes=as_indices(lattice_on.axes),
+    )
 
 
 def _paired(line: Line, lattice: IndexedLattice, min_indexed: int) -> Line:

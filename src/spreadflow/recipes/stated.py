@@ -51,7 +51,10 @@ def take(shot: StatedShot, identity: dict[str, Any], run: StatedRun) -> tuple[Re
     FileError where columns of ours are none.
     """
     spots = peaks_of(shot.lattices) if shot.spots is None else shot.spots
-    judged = stated_judge.judge(shot.lattices, run.section)
+    judged, lattices = stated_judge.judge(shot.lattices, run.section)
+    is_on_other_axes = any(one.axes for one in judged)  # than columns of ours, if there are any
+    own_spots = {} if is_on_other_axes else shot.own_spots
+    shot = shot._replace(lattices=lattices, own_spots=own_spots)
     if not (np.isfinite(shot.energy_ev) and shot.energy_ev > 0):
         why = "no photon energy is stated"
         result = Result(Outcome.BAD_SPECTRUM, why, spots=spots)

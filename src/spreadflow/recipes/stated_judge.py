@@ -11,8 +11,12 @@ from spreadflow.config import IndexSection
 from spreadflow.errors import AdoptOutcome
 from spreadflow.io.lattices.indexed import IndexedLattice
 from spreadflow.io.lattices.stated import StatedLattice
-from spreadflow.physics import geometry, symmetry, unit_cell
-from spreadflow.recipes.shot import is_near_target, is_new
+from spreadflow.physics import geometry
+from spreadflow.recipes.shot import is_new
+from spreadflow.recipes.target_axes import as_indices, on_target
+
+NEARLY_WHOLE = 1e-6
+"""Difference of an index from a whole number that is rounding alone."""
 
 
 class Judged(NamedTuple):
@@ -28,54 +32,68 @@ class Judged(NamedTuple):
     n_agree: int = 0
     k: int = -1
     """in the product"""
+    axes: str = ""
+    """Miller indices of the run in those of the file, where it is on other axes"""
 
 
-def judge(stated: Sequence[StatedLattice], section: IndexSection) -> list[Judged]:
+def judge(
+    stated: Sequence[StatedLattice], section: IndexSection
+) -> tuple[list[Judged], list[StatedLattice]]:
     """Return what becomes of the lattices of a shot, as far as its pulse and its peaks do not
-    decide it.
+    decide it, and the lattices on the configured axes.
     """
-    judged = [_judge(number, one, section) for number, one in enumerate(stated)]
-    return _without_duplicates(judged, stated, section)
+    ends = [_judge(number, one, section) for number, one in enumerate(stated)]
+    judged = [end for end, _ in ends]
+    lattices = [lattice for _, lattice in ends]
+    return _without_duplicates(judged, lattices, section), lattices
 
 
-def _judge(number: int, stated: StatedLattice, section: IndexSection) -> Judged:
-    """Return what becomes of a lattice as far as neither others nor the pulse decide it."""
+def _judge(
+    number: int, stated: StatedLattice, section: IndexSection
+) -> tuple[Judged, StatedLattice]:
+    """Return what becomes of a lattice as far as neither others nor the pulse decide it, and the
+    lattice on the configured axes where it can be brought there.
+    """
     lattice = stated.lattice
     judged = Judged(AdoptOutcome.ADOPTED, stated.line, number)
     if not np.isfinite(lattice.A).all() or not np.linalg.det(lattice.A) > 0:
         why = "its axes are no right-handed basis"
-        return judged._replace(outcome=AdoptOutcome.UNREADABLE, why=why)
-    if not _has_symmetry(lattice.hall, section.space_group):
-        why = f"Hall symbol '{lattice.hall}'"
-        return judged._replace(outcome=AdoptOutcome.OTHER_GROUP, why=why)
-    cell = unit_cell.cell_of(lattice.A)
-    if not is_near_target(cell, section):
-        why = " ".join(f"{x:.2f}" for x in unit_cell.degrees(cell))
-        return judged._replace(outcome=AdoptOutcome.OTHER_CELL, why=why)
+        return judged._replace(outcome=AdoptOutcome.UNREADABLE, why=why), stated
+    operations = gemmi.symops_from_hall(lattice.hall)
+    is_class_known = len(operations.sym_ops) > 1  # streams are read without their rotations
+    brought = on_target(lattice.A, operations, section, is_class_known=is_class_known)
+    if brought.outcome != AdoptOutcome.ADOPTED:
+        why = brought.why or f"Hall symbol '{lattice.hall}' on no axes of {section.space_group}"
+        return judged._replace(outcome=brought.outcome, why=why), stated
+    if brought.axes is not None:
+        judged = judged._replace(axes=as_indices(brought.axes))
+        stated = _on_axes(stated, brought.A, brought.axes)
+        lattice = stated.lattice
     if not np.isfinite(lattice.wavelength):
         why = "its pulse has no energy"
-        return judged._replace(outcome=AdoptOutcome.LOST_SHOT, why=why)
+        return judged._replace(outcome=AdoptOutcome.LOST_SHOT, why=why), stated
     agree = _agreeing(lattice)
     judged = judged._replace(n_reflections=len(agree), n_agree=int(agree.sum()))
     why = f"{judged.n_agree} of {judged.n_reflections} reflections agree"
     if judged.n_reflections < section.min_indexed:
-        return judged._replace(outcome=AdoptOutcome.NOT_PAIRED, why=why)
+        return judged._replace(outcome=AdoptOutcome.NOT_PAIRED, why=why), stated
     if 2 * judged.n_agree < judged.n_reflections:
-        return judged._replace(outcome=AdoptOutcome.OTHER_INDICES, why=why)
-    return judged
+        return judged._replace(outcome=AdoptOutcome.OTHER_INDICES, why=why), stated
+    return judged, stated
 
 
-def _has_symmetry(hall: str, space_group: str) -> bool:
-    """Whether the group of a Hall symbol has the centring of ours and, where it has any rotations,
-    the Laue class.
+def _on_axes(stated: StatedLattice, A: np.ndarray, axes: np.ndarray) -> StatedLattice:
+    """Return a lattice on other axes (3, 3), without the columns of ours, which are of the stated
+    ones. An index that is no whole one there is not indexed.
     """
-    operations = gemmi.symops_from_hall(hall)
-    ours = symmetry.group(space_group).operations()
-    if not np.array_equal(symmetry.centring(operations), symmetry.centring(ours)):
-        return False
-    is_centring_alone = len(operations.sym_ops) == 1
-    rotations = symmetry.laue_rotations(operations)
-    return is_centring_alone or np.array_equal(rotations, symmetry.point_group(space_group))
+    reflections = stated.lattice.reflections
+    hkl = reflections.hkl @ axes
+    whole = hkl.round().astype(reflections.hkl.dtype)
+    is_whole = (np.abs(hkl - whole) < NEARLY_WHOLE).all(axis=1, keepdims=True)
+    lattice = stated.lattice._replace(
+        A=A, reflections=reflections._replace(hkl=np.where(is_whole, whole, 0))
+    )
+    return stated._replace(lattice=lattice, own={}, own_reflections={})
 
 
 def _agreeing(lattice: IndexedLattice) -> np.ndarray:

@@ -30,6 +30,7 @@ from spreadflow.log import Progress, logger
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.products import Adopt, Reindex
+from spreadflow.recipes import target_axes
 from spreadflow.recipes.pair import Line, judge, unmistakable
 from spreadflow.recipes.shot import is_new
 from spreadflow.stages import blocks as skeleton
@@ -232,8 +233,8 @@ def _tell(log: Logger, section: IndexSection, lines: list[Line]) -> None:
         if images:
             words = "images of %d lines are those of the run of the same %s, such as that of %s"
             log.info(words, len(images), rule.value, images[0])
-    for axes, n in Counter(line.axes for line in adopted if line.axes).items():
-        log.info("%d lattices are brought to %s: indices %s", n, section.space_group, axes)
+    for words in target_axes.in_words((line.axes for line in adopted), section.space_group):
+        log.info("%s", words)
 
 
 def _warn_of_gain(log: Logger, named: list[SpecLine], adu_per_photon: float) -> None:

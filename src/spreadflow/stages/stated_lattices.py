@@ -22,6 +22,7 @@ from spreadflow.io.pieces import Piece
 from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.products import Adopt, Index, Reindex
+from spreadflow.recipes import target_axes
 from spreadflow.recipes.stated import ShotEnd, take
 from spreadflow.recipes.stated_judge import Judged
 from spreadflow.recipes.stated_reflections import StatedRun
@@ -100,6 +101,9 @@ def adopt(
     world.once(lambda: _write(Path(out), section.model_dump(mode="json"), listed, ends))
     for remark in listed.remarks:
         log.info("%s", remark)
+    axes = (one.axes for one in lattices if one.outcome == AdoptOutcome.ADOPTED)
+    for words in target_axes.in_words(axes, section.space_group):
+        log.info("%s", words)
     log.info("%d shots: %s", len(numbers), skeleton.in_words(counts))
     log.info(
         "%d lattices: %s; no images: stages that need pixels leave the run out",

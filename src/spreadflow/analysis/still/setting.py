@@ -51,13 +51,14 @@ def conventional(basis: np.ndarray, target: Target) -> np.ndarray | None:
 
 
 def on_target_axes(
-    A: np.ndarray, rotations: np.ndarray, centring: np.ndarray, target: Target
+    A: np.ndarray, rotations: np.ndarray | None, centring: np.ndarray, target: Target
 ) -> np.ndarray | None:
     """Return the axes of the target in those of another setting of the same lattice: C (3, 3), with
     direct basis of the target = direct basis of A · C and Miller indices hkl · C. None where the
     lattice is not the target's, or has other symmetry on these axes.
 
-    rotations: (g, 3, 3) of its Laue class, centring: (n, 3) its translations, on the axes of A.
+    rotations: (g, 3, 3) of its Laue class, None = not known; centring: (n, 3) its translations, on
+    the axes of A.
     """
     basis = np.linalg.inv(A).T
     any_basis = target._replace(steps=integers(LARGEST_STEP))
@@ -65,6 +66,8 @@ def on_target_axes(
     if axes is None:
         return None
     coefficients = (np.linalg.inv(basis) @ axes * DENOMINATOR).round() / DENOMINATOR
+    if rotations is None:
+        return coefficients
     turned = np.linalg.inv(coefficients) @ rotations @ coefficients
     is_same = np.array_equal(np.unique(turned.round(6) + 0.0, axis=0), target.point_group)
     return coefficients if is_same else None
