@@ -58,6 +58,7 @@ LATTICES = (
         "places by hand; frames by the numbers of their scans",
         (
             "io/test_dials.py::test_hierarchy_is_resolved_to_the_lab",
+            "io/test_hierarchy.py::test_groups_are_read_as_they_were_written",
             "io/test_dials.py::test_detectors_that_are_the_same_are_one",
             "io/test_dials.py::test_stills_of_a_sequence_are_images_by_the_number_of_their_scan",
             "io/test_dials.py::test_what_can_not_be_used_is_one_clear_error",
@@ -105,6 +106,20 @@ LATTICES = (
         "merged without its images",
     ),
     Exchanged(
+        "`.expt`, `.refl` or streams, for the detector alone",
+        "read",
+        "`level0.imported`, `level0.imported.geometry`",
+        "the shift that was planted; `dials.refine` on lattices of lysozyme that DIALS indexed "
+        "(CSPAD, 32 modules)",
+        (
+            "stages/test_level0.py::test_lattices_of_another_program_find_the_same_shift",
+            "stages/test_level0.py::test_the_space_group_is_that_of_the_files",
+            "stages/test_level0_real.py::test_modules_converge_and_fit_better_than_in_the_file",
+            "stages/test_level0_real.py::test_residuals_are_at_most_those_of_dials",
+        ),
+        "spots without a spectrum: one bandwidth for all pulses",
+    ),
+    Exchanged(
         "CrystFEL `.stream`, 2.0 to 2.3",
         "read",
         "`runs.RUN.lattices`",
@@ -130,6 +145,7 @@ LATTICES = (
         (
             "io/test_geom.py::test_pixels_are_where_they_are_by_hand",
             "io/test_geom.py::test_geometry_files_of_crystfel",
+            "io/test_hierarchy.py::test_rigid_groups_of_crystfel_are_levels",
         ),
         "panels of equal shape, no detector_shift; of images: [images.md](images.md)",
     ),
@@ -142,6 +158,7 @@ LATTICES = (
         (
             "stages/test_dials.py::test_dials_shows_and_exports_ours",
             "stages/test_dials.py::test_dials_refines_ours",
+            "io/test_hierarchy.py::test_dials_reads_the_same_groups",
             "io/test_stills.py::test_the_reflections_are_these_bytes",
             "io/test_stills.py::test_the_experiments_are_this_text",
             "stages/test_predict.py::test_dials_reads_it",
