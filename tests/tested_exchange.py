@@ -117,7 +117,7 @@ LATTICES = (
             "stages/test_level0_real.py::test_modules_converge_and_fit_better_than_in_the_file",
             "stages/test_level0_real.py::test_residuals_are_at_most_those_of_dials",
         ),
-        "spots without a spectrum: one bandwidth for all pulses",
+        "pulses have a bandwidth, as stated or configured, and no spectrum",
     ),
     Exchanged(
         "CrystFEL `.stream`, 2.0 to 2.3",
