@@ -404,15 +404,18 @@ def _shared(
     lit = [lattice for lattice in lattices if lattice.grams]
     of_lattices = columns.of_lattices([lattice.grams[r] for lattice in lit], simulator.factors)
     light = np.mean([lattice.photons for lattice in lit], axis=0)
+    numbers = [n * len(lit) / len(lattices) / unknown.share for n in scope.lattices]
     out = []
-    for n in scope.lattices:
-        n_lit = n * len(lit) / len(lattices) / unknown.share
+    for size, alike in itertools.groupby(
+        numbers, lambda number: population.size(of_lattices, crystal, number)
+    ):
         few = population.few_lattices(
-            of_lattices, simulator.factors, crystal, light, n_lit, unknown.kind
+            of_lattices, simulator.factors, crystal, light, size, unknown.kind
         )
+        matrix = population.expansion(few, scope.reference, scope.energies_ev)
         errors = unknown.errors
-        of_share = population.lattice_information(few, scope.reference, scope.energies_ev, errors)
-        out.append(of_share.times(1.0 / unknown.share))
+        of_share = population.lattice_information(few, matrix, list(alike), errors)
+        out += [of_one.times(1.0 / unknown.share) for of_one in of_share]
     return out
 
 
