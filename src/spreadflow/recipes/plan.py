@@ -348,8 +348,10 @@ def _lattice(
     planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]
     is_in_range = [(d >= low) & (d < high) for low, high in ranges]
     grams = gram.grams(model, planes, [chosen[is_chosen] for chosen in is_in_range])
-    unshared = np.mean(~is_chosen) * np.diag(model.restraint().precision)
+    left_out = float(np.mean(~is_chosen))
+    unshared = left_out * np.diag(model.restraint().precision)
     grams = [one._replace(nuisance=one.nuisance - unshared) for one in grams]
+    grams = [gram.of_a_share(one, left_out) for one in grams]
     return _Lattice(n_reflections, grams, photons)
 
 
