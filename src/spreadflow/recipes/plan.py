@@ -348,8 +348,10 @@ def _lattice(
     planes = lattice_fit.planes_and_scale(dark, problem.data, noise)[1]
     is_in_range = [(d >= low) & (d < high) for low, high in ranges]
     grams = gram.grams(model, planes, [chosen[is_chosen] for chosen in is_in_range])
-    unshared = np.mean(~is_chosen) * np.diag(model.restraint().precision)
+    left_out = float(np.mean(~is_chosen))
+    unshared = left_out * np.diag(model.restraint().precision)
     grams = [one._replace(nuisance=one.nuisance - unshared) for one in grams]
+    grams = [gram.of_a_share(one, left_out) for one in grams]
     return _Lattice(n_reflections, grams, photons)
 
 
@@ -404,15 +406,18 @@ def _shared(
     lit = [lattice for lattice in lattices if lattice.grams]
     of_lattices = columns.of_lattices([lattice.grams[r] for lattice in lit], simulator.factors)
     light = np.mean([lattice.photons for lattice in lit], axis=0)
+    numbers = [n * len(lit) / len(lattices) / unknown.share for n in scope.lattices]
     out = []
-    for n in scope.lattices:
-        n_lit = n * len(lit) / len(lattices) / unknown.share
+    for size, alike in itertools.groupby(
+        numbers, lambda number: population.size(of_lattices, crystal, number)
+    ):
         few = population.few_lattices(
-            of_lattices, simulator.factors, crystal, light, n_lit, unknown.kind
+            of_lattices, simulator.factors, crystal, light, size, unknown.kind
         )
+        matrix = population.expansion(few, scope.reference, scope.energies_ev)
         errors = unknown.errors
-        of_share = population.lattice_information(few, scope.reference, scope.energies_ev, errors)
-        out.append(of_share.times(1.0 / unknown.share))
+        of_share = population.lattice_information(few, matrix, list(alike), errors)
+        out += [of_one.times(1.0 / unknown.share) for of_one in of_share]
     return out
 
 

@@ -10,6 +10,7 @@ from spreadflow.analysis.curves import population
 from spreadflow.analysis.curves import rest as rests
 from spreadflow.analysis.curves.columns import Columns
 from spreadflow.analysis.curves.gram import Gram
+from spreadflow.analysis.curves.planning import Information
 from spreadflow.analysis.curves.population import FewLattices
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
@@ -85,7 +86,14 @@ def crystal() -> population.Population:
 
 
 def sample(columns: Columns, n_lattices: float) -> FewLattices:
-    return population.few_lattices(columns, F, crystal(), np.ones(PER_BOX), n_lattices, "complex")
+    size = population.size(columns, crystal(), n_lattices)
+    return population.few_lattices(columns, F, crystal(), np.ones(PER_BOX), size, "complex")
+
+
+def information(few: FewLattices, n_lattices: float, errors: list[float]) -> Information:
+    """What one of so many lattices says, which few stand for."""
+    matrix = population.expansion(few, CURVES, ENERGIES)
+    return population.lattice_information(few, matrix, [n_lattices], errors)[0]
 
 
 def scattered(columns: Columns) -> np.ndarray:
@@ -130,7 +138,7 @@ def test_meetings(n_lattices):
 
     assert n_runs == 96 * N_BOXES
     assert few.rest.n == pytest.approx(in_range.n * 96 / n_lattices, rel=0.02)
-    assert few.weakening == pytest.approx(1.0, rel=0.02)
+    assert n_lattices * few.weakening == pytest.approx(1.0, rel=0.02)
     assert met.mean() == pytest.approx(mean, rel=0.1)
     assert 0.7 * mean < met.var() < 1.5 * mean
     ratio = scattered(few.columns) / np.tile(simulated.intensity, 4)
@@ -145,7 +153,10 @@ def test_few_reflections():
     few = sample(lattices(24), 1e5)
     assert few.rest.n == pytest.approx(8 * N_BOXES, rel=0.05)
     in_range = crystal().n
-    assert few.weakening == pytest.approx(1e5 / 96 * few.rest.n / in_range)
+    assert few.weakening == pytest.approx(few.rest.n / 96 / in_range)
+    simulated = lattices(24)
+    sizes = [population.size(simulated, crystal(), n) for n in (100.0, 1e4, 1e5)]
+    assert sizes[0] != sizes[1] == sizes[2], "such lattices stand for any that are so many"
 
 
 def test_weakening():
@@ -154,10 +165,9 @@ def test_weakening():
     """
     few = sample(lattices(6), 96.0)
     many = few._replace(columns=population._copies(few.columns, 3))
-    weaker = few._replace(weakening=3.0 * few.weakening)
     errors = [0.1, 0.3]
-    of_many = population.lattice_information(many, CURVES, ENERGIES, errors)
-    of_few = population.lattice_information(weaker, CURVES, ENERGIES, errors)
+    of_many = information(many, 96.0, errors)
+    of_few = information(few, 3.0 * 96.0, errors)
     scale = np.abs(of_few.known).max()
     np.testing.assert_allclose(of_many.known, of_few.known, atol=1e-12 * scale)
     for error in errors:
@@ -171,12 +181,30 @@ def test_order():
     """
     few = sample(lattices(24), 100.0)
     errors = [1e-6, 0.1, 0.3, 1.0]
-    said = population.lattice_information(few, CURVES, ENERGIES, errors)
+    said = information(few, 100.0, errors)
     scale = np.abs(said.known).max()
     np.testing.assert_allclose(said.unknown[1e-6], said.known, atol=1e-5 * scale)
     for more, less in pairwise([said.known, *said.unknown.values()]):
         assert np.linalg.eigvalsh(more - less).min() > -1e-6 * scale
     assert shape_variance(said.unknown[1.0]) > 1.01 * shape_variance(said.known)
+
+
+def test_x_is_eliminated_as_by_gradients(monkeypatch):
+    """Priors one after the other, or each by itself."""
+    few = sample(lattices(24), 400.0)
+    matrix = population.expansion(few, CURVES, ENERGIES)
+    numbers = [400.0, 4e3, 4e4]
+    eliminated = population.lattice_information(few, matrix, numbers, [0.1, 0.3])
+    monkeypatch.setattr(population, "MAX_ELIMINATED", 0)
+    by_gradients = population.lattice_information(few, matrix, numbers, [0.1, 0.3])
+    for one, other in zip(eliminated, by_gradients, strict=True):
+        assert list(one.unknown) == list(other.unknown) == [0.1, 0.3]
+        scale = np.abs(one.known).max()
+        for error in one.unknown:
+            off = one.unknown[error] - other.unknown[error]
+            np.testing.assert_allclose(off, 0.0, atol=1e-6 * scale)
+    traces = [np.trace(one.unknown[0.3]) for one in eliminated]
+    assert traces[0] > 1.001 * traces[1] > 1.001 * traces[2]
 
 
 def really(columns: Columns) -> FewLattices:
@@ -186,7 +214,7 @@ def really(columns: Columns) -> FewLattices:
     rest = rests.rest(F, hkl, CELL, GROUP, np.ones(PER_BOX), "complex")
     e = of_grams.scattering(F, F.rows(columns.hkl), columns.channel).direction
     columns = columns.with_rest(e, reflection.ravel(), friedel < 0, rest.freedom)
-    return FewLattices(columns, rest, 1.0)
+    return FewLattices(columns, rest, 1.0 / len(columns.loss))
 
 
 @pytest.mark.stage
@@ -198,7 +226,7 @@ def test_many_lattices():
     costs = []
     for n in (96, 300):
         for of_n in (really(lattices(n)), sample(lattices(24), float(n))):
-            said = population.lattice_information(of_n, CURVES, ENERGIES, [error])
+            said = information(of_n, float(n), [error])
             costs.append(shape_variance(said.unknown[error]) / shape_variance(said.known))
     few, few_foretold, many, many_foretold = np.sqrt(costs)
     assert few_foretold == pytest.approx(few, rel=0.04)

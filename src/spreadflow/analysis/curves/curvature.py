@@ -42,6 +42,14 @@ class Curvature(NamedTuple):
         weighted = self.precision.reshape(-1, *(1,) * (v.ndim - 1)) * v
         return self.add(own) + weighted
 
+    def with_prior(self, prior: Prior) -> "Curvature":
+        """Return the second derivatives with another prior of X."""
+        stronger = prior.precision - self.precision.reshape(-1, 2)
+        return self._replace(
+            blocks=self.blocks + stronger[:, :, None] * np.eye(2),
+            precision=prior.precision.ravel(),
+        )
+
 
 class _Held(NamedTuple):
     """Second derivatives of −ln L of this rank's lattices, what stage 1 refines of these held."""

@@ -157,6 +157,25 @@ def grams(
     ]
 
 
+def of_a_share(whole: Gram, left_out: float) -> Gram:
+    """Return the Gram of shoeboxes that were chosen by lot and stand for all: what it says once the
+    lattice is eliminated is that of all shoeboxes, times the share, but for chance.
+
+    left_out: the share of shoeboxes that were not chosen. What the lattice takes from columns is a
+    sum over pairs of shoeboxes, with the inverse of a sum over shoeboxes: among chosen ones pairs
+    of two count too little against those of one with itself. Of these so much is put back.
+    """
+    if left_out == 0.0:
+        return whole
+    held = np.linalg.inv(whole.nuisance)
+    triangles = []
+    for columns, matrix in whole.matrices():
+        cross = whole.cross[columns]
+        raised = matrix + left_out * cross @ held @ cross.T
+        triangles.append(raised[_triangle(len(raised))])
+    return whole._replace(normal=_concatenated(triangles, (0,)).astype(np.float32))
+
+
 class _Weights(NamedTuple):
     """The inverse of the covariance of the pixels of a shoebox: diag(weight) + together
     togetherᵀ.

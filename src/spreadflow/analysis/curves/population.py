@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 
 from spreadflow.analysis.curves import columns as of_grams
 from spreadflow.analysis.curves import dispersion, objective, refinement
@@ -23,10 +24,10 @@ from spreadflow.analysis.curves.columns import (
     Columns,
     Scattering,
 )
-from spreadflow.analysis.curves.curvature import curvature
+from spreadflow.analysis.curves.curvature import Curvature, curvature
 from spreadflow.analysis.curves.objective import Problem
 from spreadflow.analysis.curves.planning import Information
-from spreadflow.analysis.curves.rest import Rest
+from spreadflow.analysis.curves.rest import Prior, Rest
 from spreadflow.physics import symmetry, unit_cell
 from spreadflow.physics.structure_factors import StructureFactors
 
@@ -49,6 +50,9 @@ NEIGHBOURS = 4.0
 """Reflections, or simulated columns where these are fewer, of like |F|, to either side: to one of
 them a column is handed by lot, so that the numbers of meetings are Poisson's.
 """
+
+MAX_ELIMINATED = 5000
+"""Unknowns of X, at most, that are eliminated: of more, conjugate gradients are faster."""
 
 MOST_SCALED = 2.0
 """Factor, at most, by which F of a reflection is scaled to the |F| of the column handed to it."""
@@ -116,13 +120,38 @@ def _reflections(
     )
 
 
+class Size(NamedTuple):
+    """How many lattices, and reflections, stand for some number of lattices."""
+
+    n_copies: int
+    """of the simulated lattices"""
+    n_reflections: float
+    """of the crystal that they meet"""
+
+
+def size(columns: Columns, crystal: Population, n_lattices: float) -> Size:
+    """Return how many stand for `n_lattices`; columns: of the simulated lattices.
+
+    From some number of lattices on it is the same for all.
+    """
+    n_simulated = len(columns.loss)
+    n_runs = len(_runs(columns, crystal.space_group).first)
+    n_wanted = min(N_LATTICES, int(n_lattices))
+    n_copies = max(1, min(n_wanted // n_simulated, MAX_RUNS // n_runs))
+    met_as_often = crystal.n * n_copies * n_simulated / n_lattices
+    wanted = max(met_as_often, PER_LATTICE * n_runs / n_simulated)
+    return Size(n_copies, min(wanted, crystal.n))
+
+
 class FewLattices(NamedTuple):
     """Lattices that meet reflections as often as some number of lattices would."""
 
     columns: Columns
     rest: Rest
     weakening: float
-    """factor on S of the prior: how much less there is of it for each lattice"""
+    """factor on S of the prior for each lattice that they stand for: how much less there is of it
+    for each of them
+    """
 
 
 def few_lattices(
@@ -130,23 +159,18 @@ def few_lattices(
     factors: StructureFactors,
     crystal: Population,
     light: np.ndarray,
-    n_lattices: float,
+    size: Size,
     unknown: str,
 ) -> FewLattices:
-    """Return lattices that stand for `n_lattices`.
+    """Return lattices that stand for many.
 
     columns: of the simulated lattices, expanded at `factors`; light: (channel,) photons of the mean
     pulse; unknown: what of X is unknown, of `rest.FREEDOM`.
     """
     rng = np.random.default_rng(len(columns.loss))
     runs = _runs(columns, crystal.space_group)
-    n_runs = len(runs.first)
-    n_simulated = len(columns.loss)
-    n_wanted = min(N_LATTICES, int(n_lattices))
-    n_copies = max(1, min(n_wanted // n_simulated, MAX_RUNS // n_runs))
-    n_own = n_copies * n_simulated
-    wanted = max(crystal.n * n_own / n_lattices, PER_LATTICE * n_runs / n_simulated)
-    share = min(wanted / crystal.n, 1.0)
+    n_copies = size.n_copies
+    share = size.n_reflections / crystal.n
     of_runs = _reflections(factors, runs.hkl, crystal.cell, crystal.space_group)
     chosen, number = _handed_out(rng, crystal, of_runs, share, n_copies)
 
@@ -160,7 +184,7 @@ def few_lattices(
     return FewLattices(
         columns=many.with_rest(own.direction, reflection, is_mate, rest.freedom),
         rest=rest,
-        weakening=n_lattices * len(chosen) / (n_own * crystal.n),
+        weakening=len(chosen) / (len(many.loss) * crystal.n),
     )
 
 
@@ -258,17 +282,14 @@ def _copies(columns: Columns, n: int) -> Columns:
     return Columns(**{name: special.get(name, repeated(array)) for name, array in arrays})
 
 
-def lattice_information(
-    lattices: FewLattices, curves: np.ndarray, energies_ev: np.ndarray, errors: Sequence[float]
-) -> Information:
-    """Return what a lattice says about the values of curves, at these (site, 2, channel).
-
-    errors: standard deviations of X about the model's, relative to the r.m.s. |X| of a shell.
+def expansion(lattices: FewLattices, curves: np.ndarray, energies_ev: np.ndarray) -> Curvature:
+    """Return the second derivatives of −ln L by the values of curves and by X of few lattices, at
+    these curves (site, 2, channel) and the model's X, with some prior of X.
     """
-    columns, rest, weakening = lattices
     p = dispersion.free(curves, energies_ev, energies_ev)
+    rest = lattices.rest
     problem = Problem(
-        columns=columns,
+        columns=lattices.columns,
         rest=rest,
         p=p,
         scale=-1,
@@ -278,17 +299,49 @@ def lattice_information(
         scale_sigma=np.inf,
         add=lambda array: array,
     )
-    priors = [rests.prior(rest, weakening * rests.first_variance(rest, error)) for error in errors]
+    prior = rests.prior(rest, rests.first_variance(rest))
     at_model = np.zeros((rest.n, 2))
-    here = objective.point(problem, np.zeros(len(p.names)), at_model, priors[0])
-    matrix = curvature(problem, here, priors[0])
-    n = len(columns.loss)
-    unknown = {}
-    for error, prior in zip(errors, priors, strict=True):
-        stronger = prior.precision - matrix.precision.reshape(-1, 2)
-        matrix = matrix._replace(
-            blocks=matrix.blocks + stronger[:, :, None] * np.eye(2),
-            precision=prior.precision.ravel(),
-        )
-        unknown[error] = refinement.without_x(matrix).information / n
-    return Information(matrix.curves / n, unknown)
+    here = objective.point(problem, np.zeros(len(p.names)), at_model, prior)
+    return curvature(problem, here, prior)
+
+
+def lattice_information(
+    lattices: FewLattices, matrix: Curvature, numbers: Sequence[float], errors: Sequence[float]
+) -> list[Information]:
+    """Return what a lattice says about the values of curves where `lattices` stand for each of some
+    numbers of lattices.
+
+    matrix: their `expansion`; errors: standard deviations of X about the model's, relative to the
+    r.m.s. |X| of a shell.
+    """
+    rest = lattices.rest
+    n = len(lattices.columns.loss)
+    priors = [
+        rests.prior(rest, number * lattices.weakening * rests.first_variance(rest, error))
+        for number in numbers
+        for error in errors
+    ]
+    without_x = (matrix_of_prior / n for matrix_of_prior in _without_x(matrix, priors))
+    return [
+        Information(matrix.curves / n, dict(zip(errors, without_x, strict=False))) for _ in numbers
+    ]
+
+
+def _without_x(matrix: Curvature, priors: Sequence[Prior]) -> Iterator[np.ndarray]:
+    """Yield what pixels say about curves (parameter, parameter), X integrated out, with each prior
+    of X.
+
+    Where there is little of X, it is eliminated, so that what no prior changes is worked out once.
+    """
+    if len(matrix.mixed) > MAX_ELIMINATED:
+        for prior in priors:
+            yield refinement.without_x(matrix.with_prior(prior)).information
+        return
+    cross = matrix.cross.toarray()
+    by_x = matrix.shoeboxes.toarray() - cross.T @ cross
+    for prior in priors:
+        with_prior = by_x.copy()
+        with_prior[np.diag_indices_from(by_x)] += prior.precision.ravel()
+        root = scipy.linalg.cholesky(with_prior.T, lower=True, overwrite_a=True, check_finite=False)
+        rooted = scipy.linalg.solve_triangular(root, matrix.mixed, lower=True, check_finite=False)
+        yield matrix.curves - rooted.T @ rooted
