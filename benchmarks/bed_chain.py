@@ -7,7 +7,7 @@ sets the number of threads, which NumPy and XLA read when they start.
 
 import os
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")
 

@@ -9,7 +9,7 @@ the second is measured. `--before SRC` measures another checkout too, by its own
 
 import os
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 

@@ -8,7 +8,7 @@ and log η. One thread, compiled before.
 
 import os
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 

@@ -9,7 +9,7 @@ over the same image, and is scaled to all of them.
 
 import os
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy and XLA start
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

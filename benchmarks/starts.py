@@ -18,7 +18,7 @@ from pathlib import Path
 import recorded
 from spreadflow.config import OVERLAYS
 from spreadflow.trial import STAGES, Stage
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 BAR_START_S = 1.2
 """Most seconds of a start."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from spreadflow.trial.commands import THREAD_CAPS  # imports neither NumPy nor JAX
+from spreadflow.trial.threads import THREAD_CAPS  # imports neither NumPy nor JAX
 
 # These hold from the import of NumPy and JAX on, and for all processes that tests start. Two
 # workers on two cores have a thread each: with two each they would wait for one another.

@@ -13,7 +13,7 @@ import pytest
 from spreadflow.config import parse, section
 from spreadflow.io import store
 from spreadflow.products import Ladder
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 pytestmark = pytest.mark.chain

@@ -20,7 +20,7 @@ from spreadflow.cli import (
     watch,
 )
 from spreadflow.errors import SpreadflowError
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 NEW_OBJECTS = 50_000
 """Objects made since the last collection of garbage that start the next one. Importing makes some

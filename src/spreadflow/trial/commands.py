@@ -13,9 +13,6 @@ from spreadflow.config import Config, section
 from spreadflow.trial.files import TRIGGERS, Files
 from spreadflow.trial.stages import BY_WORD
 
-THREAD_CAPS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
-"""Variables that say on how many threads a process computes: OpenMP, BLAS, and XLA."""
-
 
 class Resources(Protocol):
     """What Snakemake grants a job."""
