@@ -110,6 +110,8 @@ def sound() -> dict:
         "rmsd_before": {"radial_px": 0.5, "transverse_px": 0.6},
         "rmsd_after": rmsd,
         "chi2_reduced": 0.8,
+        "steps": 12,
+        "is_converged": True,
         "distance_change_mm": 0.03,
         "distance_sigma_mm": 0.005,
         "header_distance_mm": 100.0,
@@ -145,6 +147,7 @@ def test_sound_figures_need_no_words(sound):
     [
         ({"rmsd_after": {"radial_px": 0.6, "transverse_px": 0.2}}, "radial r.m.s.d."),
         ({"rmsd_after": {"radial_px": 0.4, "transverse_px": 0.7}}, "transverse r.m.s.d."),
+        ({"is_converged": False}, "did not come to rest"),
         ({"chi2_reduced": 5.0}, "χ²"),
         ({"chi2_reduced": 0.1}, "χ²"),
         ({"distance_change_mm": 1.17, "distance_sigma_mm": 0.25}, "the distance moved"),

@@ -3,7 +3,7 @@ panels; every crystal is eliminated by its Schur complement.
 
 Global unknowns d are those of `detector_moves`. Local unknowns: those of `centroid_fit`. Each
 lattice adds its reduced normal equations, by the unknowns of the detector and of the groups that
-its spots are on, to one flat array, so that ranks sum little. `geometry_joint` makes the passes.
+its spots are on, to one flat array, so that ranks sum little. `geometry_steps` takes the steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,6 @@ from spreadflow.models import Detector, Spectrum, Spots
 
 Total = Callable[[dict[int, np.ndarray]], np.ndarray]
 """Sum of equally shaped arrays held per block, over all blocks, here and elsewhere."""
-
-MAX_STEPS = 10
-"""Steps of the detector in one pass, at most."""
-
-SMALL_STEP = 0.02
-"""A step below this many σ ends the iteration."""
 
 PARTIALITY_MIN = 0.1
 """Reflections recorded less than this take no part: few domains make them, and their radius follows
@@ -59,17 +53,6 @@ class Member(NamedTuple):
         return int(self.observed.valid.sum())
 
 
-class Eliminated(NamedTuple):
-    """How a lattice follows the detector: δp = start − slope·δd."""
-
-    start: np.ndarray
-    """(m,)"""
-    slope: np.ndarray
-    """(m, column)"""
-    columns: np.ndarray
-    """(column,) numbers of the unknowns in d"""
-
-
 class Counts(NamedTuple):
     """Numbers of a lattice that are summed over all lattices."""
 
@@ -83,6 +66,8 @@ class Counts(NamedTuple):
     """sum of the weights, of both residuals of each spot"""
     bend: float
     """by how much the curvature of the loss falls short of the sum of the weights"""
+    loss: float
+    """negative log likelihood, with the restraints of the lattice"""
 
 
 class Solution(NamedTuple):
@@ -194,34 +179,26 @@ def sums_of(flat: np.ndarray, n_unknowns: int) -> Sums:
     )
 
 
-def partials(position: Position, members: Sequence[Member]) -> tuple[np.ndarray, list[Eliminated]]:
-    """Return reduced normal equations of some lattices.
-
-    Returns a flat float64 array as of `Sums`, to be summed over all lattices and handed to `solve`,
-    and what `back` needs. A lattice without valid spots, or whose numbers are not finite, adds
-    nothing and stays where it is.
+def partials(position: Position, members: Sequence[Member]) -> np.ndarray:
+    """Return the reduced normal equations of some lattices: a flat float64 array as of `Sums`, to
+    be summed over all lattices and handed to `solve`. A lattice without valid spots, or whose
+    numbers are not finite, adds nothing.
     """
     n_unknowns = len(position.d)
     flat = np.zeros(n_sums(n_unknowns))
     total = sums_of(flat, n_unknowns)
-    eliminated = []
     for member in members:
         reduced = _reduced(position, member)
         if reduced is None:
-            stays = np.zeros(len(member.p))
-            columns = np.arange(0)
-            eliminated.append(Eliminated(stays, np.zeros((len(stays), 0)), columns))
             continue
-        part, local = reduced
-        columns = local.columns
+        part, columns = reduced
         square = np.ix_(columns, columns)
         total.information[square] += part.information
         total.of_lattices[square] += part.of_lattices
         total.of_spots[square] += part.of_spots
         total.gradient[columns] += part.gradient
         total.counts[:] += part.counts
-        eliminated.append(local)
-    return flat, eliminated
+    return flat
 
 
 class _NormalEquations(NamedTuple):
@@ -240,10 +217,10 @@ class _NormalEquations(NamedTuple):
     """(column,)"""
 
 
-def _reduced(position: Position, member: Member) -> tuple[Sums, Eliminated] | None:
+def _reduced(position: Position, member: Member) -> tuple[Sums, np.ndarray] | None:
     """Return s = H_dd − H_dl H_ll⁻¹ H_ld and g = g_d − H_dl H_ll⁻¹ g_l of a lattice, with the outer
-    products of g and of what its spots add to it, by the columns it depends on; and how the lattice
-    follows the detector. None for one without valid spots, or whose numbers are not finite.
+    products of g and of what its spots add to it, by the columns it depends on; and the numbers of
+    these in d. None for one without valid spots, or whose numbers are not finite.
     """
     if member.n_valid == 0:
         return None
@@ -265,7 +242,7 @@ def _reduced(position: Position, member: Member) -> tuple[Sums, Eliminated] | No
     )
     if not all(np.isfinite(array).all() for array in part):
         return None
-    return part, Eliminated(-without_lattice.own[:, 0], slope, columns)
+    return part, columns
 
 
 def _normal_equations(position: Position, member: Member) -> _NormalEquations:
@@ -273,7 +250,8 @@ def _normal_equations(position: Position, member: Member) -> _NormalEquations:
     observed = member.observed
     offset, by_p, by_d, columns = linearized(position, member)
     z2 = (offset**2 / observed.variance).sum(axis=1)
-    weight = centroid_fit.student(z2)[1] * observed.valid
+    loss, weight = centroid_fit.student(z2)
+    weight = weight * observed.valid
 
     jacobian = np.concatenate([by_d, by_p], axis=2)
     n_all = jacobian.shape[2]
@@ -286,15 +264,43 @@ def _normal_equations(position: Position, member: Member) -> _NormalEquations:
     ln_eta = np.log(refinement.ETA_PRIOR_RAD)
     centre, precision = centroid_fit.prior(member.model.frame, ln_eta, refinement.ETA_PRIOR_LOG)
     H[n:, n:] += np.diag(precision)
-    g[n:] += precision * (member.p - centre)
+    away = member.p - centre
+    g[n:] += precision * away
     counts = Counts(
         squares=weight @ z2,
         freedom=2.0 * member.n_valid - len(member.p),
         lattices=1.0,
         weight=2.0 * weight.sum(),
         bend=centroid_fit.bend(z2) @ observed.valid,
+        loss=loss @ observed.valid + 0.5 * precision @ away**2,
     )
     return _NormalEquations(H, g, of_spots, counts, columns)
+
+
+class Equations(NamedTuple):
+    """Normal equations of the unknowns that are refined, the coordinates along `Moves.basis`."""
+
+    of_data: np.ndarray
+    """(free, free)"""
+    of_restraint: np.ndarray
+    """(free, free)"""
+    gradient: np.ndarray
+    """(free,) of the loss, restraints included"""
+    loss: float
+    """likewise"""
+
+
+def equations(total: np.ndarray, moves: Moves, d: np.ndarray) -> Equations:
+    """Return the normal equations at d (unknown,), of partials summed over all lattices."""
+    basis = moves.basis
+    sums = sums_of(total, len(d))
+    counts = Counts(*sums.counts)
+    return Equations(
+        of_data=basis.T @ sums.information @ basis,
+        of_restraint=basis.T @ (moves.precision[:, None] * basis),
+        gradient=basis.T @ (sums.gradient + moves.precision * d),
+        loss=float(counts.loss + 0.5 * moves.precision @ d**2),
+    )
 
 
 def solve(total: np.ndarray, moves: Moves, d: np.ndarray) -> Solution:
@@ -304,9 +310,7 @@ def solve(total: np.ndarray, moves: Moves, d: np.ndarray) -> Solution:
     basis = moves.basis
     sums = sums_of(total, len(d))
     counts = Counts(*sums.counts)
-    of_data = basis.T @ sums.information @ basis
-    of_restraint = basis.T @ (moves.precision[:, None] * basis)
-    gradient = basis.T @ (sums.gradient + moves.precision * d)
+    of_data, of_restraint, gradient, _ = equations(total, moves, d)
     step = -np.linalg.inv(of_data + of_restraint) @ gradient
 
     curvature = 1.0 - counts.bend / counts.weight
@@ -334,45 +338,6 @@ def _larger(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     of_both = np.sqrt(np.diag(both))
     factor = sigma / np.where(of_both > 0, of_both, 1.0)
     return both * np.outer(factor, factor)
-
-
-def back(
-    members: Sequence[Member], eliminated: Sequence[Eliminated], step: np.ndarray
-) -> list[Member]:
-    """Return the lattices after the detector's step."""
-    return [
-        member._replace(p=member.p + local.start - local.slope @ step[local.columns])
-        for member, local in zip(members, eliminated, strict=True)
-    ]
-
-
-def iterate(
-    position: Position, members: dict[int, list[Member]], total: Total
-) -> tuple[Position, dict[int, list[Member]], Solution, int]:
-    """Take Gauss-Newton steps of detector and lattices until the detector stands still.
-
-    members: block → lattices. Returns where the detector is, the lattices, the last step's solution
-    and the number of steps.
-    """
-    n_steps = 0
-    while n_steps < MAX_STEPS:
-        n_steps += 1
-        sums = {}
-        eliminated = {}
-        for block, in_block in members.items():
-            sums[block], eliminated[block] = partials(position, in_block)
-        solution = solve(total(sums), position.moves, position.d)
-        members = {
-            block: back(in_block, eliminated[block], solution.step)
-            for block, in_block in members.items()
-        }
-
-        d = position.d + solution.step
-        position = detector_moves.position(position.file, position.moves, d)
-        sigma = np.sqrt(np.diag(solution.covariance))
-        if np.all(np.abs(solution.step) <= SMALL_STEP * sigma):
-            break
-    return position, members, solution, n_steps
 
 
 def normalized(position: Position, member: Member) -> np.ndarray:

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis import detector_moves, geometry_fit, geometry_outliers
+from spreadflow.analysis import (
+    detector_moves,
+    geometry_fit,
+    geometry_outliers,
+    geometry_steps,
+)
 from spreadflow.analysis.detector_moves import N_BODY, N_OWN, NAMES, Moves, Position
 from spreadflow.analysis.geometry_fit import Member, Total
 from spreadflow.analysis.geometry_outliers import Cut, Evidence
@@ -117,6 +122,7 @@ class Joint:
         self.fewest = fewest
         self.position = detector_moves.position(detector, moves, np.zeros(len(moves.basis)))
         self.steps = 0
+        self.is_converged = False
         self.n_used = 0
         self.n_outliers = 0
         self.left_out: list[LeftOut] = []
@@ -187,11 +193,12 @@ class Joint:
 
     def _iterate(self, members: dict[int, list[Member]]) -> dict[int, list[Member]]:
         """Refine detector and lattices, and return the latter."""
-        self.position, members, self.solution, n_steps = geometry_fit.iterate(
-            self.position, members, self.total
-        )
-        self.steps += n_steps
-        return members
+        rest = geometry_steps.refine(self.position, members, self.total)
+        self.position = rest.position
+        self.solution = rest.solution
+        self.is_converged = rest.is_converged
+        self.steps += rest.n_steps
+        return rest.members
 
     def _judge(self, members: dict[int, list[Member]], probability: float) -> None:
         """Leave out the lattices that are unlike the others. members: with valid spots, but for
@@ -347,6 +354,7 @@ class Joint:
             "n_outliers": self.n_outliers,
             "chi2_reduced": self.solution.chi2 / max(self.solution.freedom, 1),
             "steps": self.steps,
+            "is_converged": self.is_converged,
             "rmsd_before": self._rmsd(before.sum(axis=0)),
             "rmsd_after": self._rmsd(after.sum(axis=0)),
             "panel_share": self._panel_share(),

@@ -55,10 +55,24 @@ def warnings_of(
     target: cell of `index`, Å and degrees; None where lattices are imported. groups: what was asked
     for.
     """
-    warnings = [*_of_residuals(figures), *_of_lengths(figures)]
+    warnings = [*_of_rest(figures), *_of_residuals(figures), *_of_lengths(figures)]
     if target is not None:
         warnings += cell_checks.target_warnings(figures["cell"], target, "index.cell")
     return [*warnings, *_of_outliers(figures), *_of_groups(figures, groups)]
+
+
+def _of_rest(figures: dict[str, Any]) -> list[StageWarning]:
+    """Return a warning of a refinement that did not come to rest."""
+    if figures["is_converged"]:
+        return []
+    return [
+        StageWarning(
+            "the detector did not come to rest; steps of all passes",
+            figures["steps"],
+            "fewer",
+            "Refine less of it (level0.refine, level0.rigid_groups), or from more lattices.",
+        )
+    ]
 
 
 def _of_groups(figures: dict[str, Any], section: RigidGroupsSection) -> list[StageWarning]:
