@@ -30,6 +30,7 @@ PARTS = {
         "docs/files",
         "docs/images",
         "docs/summaries",
+        "docs/faults",
         "docs/diffbragg",
         "profiles/README",
         "containers/README",
