@@ -15,8 +15,8 @@ from spreadflow.physics.compiling import compiled, inlined
 ROOM = 256
 """Stretches that there is room for at first."""
 
-TILE = 16
-"""Pixels that are turned from images into lines together: a line of the processor's cache."""
+TILE = 32
+"""Pixels that are turned from images into lines together: two lines of the processor's cache."""
 
 
 class Held(NamedTuple):
@@ -49,9 +49,9 @@ class Levels(NamedTuple):
     """(stretch, 3) int64, as of `partners`; places in a line in place of rows"""
     bounds: np.ndarray
     """(lag + 1,) int64 first stretch of each lag"""
-    doubled: np.ndarray
-    """(frame,) int64 places in a line of the frames that are averaged with the next one"""
-    first_doubled: np.ndarray
+    pieces: np.ndarray
+    """(piece, 2) int64 of a line whose frames are averaged two and two: first place, and means"""
+    first_piece: np.ndarray
     """(level + 1,) int64 first of these of each level"""
 
 
@@ -141,6 +141,18 @@ def _sums_over(line, stretches, first, end):
     return products, earlier, later
 
 
+@inlined
+def _clean(values, not_zero, saturated, cleaned, is_bad):
+    """Set the values of some pixels in a shot as they are correlated, and mark those that are bad.
+    See `store`.
+    """
+    for p in range(len(values)):
+        value = values[p]
+        is_number = np.isfinite(value)
+        is_bad[p] |= np.int8(not is_number or value >= saturated)
+        cleaned[p] = value if is_number and value > not_zero else not_zero
+
+
 @compiled
 def store(images, rows, not_zero, saturated, lines, is_bad):
     """Store images as lines of pixels. images: (shot, pixel) float32. rows: (shot,) int64 row of
@@ -150,19 +162,17 @@ def store(images, rows, not_zero, saturated, lines, is_bad):
     at least `saturated`, or no finite number; the latter becomes `not_zero`, too.
     """
     n_pixels = images.shape[1]
+    cleaned = np.empty(TILE, np.float32)
     for first in range(0, n_pixels, TILE):
-        end = min(first + TILE, n_pixels)
+        n = min(TILE, n_pixels - first)
+        own = is_bad[first : first + n]
         for shot in range(len(rows)):
             row = rows[shot]
             if row < 0:
                 continue
-            for p in range(first, end):
-                value = images[shot, p]
-                if not np.isfinite(value) or value >= saturated:
-                    is_bad[p] = 1
-                if not np.isfinite(value) or value < not_zero:
-                    value = not_zero
-                lines[p, row] = value
+            _clean(images[shot, first : first + n], not_zero, saturated, cleaned[:n], own)
+            for p in range(n):
+                lines[first + p, row] = cleaned[p]
 
 
 @compiled
@@ -184,9 +194,26 @@ def add(lines, stretches, bounds, sign, sums):
 
 
 @inlined
-def _pass_levels(line, levels, kept, sums):
-    """Take the line of a pixel through all levels. line: of the first one; is overwritten. kept:
-    (level, frame) of earlier blocks, and for the next one. sums: (lag, 3).
+def _average(line, pieces, averaged):
+    """Set the means of neighbouring frames, two and two. pieces: (piece, 2) int64 first place in
+    the line and number of means.
+    """
+    n = 0
+    for piece in range(len(pieces)):
+        first = pieces[piece, 0]
+        n_means = pieces[piece, 1]
+        frames = line[first : first + 2 * n_means]
+        means = averaged[n : n + n_means]
+        for i in range(n_means):
+            means[i] = 0.5 * (frames[2 * i] + frames[2 * i + 1])
+        n += n_means
+
+
+@inlined
+def _pass_levels(line, other, levels, kept, sums):
+    """Take the line of a pixel through all levels. line: of the first one; other: of equal length;
+    both are overwritten. kept: (level, frame) of earlier blocks, and for the next one. sums: (lag,
+    3).
     """
     for level in range(len(levels.n_kept)):
         for lag in range(levels.first_lag[level], levels.first_lag[level + 1]):
@@ -201,20 +228,13 @@ def _pass_levels(line, levels, kept, sums):
         start = levels.n_line[level] - n_next
         for i in range(n_next):
             kept[level, i] = line[start + i]
-        if level + 1 == len(levels.n_kept):
-            break
-        # The mean of two frames is written where frames were read already, and then moved behind
-        # those that the next level has kept.
-        first = levels.first_doubled[level]
-        n_doubled = levels.first_doubled[level + 1] - first
-        for i in range(n_doubled):
-            place = levels.doubled[first + i]
-            line[i] = 0.5 * (line[place] + line[place + 1])
-        n_before = levels.n_kept[level + 1]
-        for i in range(n_doubled - 1, -1, -1):
-            line[n_before + i] = line[i]
-        for i in range(n_before):
-            line[i] = kept[level + 1, i]
+        if level + 1 < len(levels.n_kept):
+            n_before = levels.n_kept[level + 1]
+            for i in range(n_before):
+                other[i] = kept[level + 1, i]
+            pieces = levels.pieces[levels.first_piece[level] : levels.first_piece[level + 1]]
+            _average(line, pieces, other[n_before:])
+            line, other = other, line
 
 
 @compiled
@@ -228,19 +248,17 @@ def multi_tau(images, order, limits, levels, kept, is_bad, sums):
     n_before = levels.n_kept[0]
     longest = n_before + len(order) + kept.shape[2]
     lines = np.empty((TILE, longest), np.float64)
+    other = np.empty(longest, np.float64)
+    cleaned = np.empty(TILE, np.float32)
     for first in range(0, n_pixels, TILE):
-        end = min(first + TILE, n_pixels)
+        n = min(TILE, n_pixels - first)
+        own = is_bad[first : first + n]
         for i in range(len(order)):
             shot = order[i]
-            for p in range(first, end):
-                value = images[shot, p]
-                if not np.isfinite(value) or value >= saturated:
-                    is_bad[p] = 1
-                if not np.isfinite(value) or value < not_zero:
-                    value = not_zero
-                lines[p - first, n_before + i] = value
-        for p in range(first, end):
-            line = lines[p - first]
+            _clean(images[shot, first : first + n], not_zero, saturated, cleaned[:n], own)
+            for p in range(n):
+                lines[p, n_before + i] = cleaned[p]
+        for p in range(n):
             for i in range(n_before):
-                line[i] = kept[p, 0, i]
-            _pass_levels(line, levels, kept[p], sums[p])
+                lines[p, i] = kept[first + p, 0, i]
+            _pass_levels(lines[p], other, levels, kept[first + p], sums[first + p])

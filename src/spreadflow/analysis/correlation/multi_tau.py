@@ -22,6 +22,15 @@ def lags_of(level: int, n_lags: int) -> np.ndarray:
     return np.arange(1 if level == 0 else n_lags // 2 + 1, n_lags + 1)
 
 
+def _pieces(places: np.ndarray) -> np.ndarray:
+    """Return frames that are averaged with the next one as pieces of a line: (piece, 2) int64 first
+    place and number of means. places: of these frames, ascending.
+    """
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 2) if len(places) else places
+    n_means = np.diff(np.append(starts, len(places)))
+    return np.stack([places[starts], n_means], axis=1)
+
+
 class MultiTau:
     """A calculator whose memory does not grow with the delays. n_lags: of the first level, even; the
     others have half as many. Shots of a block may come in any order; those that are not newer than
@@ -75,10 +84,10 @@ class MultiTau:
         """Return how frames at new, ascending times pass through the levels; keep the times of the
         frames that the next block begins with.
         """
-        columns: dict[str, list] = {name: [] for name in ("kept", "line", "next", "n_doubled")}
+        columns: dict[str, list] = {name: [] for name in ("kept", "line", "next", "pieces")}
         stretches = []
         numbers = []
-        doubled = []
+        pieces = []
         for level in range(self.n_levels):
             kept = self._kept_times[level]
             line = np.concatenate([kept, times])
@@ -91,11 +100,11 @@ class MultiTau:
             places = np.flatnonzero(is_left)
             places = places[places + 1 >= len(kept)]
             self._kept_times[level] = line[line > line[-1] - self.n_lags] if len(line) else line
-            doubled.append(places)
+            pieces.append(_pieces(places))
             columns["kept"].append(len(kept))
             columns["line"].append(len(line))
             columns["next"].append(len(self._kept_times[level]))
-            columns["n_doubled"].append(len(places))
+            columns["pieces"].append(len(pieces[-1]))
             times = line[places] >> 1
         return Levels(
             n_kept=np.array(columns["kept"]),
@@ -104,8 +113,8 @@ class MultiTau:
             first_lag=self._first_lag,
             stretches=np.concatenate(stretches),
             bounds=np.cumsum([0, *np.concatenate(numbers)]),
-            doubled=np.concatenate(doubled),
-            first_doubled=np.cumsum([0, *columns["n_doubled"]]),
+            pieces=np.concatenate(pieces),
+            first_piece=np.cumsum([0, *columns["pieces"]]),
         )
 
     def _partners(self, line: np.ndarray, n_kept: int, level: int) -> tuple[np.ndarray, ...]:
