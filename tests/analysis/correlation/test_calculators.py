@@ -40,11 +40,11 @@ def shot_by_shot(kind: str, times, images, n_shots: int):
                     g2[i] += sign * value * held[other]
 
     for time, image in zip(times.tolist(), images, strict=True):
-        if len(held) == n_shots and time <= min(held):
-            n_late += 1
-            continue
         if time in held:
             n_duplicates += 1
+            continue
+        if len(held) == n_shots and time <= min(held):
+            n_late += 1
             continue
         if len(held) == n_shots:
             oldest = min(held)

@@ -69,6 +69,21 @@ class History:
         """The times of the shots that are held, ascending."""
         return np.array(sorted(self._row_of_time), np.int64)
 
+    def row_of(self, time: int) -> int | None:
+        """Return the row of a shot that is held, else None."""
+        return self._row_of_time.get(time)
+
+    def fate(self, time: int) -> tuple[bool, int | None]:
+        """Return whether a shot of this time would be stored, and the time of the shot that it would
+        remove.
+        """
+        if len(self._row_of_time) < self.n_shots:
+            return time not in self._row_of_time, None
+        oldest = self._oldest_first[0]
+        if time <= oldest or time in self._row_of_time:
+            return False, None
+        return True, oldest
+
     def insert(self, times: np.ndarray) -> np.ndarray:
         """Take in up to `n_arriving` shots. Return the (shot,) int64 row of each; −1 = dropped."""
         self._free.extend(self._removed)
@@ -80,20 +95,18 @@ class History:
         """Take in one shot. Return its row, or −1."""
         counts = self.counts
         number = counts.n_shots
-        is_full = len(self._row_of_time) == self.n_shots
-        is_late = is_full and time <= self._oldest_first[0]
-        is_duplicate = not is_late and time in self._row_of_time
+        is_stored, oldest = self.fate(time)
+        is_duplicate = not is_stored and time in self._row_of_time
         is_disordered = self._newest is not None and time < self._newest
-        is_stored = not (is_late or is_duplicate)
         self.counts = Counts(
             n_shots=number + 1,
             n_duplicates=counts.n_duplicates + is_duplicate,
-            n_late=counts.n_late + is_late,
+            n_late=counts.n_late + (not is_stored and not is_duplicate),
             n_disordered=counts.n_disordered + (is_stored and is_disordered),
         )
         if not is_stored:
             return -1
-        if is_full:
+        if oldest is not None:
             removed = self._row_of_time.pop(heapq.heappop(self._oldest_first))
             self._removal[removed] = number
             self._removed.append(removed)

@@ -22,6 +22,11 @@ def lags_of(level: int, n_lags: int) -> np.ndarray:
     return np.arange(1 if level == 0 else n_lags // 2 + 1, n_lags + 1)
 
 
+def delays_of(n_levels: int, n_lags: int) -> np.ndarray:
+    """Return the delays of all levels, ascending, in units of the shot id."""
+    return np.concatenate([lags_of(level, n_lags) << level for level in range(n_levels)])
+
+
 def _pieces(places: np.ndarray) -> np.ndarray:
     """Return frames that are averaged with the next one as pieces of a line: (piece, 2) int64 first
     place and number of means. places: of these frames, ascending.
@@ -44,7 +49,7 @@ class MultiTau:
         self.counts = Counts(0, 0, 0, 0)
         lags = [lags_of(level, n_lags) for level in range(n_levels)]
         self._first_lag = np.cumsum([0, *map(len, lags)])
-        self.delays = np.concatenate([lag << level for level, lag in enumerate(lags)])
+        self.delays = delays_of(n_levels, n_lags)
         self._n_partners = np.zeros(len(self.delays), np.int64)
         self._sums = np.zeros((n_pixels, len(self.delays), 3))
         self._kept = np.zeros((n_pixels, n_levels, n_lags))
