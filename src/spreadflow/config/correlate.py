@@ -59,7 +59,8 @@ class CorrelateSection(Section):
     files: list[str] = []
     """image files or HDF5 files of shots, in order; patterns are sorted"""
     dataset: str | None = None
-    """path of the images in HDF5 files; null = files of a format that `spreadflow validate` knows"""
+    """path of the images in HDF5 files; null = files of a format that `spreadflow validate` knows
+    """
     shot_ids: str | None = None
     """path of whole numbers in each file, the times of its shots; null = shots are counted"""
     simulated: SpeckleSection | None = None

@@ -1,8 +1,8 @@
 """The configuration of `correlate`: the section in YAML, or a Python file of ParCorAna.
 
-Such a file defines two dictionaries, `system_params` and `user_params`. Keys of psana-1 are accepted
-and say nothing where there is no psana: `dataset` is then a file or a pattern of files, and `src` the
-path of the images in HDF5 files, empty for image files of a format that is known.
+Such a file defines two dictionaries, `system_params` and `user_params`. Keys of psana-1 are
+accepted and say nothing where there is no psana: `dataset` is then a file or a pattern of files,
+and `src` the path of the images in HDF5 files, empty for image files of a format that is known.
 """
 
 import runpy

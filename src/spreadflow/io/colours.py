@@ -35,8 +35,8 @@ def read_pixels(
     colours: Path | None,
     fine_colours: Path | None,
 ) -> Pixels:
-    """Return the pixels of a mask that have a colour. None = all pixels; one colour; fine colours as
-    colours. Raises FileError.
+    """Return the pixels of a mask that have a colour. None = all pixels; one colour; fine colours
+    as colours. Raises FileError.
     """
     is_used = np.ones(shape, bool) if mask is None else _mask(mask, shape)
     coarse = np.ones(shape, np.int32) if colours is None else _colours(colours, shape)
@@ -77,7 +77,7 @@ def _colours(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _whole_numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the array of a file. Raises FileError where it is not of whole numbers and this shape."""
+    """Return whole numbers of this shape from a file. Raises FileError where it has others."""
     try:
         numbers = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

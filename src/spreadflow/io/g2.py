@@ -7,7 +7,7 @@ published stays readable whatever happens to the ranks.
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ import h5py
 import numpy as np
 
 from spreadflow import __version__
-from spreadflow.analysis.correlation.curves import Curve
-from spreadflow.analysis.correlation.sums import Sums
 from spreadflow.errors import FileError
 from spreadflow.io.colours import Pixels
 
@@ -110,67 +108,44 @@ def write_parameters(
 
 
 def write_update(
-    group: h5py.Group, last_shot_id: int, sums: Sums, curves: Sequence[Curve], pixels: Pixels
+    group: h5py.Group,
+    last_shot_id: int,
+    columns: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    pixels: Pixels,
 ) -> bool:
-    """Write the results of an update; whether there were none of the same shot before. Arrays in
-    the shape of the detector are means over partners, 0 elsewhere; `sums` are not divided.
+    """Write the results of an update; whether there were none of the same shot before.
+
+    columns: written as they are; `delays` and `delay_counts`, (delay,), are among them. arrays:
+    (delay, pixel) sums over partners. They are kept as `sums`, and divided by their number in the
+    shape of an image, 0 where a pixel is not correlated.
     """
     name = f"G2_results_at_{last_shot_id:06d}"
     if name in group:
         return False
     update = group.create_group(name)
-    update["delays"] = sums.delays
-    update["delay_counts"] = sums.counts
-    update["is_bad"] = sums.is_bad
-    has_partners = sums.counts > 0
-    for curve in curves:
-        for suffix, values in (("", curve.g2), ("_sigma", curve.sigma)):
-            column = np.zeros(len(sums.delays))
-            column[has_partners] = values
-            update[f"delay_curve{suffix}_color_{curve.colour}"] = column
-    n = np.maximum(sums.counts, 1)
-    for array, values in (("G2", sums.g2), ("IF", sums.future), ("IP", sums.past)):
-        update[f"sums/{array}"] = values
-        for i, delay in enumerate(sums.delays):
+    for column, values in columns.items():
+        update[column] = values
+    n = np.maximum(columns["delay_counts"], 1)
+    for array, sums in arrays.items():
+        update[f"sums/{array}"] = sums
+        for i, delay in enumerate(columns["delays"]):
             image = np.zeros(pixels.shape, np.float32)
-            image.ravel()[pixels.places] = values[i] / n[i]
+            image.ravel()[pixels.places] = sums[i] / n[i]
             update[f"{array}/delay_{delay:06d}"] = image
     return True
 
 
-def read_sums(path: Path, name: str | None = None) -> Sums:
-    """Return the sums of an update of a file. name: of its group; None = the last. Raises FileError."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            update = file["user"][name or max(file["user"], key=_shot_of)]
-            return Sums(
-                delays=update["delays"][()],
-                counts=update["delay_counts"][()],
-                g2=update["sums/G2"][()],
-                past=update["sums/IP"][()],
-                future=update["sums/IF"][()],
-                is_bad=update["is_bad"][()],
-            )
-    except (OSError, KeyError, ValueError) as error:
-        expected = "an output of `spreadflow correlate` with an update"
-        raise FileError(path, expected, error, "Correlate again.") from None
-
-
-def _shot_of(name: str) -> int:
-    """Return the shot id in the name of an update."""
-    return int(name.rpartition("_")[2])
-
-
 def differences(first: Path, second: Path, largest: float) -> tuple[float, list[str]]:
     """Return the largest relative difference between numbers of two files, and a line for each
-    dataset that only one has, or that differs by more than `largest`. What is no number in one alone
-    differs; what stands for how the results were formed is not compared. Raises FileError.
+    dataset that only one has, or that differs by more than `largest`. What is no number in one
+    alone differs; what stands for how the results were formed is not compared. Raises FileError.
     """
-    mine, theirs = (_datasets(path) for path in (first, second))
-    lines = [f"{path}: only in one of them" for path in sorted(mine.keys() ^ theirs.keys())]
+    a, b = (_datasets(path) for path in (first, second))
+    lines = [f"{path}: only in one of them" for path in sorted(a.keys() ^ b.keys())]
     worst = 0.0
-    for path in sorted(mine.keys() & theirs.keys()):
-        difference = _difference(mine[path], theirs[path])
+    for path in sorted(a.keys() & b.keys()):
+        difference = _difference(a[path], b[path])
         worst = max(worst, difference)
         if difference > largest:
             lines.append(f"{path}: differs by {difference:.3g}, relative")
@@ -194,14 +169,14 @@ def _datasets(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _difference(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the largest relative difference of two arrays; infinity where they can't be compared."""
-    if mine.shape != theirs.shape or mine.dtype.kind not in "iufb":
-        are_equal = mine.shape == theirs.shape and bool(np.all(mine == theirs))
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest relative difference; infinity where they can't be compared."""
+    if first.shape != second.shape or first.dtype.kind not in "iufb":
+        are_equal = first.shape == second.shape and bool(np.all(first == second))
         return 0.0 if are_equal else np.inf
-    mine, theirs = mine.astype(np.float64), theirs.astype(np.float64)
-    if np.any(np.isfinite(mine) != np.isfinite(theirs)):
+    is_number = np.isfinite(first)
+    if np.any(is_number != np.isfinite(second)):
         return np.inf
-    both = np.isfinite(mine)
-    size = np.maximum(np.maximum(np.abs(mine[both]), np.abs(theirs[both])), TINY)
-    return float(np.max(np.abs(mine[both] - theirs[both]) / size, initial=0.0))
+    a, b = (values[is_number].astype(np.float64) for values in (first, second))
+    size = np.maximum(np.maximum(np.abs(a), np.abs(b)), TINY)
+    return float(np.max(np.abs(a - b) / size, initial=0.0))

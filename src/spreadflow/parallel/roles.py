@@ -1,9 +1,9 @@
-"""Ranks with different work: readers send pixels to workers, a master says whose turn it is, a viewer
-publishes what the workers have.
+"""Ranks with different work: readers send pixels to workers, a master says whose turn it is, a
+viewer publishes what the workers have.
 
 A block of shots crosses the network once, in one collective of its reader and all workers, of which
-each owns some of the pixels. Readers read ahead by a block. The viewer receives in its main thread and
-publishes in another: it holds up nobody until two results wait to be published. Without MPI one
+each owns some of the pixels. Readers read ahead by a block. The viewer receives in its main thread
+and publishes in another: it holds up nobody until two results wait to be published. Without MPI one
 process has all roles, and does the same in the same order.
 """
 
@@ -130,8 +130,8 @@ class Assignment(NamedTuple):
 
 
 def assign(hosts: Sequence[str], n_readers: int, reader_hosts: Sequence[str] = ()) -> Assignment:
-    """Return who does what. hosts: of each rank. Readers are taken from one host after the other, so
-    that no network card serves all of them; the first rank is kept for the viewer.
+    """Return who does what. hosts: of each rank. Readers are taken from one host after the other,
+    so that no network card serves all of them; the first rank is kept for the viewer.
 
     reader_hosts: the only hosts that readers may be at; () = any. Raises RanksError where there are
     too few ranks.
@@ -229,9 +229,9 @@ class _Lines:
         comm = world.communicator
         self.all = comm
         self.assignment = assignment
-        self.orders = self._of(comm, (assignment.master, *assignment.workers))
+        self.orders = self._among(comm, (assignment.master, *assignment.workers))
         """the master and the workers"""
-        self.data = [self._of(comm, (reader, *assignment.workers)) for reader in assignment.readers]
+        self.data = [self._among(comm, (reader, *assignment.workers)) for reader in assignment.readers]
         """each reader and the workers"""
         self.number = (
             assignment.readers.index(world.rank) if world.rank in assignment.readers else -1
@@ -239,7 +239,7 @@ class _Lines:
         """of this rank among the readers"""
 
     @staticmethod
-    def _of(comm: Any, ranks: tuple[int, ...]) -> Any:
+    def _among(comm: Any, ranks: tuple[int, ...]) -> Any:
         """Return a communicator of some ranks, in this order; null on the others. Collective."""
         from mpi4py import MPI
 

@@ -5,7 +5,6 @@ This is no stage of the workflow: it takes shots as they come.
 
 import platform
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The user's calculation inside `correlate`: a class of which every method may be left out.
 
-The names are those of ParCorAna, also of its earlier revisions; docs/correlate.md has them with their
-arguments. What is left out does what G2 needs.
+The names are those of ParCorAna, also of its earlier revisions; docs/correlate.md has them with
+their arguments. What is left out does what G2 needs.
 """
 
 import importlib
@@ -140,8 +140,8 @@ def is_early_form(method: Callable[..., Any]) -> bool:
 
 
 def load_class(name: str | type) -> type:
-    """Return a class that is there already, or named as MODULE:CLASS, MODULE.CLASS or FILE.py:CLASS.
-    Raises ConfigError.
+    """Return a class that is there already, or named as MODULE:CLASS, MODULE.CLASS or
+    FILE.py:CLASS. Raises ConfigError.
     """
     if isinstance(name, type):
         return name

@@ -82,9 +82,16 @@ class G2Viewer:
         pixels = self._output.pixels
         sums = sums_of(results, self._output.delays)
         found = curves(sums, pixels.colours, pixels.fine_colours)
-        if group is not None and not g2.write_update(
-            group, update.last_shot_id, sums, found, pixels
-        ):
+        if group is None:
+            return found
+        columns = {
+            "delays": sums.delays,
+            "delay_counts": sums.counts,
+            "is_bad": sums.is_bad,
+            **_columns(found, sums.counts > 0),
+        }
+        arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
+        if not g2.write_update(group, update.last_shot_id, columns, arrays, pixels):
             self._log.error("shot %d: published before, skipped", update.last_shot_id)
         return found
 
@@ -143,6 +150,17 @@ class G2Viewer:
         }
         with store.replacing(output.path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the curves and their σ as columns (delay,) by name, 0 where there are no partners."""
+    columns = {}
+    for curve in found:
+        for name, values in (("delay_curve", curve.g2), ("delay_curve_sigma", curve.sigma)):
+            column = np.zeros(len(has_partners))
+            column[has_partners] = values
+            columns[f"{name}_color_{curve.colour}"] = column
+    return columns
 
 
 def event_time(shot_id: int) -> dict[str, int]:

@@ -53,7 +53,7 @@ class WorkerData:
     """The shots that a user's calculation has at hand: `X` (row, pixel), and where each time is."""
 
     def __init__(self, n_shots: int, n_pixels: int):
-        self._history = History(n_shots, 1)
+        self._history = History(n_shots, 0)
         self.X = np.zeros((self._history.n_rows, n_pixels), np.float32)
         self.T = np.zeros(self._history.n_rows, np.int64)
 
@@ -79,7 +79,9 @@ class WorkerData:
     def timesDataIndexes(self) -> Iterator[tuple[int, int]]:
         """Yield the times that are held, ascending, with their rows."""
         for time in self.timesForStoredData():
-            yield time, self._history.row_of(time)
+            row = self._history.row_of(time)
+            assert row is not None
+            yield time, row
 
     def tm2idx(self, tm: int) -> int | None:
         """Return the row of a time, or None where it is not held."""

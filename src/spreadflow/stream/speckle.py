@@ -59,8 +59,8 @@ def arrivals(speckle: Speckle) -> np.ndarray:
 
 
 class SimulatedShots:
-    """Speckle as a source of shots. Every reader follows the fields of all shots. n_shots: the first
-    so many alone; 0 = all.
+    """Speckle as a source of shots. Every reader follows the fields of all shots. n_shots: the
+    first so many alone; 0 = all.
     """
 
     def __init__(self, speckle: Speckle, block_shots: int, n_shots: int = 0):

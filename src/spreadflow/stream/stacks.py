@@ -34,7 +34,7 @@ class Stack(Protocol):
 
 
 class DatasetStack:
-    """The images in a dataset of an HDF5 file, (shot, ...). Raises FileError where there is none."""
+    """The images in an HDF5 dataset (shot, ...). Raises FileError where there is none."""
 
     def __init__(self, path: Path, dataset: str):
         try:

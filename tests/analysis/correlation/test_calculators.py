@@ -147,8 +147,8 @@ def test_multi_tau_equals_the_double_loop_on_averaged_frames(monkeypatch, at_onc
         np.testing.assert_array_equal(sums.delays[own], lags << level)
         np.testing.assert_array_equal(sums.counts[own], expected.counts)
         for name in ("g2", "past", "future"):
-            mine = getattr(sums, name)[own]
-            np.testing.assert_allclose(mine, getattr(expected, name), rtol=1e-12)
+            level_sums = getattr(sums, name)[own]
+            np.testing.assert_allclose(level_sums, getattr(expected, name), rtol=1e-12)
         times, values = coarsened(times, values)
         n += len(lags)
 

@@ -26,6 +26,10 @@ class Limits(NamedTuple):
     saturated: float = float(1 << 15)
     """a pixel that reaches it once is bad"""
 
+    def single(self) -> tuple[np.float32, np.float32]:
+        """Return both in single precision, as values are."""
+        return np.float32(self.not_zero), np.float32(self.saturated)
+
 
 class Calculator(Protocol):
     """What the sums of some pixels are formed by."""
@@ -59,9 +63,11 @@ class _Buffered:
         step = self.history.n_arriving
         for first in range(0, len(times), step):
             rows = self.history.insert(times[first : first + step])
-            not_zero, saturated = map(np.float32, self.limits)
-            block = images[first : first + step]
-            lag_loops.store(block, rows, not_zero, saturated, self.lines, self.is_bad)
+            shots = np.flatnonzero(rows >= 0)
+            limits = self.limits.single()
+            lag_loops.store(
+                images, first + shots, rows[shots], limits, self.lines, self.is_bad
+            )
             self._update()
 
     def _update(self) -> None:
@@ -118,5 +124,9 @@ class Windowed(Accumulating):
         self._n_partners += self._add(leaving, -1.0, self._sums)
 
 
-CALCULATORS = {"at_end": AtEnd, "accumulating": Accumulating, "windowed": Windowed}
+CALCULATORS: dict[str, type[AtEnd] | type[Accumulating]] = {
+    "at_end": AtEnd,
+    "accumulating": Accumulating,
+    "windowed": Windowed,
+}
 """The exact calculators by name."""

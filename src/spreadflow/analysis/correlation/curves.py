@@ -1,7 +1,10 @@
 """g2 against delay for pixels of a colour, from sums over partners.
 
-A pixel's products are divided by those of the mean earlier and the mean later value of all pixels of
-its fine colour; g2 of a colour is the mean of these ratios over its pixels.
+A pixel's products are divided by those of the mean earlier and the mean later value of all pixels
+of its fine colour; g2 of a colour is the mean of these ratios over its pixels.
+
+A pixel that happens to be bright has large products, and raises the means that they are divided by:
+its part in the scatter of g2 is its ratio less what it takes from those of its fine colour.
 """
 
 from typing import NamedTuple
@@ -49,17 +52,19 @@ def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Cu
     has_partners = sums.counts > 0
     n = sums.counts[has_partners, None]
     fine = np.where(is_used, fine_colours, 0)
-    past, future = (
-        _mean_by_colour(values[has_partners] / n, fine) for values in (sums.past, sums.future)
-    )
-    ratios = sums.g2[has_partners] / n / (past * future)
+    past, future = (values[has_partners] / n for values in (sums.past, sums.future))
+    mean_past, mean_future = (_mean_by_colour(values, fine) for values in (past, future))
+    ratios = sums.g2[has_partners] / n / (mean_past * mean_future)
+    excess = past / mean_past + future / mean_future - 2
     found = []
     for colour in np.unique(colours[is_used]).tolist():
-        own = ratios[:, is_used & (colours == colour)]
+        is_own = is_used & (colours == colour)
+        own = ratios[:, is_own]
         n_pixels = own.shape[1]
         covariance = np.full((len(own), len(own)), np.nan)
         if n_pixels > 1:
-            covariance = np.atleast_2d(np.cov(own)) / n_pixels
+            share = _mean_by_colour(np.where(is_own, ratios, 0.0), fine)
+            covariance = np.atleast_2d(np.cov((ratios - share * excess)[:, is_own])) / n_pixels
         delays = sums.delays[has_partners]
         found.append(Curve(colour, n_pixels, delays, own.mean(axis=1), covariance))
     return found

@@ -1,8 +1,8 @@
 """Which shots a rolling buffer holds, and since when.
 
 Shots arrive in any order and are numbered as they arrive. A buffer of n shots that is full gives up
-its oldest one for a newer one. What was removed keeps its row until the next block of shots arrives,
-so that a block can be worked on as a whole with the outcome of shot by shot.
+its oldest one for a newer one. What was removed keeps its row until the next block of shots
+arrives, so that a block can be worked on as a whole with the outcome of shot by shot.
 """
 
 import heapq
@@ -44,7 +44,9 @@ class Counts(NamedTuple):
 
 
 class History:
-    """The shots in a buffer of `n_shots`, of which up to `n_arriving` arrive at once."""
+    """The shots in a buffer of `n_shots`, of which up to `n_arriving` arrive at once; 0 = they come
+    one by one, each into the row of the one that it removes.
+    """
 
     def __init__(self, n_shots: int, n_arriving: int):
         self.n_shots = n_shots
@@ -74,8 +76,8 @@ class History:
         return self._row_of_time.get(time)
 
     def fate(self, time: int) -> tuple[bool, int | None]:
-        """Return whether a shot of this time would be stored, and the time of the shot that it would
-        remove.
+        """Return whether a shot of this time would be stored, and the time of the shot that it
+        would remove.
         """
         if len(self._row_of_time) < self.n_shots:
             return time not in self._row_of_time, None
@@ -110,7 +112,7 @@ class History:
             removed = self._row_of_time.pop(heapq.heappop(self._oldest_first))
             self._removal[removed] = number
             self._removed.append(removed)
-        row = self._free.popleft()
+        row = self._free.popleft() if self._free else self._removed.pop()
         self._row_of_time[time] = row
         heapq.heappush(self._oldest_first, time)
         self._newest = time if self._newest is None else max(time, self._newest)

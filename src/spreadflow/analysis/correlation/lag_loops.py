@@ -1,9 +1,12 @@
 """The loops of the correlation in time, compiled: partners of shots, and sums over them.
 
 Partners are two shots a delay apart. A stretch is a row of partners whose earlier shots lie in
-consecutive rows of the buffer, as their later ones do: over it, a sum of products of a pixel is that
-of two pieces of its line. Where no shot is missing, a delay has one stretch in a block of shots; a
-gap ends a stretch, and so no sum has to assume that there are none.
+consecutive rows of the buffer, as their later ones do: over it, a sum of products of a pixel is
+that of two pieces of its line. Where no shot is missing, a delay has one stretch in a block of
+shots; a gap ends a stretch, and so no sum has to assume that there are none.
+
+Inner loops index by unsigned numbers: for signed ones Numba asks each time whether they count from
+the end, and a slice costs as much as the sum over some dozens of shots.
 """
 
 from typing import NamedTuple
@@ -15,8 +18,14 @@ from spreadflow.physics.compiling import compiled, inlined
 ROOM = 256
 """Stretches that there is room for at first."""
 
-TILE = 32
-"""Pixels that are turned from images into lines together: two lines of the processor's cache."""
+TILE = 128
+"""Pixels that are turned from images into lines together: each shot is on a page of memory of its
+own, which takes long to find.
+"""
+
+ROOM_BETWEEN = 16
+"""Values between the rows of a tile: the values of a pixel then lie in different sets of the cache.
+"""
 
 
 class Held(NamedTuple):
@@ -129,12 +138,11 @@ def _sums_over(line, stretches, first, end):
     earlier = 0.0
     later = 0.0
     for s in range(first, end):
-        length = stretches[s, 2]
-        a = line[stretches[s, 0] : stretches[s, 0] + length]
-        b = line[stretches[s, 1] : stretches[s, 1] + length]
-        for k in range(length):
-            x = np.float64(a[k])
-            y = np.float64(b[k])
+        a = np.uint64(stretches[s, 0])
+        b = np.uint64(stretches[s, 1])
+        for k in range(np.uint64(0), np.uint64(stretches[s, 2])):
+            x = np.float64(line[a + k])
+            y = np.float64(line[b + k])
             products += x * y
             earlier += x
             later += y
@@ -142,37 +150,47 @@ def _sums_over(line, stretches, first, end):
 
 
 @inlined
-def _clean(values, not_zero, saturated, cleaned, is_bad):
-    """Set the values of some pixels in a shot as they are correlated, and mark those that are bad.
-    See `store`.
+def _clean(images, shots, first, n, limits, tile, is_bad):
+    """Set a tile (shot, pixel) to n pixels of some shots as they are correlated, and mark those that
+    are bad. See `store`.
+
+    Only then is the tile turned into lines: storing along lines while images are read makes each
+    wait for the other.
     """
-    for p in range(len(values)):
-        value = values[p]
-        is_number = np.isfinite(value)
-        is_bad[p] |= np.int8(not is_number or value >= saturated)
-        cleaned[p] = value if is_number and value > not_zero else not_zero
+    not_zero, saturated = limits
+    is_bad[:] = False
+    start = np.uint64(first)
+    for i in range(len(shots)):
+        shot = np.uint64(shots[i])
+        row = np.uint64(i)
+        for p in range(np.uint64(0), np.uint64(n)):
+            value = images[shot, start + p]
+            is_low = value < saturated  # False also of what is no number
+            is_number = is_low | (value - value == 0)
+            is_bad[p] |= not is_low
+            tile[row, p] = value if is_number & (value > not_zero) else not_zero
 
 
 @compiled
-def store(images, rows, not_zero, saturated, lines, is_bad):
-    """Store images as lines of pixels. images: (shot, pixel) float32. rows: (shot,) int64 row of
-    each, −1 = not stored. lines: (pixel, row) float32.
+def store(images, shots, rows, limits, lines, is_bad):
+    """Store images as lines of pixels. images: (shot, pixel) float32. shots: (n,) int64 of those
+    that are stored; rows: (n,) int64 row of each. limits: float32 lowest value, and that of
+    saturation. lines: (pixel, row) float32.
 
-    Values below `not_zero` become `not_zero`. `is_bad`, (pixel,) int8, is set to 1 where a value is
-    at least `saturated`, or no finite number; the latter becomes `not_zero`, too.
+    Lower values become the lowest one. `is_bad`, (pixel,) int8, is set to 1 where a value reaches
+    saturation, or is no finite number; the latter becomes the lowest value, too.
     """
     n_pixels = images.shape[1]
-    cleaned = np.empty(TILE, np.float32)
+    tile = np.empty((len(shots), TILE + ROOM_BETWEEN), np.float32)
+    is_bad_there = np.empty(TILE, np.bool_)
     for first in range(0, n_pixels, TILE):
         n = min(TILE, n_pixels - first)
-        own = is_bad[first : first + n]
-        for shot in range(len(rows)):
-            row = rows[shot]
-            if row < 0:
-                continue
-            _clean(images[shot, first : first + n], not_zero, saturated, cleaned[:n], own)
-            for p in range(n):
-                lines[first + p, row] = cleaned[p]
+        _clean(images, shots, first, n, limits, tile, is_bad_there)
+        for p in range(np.uint64(0), np.uint64(n)):
+            pixel = np.uint64(first) + p
+            is_bad[pixel] |= is_bad_there[p]
+            for i in range(np.uint64(0), np.uint64(len(shots))):
+                lines[pixel, np.uint64(rows[i])] = tile[i, p]
 
 
 @compiled
@@ -194,19 +212,17 @@ def add(lines, stretches, bounds, sign, sums):
 
 
 @inlined
-def _average(line, pieces, averaged):
-    """Set the means of neighbouring frames, two and two. pieces: (piece, 2) int64 first place in
-    the line and number of means.
+def _average(line, pieces, first_piece, end_piece, averaged, n_before):
+    """Set the means of neighbouring frames, two and two, behind the first `n_before`. pieces: as of
+    `Levels`.
     """
-    n = 0
-    for piece in range(len(pieces)):
-        first = pieces[piece, 0]
-        n_means = pieces[piece, 1]
-        frames = line[first : first + 2 * n_means]
-        means = averaged[n : n + n_means]
-        for i in range(n_means):
-            means[i] = 0.5 * (frames[2 * i] + frames[2 * i + 1])
-        n += n_means
+    place = np.uint64(n_before)
+    for piece in range(first_piece, end_piece):
+        source = np.uint64(pieces[piece, 0])
+        n_means = np.uint64(pieces[piece, 1])
+        for i in range(np.uint64(0), n_means):
+            averaged[place + i] = 0.5 * (line[source + 2 * i] + line[source + 2 * i + np.uint64(1)])
+        place += n_means
 
 
 @inlined
@@ -232,33 +248,34 @@ def _pass_levels(line, other, levels, kept, sums):
             n_before = levels.n_kept[level + 1]
             for i in range(n_before):
                 other[i] = kept[level + 1, i]
-            pieces = levels.pieces[levels.first_piece[level] : levels.first_piece[level + 1]]
-            _average(line, pieces, other[n_before:])
+            first = levels.first_piece[level]
+            end = levels.first_piece[level + 1]
+            _average(line, levels.pieces, first, end, other, n_before)
             line, other = other, line
 
 
 @compiled
 def multi_tau(images, order, limits, levels, kept, is_bad, sums):
-    """Add a block of frames to the sums of multi-tau. images: (shot, pixel) float32. order: (frame,)
-    int64 shots by time. limits: lowest value and that of saturation, as in `store`. kept: (pixel,
-    level, frame) float64 of earlier blocks. sums: (pixel, lag, 3) float64.
+    """Add a block of frames to the sums of multi-tau. images: (shot, pixel) float32. order:
+    (frame,) int64 shots by time. limits: lowest value and that of saturation, as in `store`. kept:
+    (pixel, level, frame) float64 of earlier blocks. sums: (pixel, lag, 3) float64.
     """
-    not_zero, saturated = limits
     n_pixels = images.shape[1]
     n_before = levels.n_kept[0]
-    longest = n_before + len(order) + kept.shape[2]
-    lines = np.empty((TILE, longest), np.float64)
-    other = np.empty(longest, np.float64)
-    cleaned = np.empty(TILE, np.float32)
+    n_new = len(order)
+    tile = np.empty((n_new, TILE + ROOM_BETWEEN), np.float32)
+    line = np.empty(n_before + n_new + kept.shape[2], np.float64)
+    other = np.empty(len(line), np.float64)
+    is_bad_there = np.empty(TILE, np.bool_)
     for first in range(0, n_pixels, TILE):
         n = min(TILE, n_pixels - first)
-        own = is_bad[first : first + n]
-        for i in range(len(order)):
-            shot = order[i]
-            _clean(images[shot, first : first + n], not_zero, saturated, cleaned[:n], own)
-            for p in range(n):
-                lines[p, n_before + i] = cleaned[p]
-        for p in range(n):
+        _clean(images, order, first, n, limits, tile, is_bad_there)
+        for p in range(np.uint64(0), np.uint64(n)):
+            pixel = np.uint64(first) + p
+            is_bad[pixel] |= is_bad_there[p]
             for i in range(n_before):
-                lines[p, i] = kept[first + p, 0, i]
-            _pass_levels(lines[p], other, levels, kept[first + p], sums[first + p])
+                line[i] = kept[pixel, 0, i]
+            start = np.uint64(n_before)
+            for i in range(np.uint64(0), np.uint64(n_new)):
+                line[start + i] = tile[i, p]
+            _pass_levels(line, other, levels, kept[pixel], sums[pixel])

@@ -37,9 +37,9 @@ def _pieces(places: np.ndarray) -> np.ndarray:
 
 
 class MultiTau:
-    """A calculator whose memory does not grow with the delays. n_lags: of the first level, even; the
-    others have half as many. Shots of a block may come in any order; those that are not newer than
-    the block before are late.
+    """A calculator whose memory does not grow with the delays. n_lags: of the first level, even;
+    the others have half as many. Shots of a block may come in any order; those that are not newer
+    than the block before are late.
     """
 
     def __init__(self, n_pixels: int, n_levels: int, n_lags: int, limits: Limits):
@@ -64,7 +64,7 @@ class MultiTau:
             if not len(order):
                 continue
             levels = self._levels(times[block][order])
-            limits = (np.float32(self.limits.not_zero), np.float32(self.limits.saturated))
+            limits = self.limits.single()
             lag_loops.multi_tau(
                 images[block], order, limits, levels, self._kept, self.is_bad, self._sums
             )
