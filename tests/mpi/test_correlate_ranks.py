@@ -78,7 +78,7 @@ def test_any_number_of_readers_and_workers_gives_the_same_numbers(tmp_path, calc
         assert lines == []
         assert worst == 0.0
     with h5py.File(tmp_path / "g00.h5") as file:
-        assert len(file["user"]) == 4
+        assert len(file["user"]) == 3
 
 
 @pytest.mark.chain

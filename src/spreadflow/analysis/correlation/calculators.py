@@ -65,9 +65,7 @@ class _Buffered:
             rows = self.history.insert(times[first : first + step])
             shots = np.flatnonzero(rows >= 0)
             limits = self.limits.single()
-            lag_loops.store(
-                images, first + shots, rows[shots], limits, self.lines, self.is_bad
-            )
+            lag_loops.store(images, first + shots, rows[shots], limits, self.lines, self.is_bad)
             self._update()
 
     def _update(self) -> None:

@@ -31,7 +31,9 @@ def _pieces(places: np.ndarray) -> np.ndarray:
     """Return frames that are averaged with the next one as pieces of a line: (piece, 2) int64 first
     place and number of means. places: of these frames, ascending.
     """
-    starts = np.flatnonzero(np.diff(places, prepend=-2) != 2) if len(places) else places
+    is_start = np.ones(len(places), bool)
+    is_start[1:] = np.diff(places) != 2
+    starts = np.flatnonzero(is_start)
     n_means = np.diff(np.append(starts, len(places)))
     return np.stack([places[starts], n_means], axis=1)
 
