@@ -1,6 +1,6 @@
 """How fast are pixels correlated in time, and how far from what memory allows?
 
-Multi-tau of 1000 shots of 51429 pixels, 7 levels of 8 lags, beside the same level by level in NumPy,
+Multi-tau of 1000 shots of 51429 pixels, 7 levels of 8 lags, beside the same by levels in NumPy,
 and scikit-beam's where it is installed; and exact sums for 100 delays on a logarithmic axis with a
 buffer of 2000 shots. All on one thread, by turns, in processor seconds of the best turn. The floor
 of the exact sums is the time that memory takes for the bytes that have to pass: of each block of
@@ -19,6 +19,7 @@ from spreadflow.trial.commands import THREAD_CAPS
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy starts
 
 import numpy as np
+
 import recorded
 from spreadflow.analysis.correlation import calculators
 from spreadflow.analysis.correlation.calculators import Accumulating, Limits

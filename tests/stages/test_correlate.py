@@ -72,9 +72,7 @@ def test_every_update_is_in_the_file_in_the_old_layout(tmp_path):
         n = last["delay_counts"][()]
         assert (np.diff(n) < 0).all()
         sums = last["sums/G2"][()]
-        np.testing.assert_allclose(
-            last["G2/delay_000005"][()].ravel(), sums[2] / n[2], rtol=1e-6
-        )
+        np.testing.assert_allclose(last["G2/delay_000005"][()].ravel(), sums[2] / n[2], rtol=1e-6)
         assert last["is_bad"][-1] == 1
         assert last["delay_curve_color_1"].shape == (5,)
         assert file["system/system_params/times"][()] == 60

@@ -231,7 +231,9 @@ class _Lines:
         self.assignment = assignment
         self.orders = self._among(comm, (assignment.master, *assignment.workers))
         """the master and the workers"""
-        self.data = [self._among(comm, (reader, *assignment.workers)) for reader in assignment.readers]
+        self.data = [
+            self._among(comm, (reader, *assignment.workers)) for reader in assignment.readers
+        ]
         """each reader and the workers"""
         self.number = (
             assignment.readers.index(world.rank) if world.rank in assignment.readers else -1
