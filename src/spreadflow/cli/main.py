@@ -8,6 +8,7 @@ import sys
 from spreadflow import __version__
 from spreadflow.cli import (
     config,
+    correlate,
     export,
     manifest,
     mask,
@@ -28,24 +29,29 @@ hundred thousand, all of which stay: Python's own 700 cost a tenth of a start.
 """
 
 
+DOORS = (
+    stage,
+    config,
+    watch,
+    profiles,
+    manifest,
+    report,
+    plan,
+    start,
+    validate,
+    mask,
+    export,
+    correlate,
+)
+"""The modules of all words, in the order of the help."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all words. Each word sets `do`, a function of the parsed arguments."""
     top = argparse.ArgumentParser(prog="spreadflow", description=__doc__)
     top.add_argument("--version", action="version", version=f"spreadflow {__version__}")
     words = top.add_subparsers(dest="word", required=True, metavar="WORD")
-    for door in (
-        stage,
-        config,
-        watch,
-        profiles,
-        manifest,
-        report,
-        plan,
-        start,
-        validate,
-        mask,
-        export,
-    ):
+    for door in DOORS:
         door.add_to(words)
     return top
 

@@ -22,6 +22,7 @@ from spreadflow.config.base import (
     first_error,
     rotations_and_centring,
 )
+from spreadflow.config.correlate import CorrelateSection
 from spreadflow.config.level0 import Level0Section
 from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.recording import RecordingSection
@@ -154,6 +155,8 @@ class Config(Section):
     """one intensity for each unique reflection from all pixels"""
     spread: SpreadSection = SpreadSection.defaults()
     """f′(E) and f″(E) of every metal site"""
+    correlate: CorrelateSection | None = None
+    """pixels correlated in time, by `spreadflow correlate`"""
 
     @model_validator(mode="after")
     def _whole(self):

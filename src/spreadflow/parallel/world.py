@@ -1,4 +1,4 @@
-"""The ranks of one stage, behind one door. The only module that knows MPI.
+"""The ranks of one stage, and what they do together.
 
 `World()` without MPI is a world of one, so every stage runs without MPI. Sums are formed per fixed
 block and added in block order: the same answer on any number of ranks.
@@ -58,15 +58,15 @@ def _communicator():
 
 
 class World:
-    """All ranks of a stage. ranks: as many as the launcher was asked for. Raises RanksError where
-    the communicator has another number.
+    """All ranks of a stage. ranks: as many as the launcher was asked for; None = as many as there
+    are. Raises RanksError where the communicator has another number.
     """
 
-    def __init__(self, ranks: int = 1):
+    def __init__(self, ranks: int | None = 1):
         self._comm = _communicator()
         self.rank = self._comm.rank if self._comm else 0
         self.size = self._comm.size if self._comm else 1
-        if self.size != ranks:
+        if ranks is not None and self.size != ranks:
             expected = f"{ranks} MPI ranks (--ranks)"
             found = f"a communicator of {self.size}"
             todo = (
@@ -74,6 +74,13 @@ class World:
                 "(resource `mpi` of the profile), or pass the right --ranks."
             )
             raise RanksError("the launcher", expected, found, todo)
+
+    @property
+    def communicator(self) -> Any:
+        """The communicator of all ranks, for this package alone; None in a world of one without
+        MPI.
+        """
+        return self._comm
 
     def share(self, n_blocks: int) -> Iterator[int]:
         """Yield the blocks that this rank shall do; they are handed out first come, first served.

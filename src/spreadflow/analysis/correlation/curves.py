@@ -1,0 +1,108 @@
+"""g2 against delay for pixels of a colour, from sums over partners.
+
+A pixel's products are divided by those of the mean earlier and the mean later value of all pixels
+of its fine colour; g2 of a colour is the mean of these ratios over its pixels.
+
+A pixel that happens to be bright has large products, and raises the means that they are divided by:
+its part in the scatter of g2 is its ratio less what it takes from those of its fine colour.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+
+from spreadflow.analysis.correlation.sums import Sums
+
+
+class Curve(NamedTuple):
+    """g2 of a colour."""
+
+    colour: int
+    n_pixels: int
+    delays: np.ndarray
+    """(delay,) int64 of those with partners"""
+    g2: np.ndarray
+    """(delay,)"""
+    covariance: np.ndarray
+    """(delay, delay) of g2, from the scatter over pixels; NaN where there is but one"""
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(delay,) standard deviations of g2."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+class Decay(NamedTuple):
+    """An exponential fitted to a curve: base + contrast · exp(−2 rate · delay)."""
+
+    base: float
+    contrast: float
+    rate: float
+    """Γ, per unit of the shot id"""
+    sigmas: tuple[float, float, float]
+    """standard deviations of base, contrast and rate"""
+
+
+def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Curve]:
+    """Return the curve of each colour that has pixels, ascending. colours, fine_colours: (pixel,)
+    int, 0 = none. Bad pixels count in none.
+    """
+    is_used = (colours > 0) & (sums.is_bad == 0)
+    has_partners = sums.counts > 0
+    n = sums.counts[has_partners, None]
+    fine = np.where(is_used, fine_colours, 0)
+    past, future = (values[has_partners] / n for values in (sums.past, sums.future))
+    mean_past, mean_future = (_mean_by_colour(values, fine) for values in (past, future))
+    ratios = sums.g2[has_partners] / n / (mean_past * mean_future)
+    excess = past / mean_past + future / mean_future - 2
+    found = []
+    for colour in np.unique(colours[is_used]).tolist():
+        is_own = is_used & (colours == colour)
+        own = ratios[:, is_own]
+        n_pixels = own.shape[1]
+        covariance = np.full((len(own), len(own)), np.nan)
+        if n_pixels > 1:
+            share = _mean_by_colour(np.where(is_own, ratios, 0.0), fine)
+            covariance = np.atleast_2d(np.cov((ratios - share * excess)[:, is_own])) / n_pixels
+        delays = sums.delays[has_partners]
+        found.append(Curve(colour, n_pixels, delays, own.mean(axis=1), covariance))
+    return found
+
+
+def _mean_by_colour(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return for each pixel the mean over the pixels of its colour. values: (delay, pixel)."""
+    n = np.bincount(colours)
+    means = np.array([np.bincount(colours, row) for row in values]).reshape(len(values), len(n))
+    return (means / np.maximum(n, 1))[:, colours]
+
+
+def fit_decay(curve: Curve) -> Decay | None:
+    """Return the exponential that fits a curve best, each delay by its own σ; the σ of the result
+    take into account that delays go together. None where nothing can be fitted.
+    """
+    sigma = curve.sigma
+    if len(curve.delays) < 4 or not (np.isfinite(sigma) & (sigma > 0)).all():
+        return None
+    start = (1.0, max(curve.g2[0] - 1, 1e-3), 0.5 / np.median(curve.delays))
+    try:
+        best, _ = scipy.optimize.curve_fit(_decay, curve.delays, curve.g2, start, sigma)
+    except RuntimeError:
+        return None
+    weighted = _slopes(curve.delays, *best) / sigma[:, None] ** 2
+    inverse = np.linalg.pinv(_slopes(curve.delays, *best).T @ weighted)
+    covariance = inverse @ weighted.T @ curve.covariance @ weighted @ inverse
+    base, contrast, rate = map(float, best)
+    sigma_base, sigma_contrast, sigma_rate = np.sqrt(np.diag(covariance)).tolist()
+    return Decay(base, contrast, rate, (sigma_base, sigma_contrast, sigma_rate))
+
+
+def _decay(delays: np.ndarray, base: float, contrast: float, rate: float) -> np.ndarray:
+    """Return base + contrast · exp(−2 rate · delay)."""
+    return base + contrast * np.exp(-2 * rate * delays)
+
+
+def _slopes(delays: np.ndarray, _base: float, contrast: float, rate: float) -> np.ndarray:
+    """Return (delay, 3) derivatives of `_decay` by base, contrast and rate."""
+    decayed = np.exp(-2 * rate * delays)
+    return np.stack([np.ones_like(decayed), decayed, -2 * delays * contrast * decayed], axis=1)

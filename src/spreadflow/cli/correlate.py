@@ -1,0 +1,116 @@
+"""`spreadflow correlate -c FILE`: pixels correlated in time, on one process or on ranks."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spreadflow.stages.correlate import Request
+
+
+def add_to(words: argparse._SubParsersAction) -> None:
+    """Add the word."""
+    p = words.add_parser("correlate", help="correlate pixels in time (G2)")
+    config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
+    p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
+    ranks_help = "ranks the launcher was asked for (default: as many as there are)"
+    p.add_argument("--ranks", type=int, help=ranks_help)
+    p.add_argument("-n", "--numevents", type=int, help="the first so many shots alone")
+    p.add_argument(
+        "-v", "--verbosity", choices=["debug", "info", "warning", "error"], help="of the log"
+    )
+    p.add_argument("-o", "--h5output", help="the output")
+    p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
+    p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
+    p.add_argument("-s", "--numServers", type=int, help="ranks that read")
+    early_help = "the earliest block that is ready comes first; readers take no turns"
+    p.add_argument("--earlyServer", action="store_true", help=early_help)
+    p.add_argument("--overwrite", action="store_true", help="replace an output of this name")
+    tests = p.add_mutually_exclusive_group()
+    main_help = "a few shots and the pixels of the test mask alone"
+    tests.add_argument("--test_main", action="store_true", help=main_help)
+    alternate_help = "the same by a plain double loop, in one process, into the test's output"
+    tests.add_argument("--test_alt", action="store_true", help=alternate_help)
+    cmp_help = "compare the outputs of the two"
+    tests.add_argument("--cmp", action="store_true", help=cmp_help)
+    p.set_defaults(do=run)
+
+
+def changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of the section that options replace."""
+    replaced = {
+        "n_shots": arguments.numevents,
+        "out": arguments.h5output,
+        "mask": arguments.maskFile,
+        "files": None if arguments.dataset is None else [arguments.dataset],
+        "readers": arguments.numServers,
+        "takes_turns": False if arguments.earlyServer else None,
+        "overwrite": True if arguments.overwrite else None,
+    }
+    if arguments.test_main or arguments.test_alt:
+        replaced["test_shots"] = arguments.numevents
+    return {key: value for key, value in replaced.items() if value is not None}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Correlate, or test. Where one rank fails, all end."""
+    from spreadflow.errors import SpreadflowError
+    from spreadflow.parallel import World
+
+    if arguments.cmp:
+        _compare(_request(arguments))
+        return
+    world = World(1 if arguments.test_alt else arguments.ranks)
+    try:
+        from spreadflow.stages import correlate
+
+        request = _request(arguments)
+        if arguments.test_alt:
+            correlate.run_alternate(request)
+        else:
+            correlate.run(request, world)
+    except SpreadflowError as error:
+        print(f"spreadflow correlate: {error}", file=sys.stderr)
+        world.abort(error.exit_code)
+    except Exception as error:
+        world.report(error)
+        world.abort(1)
+
+
+def _request(arguments: argparse.Namespace) -> "Request":
+    """Return what is asked for. Raises ConfigError."""
+    from spreadflow.config import parcorana
+    from spreadflow.stages.correlate import Request
+
+    is_test = arguments.test_main or arguments.test_alt
+    read = parcorana.read if arguments.config.suffix == ".py" else parcorana.from_yaml
+    configured = read(arguments.config, changes(arguments))
+    for warning in configured.warnings:
+        print(f"spreadflow correlate: {warning}", file=sys.stderr)
+    return Request(
+        section=configured.section,
+        user_class=configured.user_class,
+        system_params=configured.system_params,
+        is_test=is_test,
+        verbosity=arguments.verbosity or configured.verbosity,
+    )
+
+
+def _compare(request: "Request") -> None:
+    """Compare the outputs of both tests. Raises FileError where they differ."""
+    from spreadflow.errors import FileError
+    from spreadflow.io import g2
+
+    section = request.section
+    first, second = (Path(str(name)) for name in (section.out, section.test_out))
+    worst, lines = g2.differences(first, second, section.largest_difference)
+    print("\n".join([*lines, f"largest relative difference: {worst:.3g}"]))
+    summary = first.with_suffix(".json")
+    if summary.exists():
+        figures = json.loads(summary.read_text()) | {"max_relative_error_vs_loop": worst}
+        summary.write_text(json.dumps(figures, indent=1) + "\n")
+    if lines:
+        expected = f"the numbers of {second} within {section.largest_difference:g}"
+        raise FileError(first, expected, f"{len(lines)} datasets that differ", lines[0])

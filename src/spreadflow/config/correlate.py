@@ -1,0 +1,119 @@
+"""Section of the correlation of pixels in time."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from spreadflow.config.base import Fraction, Section
+
+
+class SpeckleSection(Section):
+    """Simulated speckle that decays exponentially, in place of files."""
+
+    n_shots: PositiveInt = 1000
+    """before gaps"""
+    shape: list[PositiveInt] = [64, 64]
+    """of an image"""
+    mean_photons: PositiveFloat = 1.0
+    """of a pixel in a shot"""
+    decay: PositiveFloat = 0.02
+    """Γ per unit of the shot id: g2 − 1 decays as exp(−2 Γ t)"""
+    n_modes: PositiveInt = 1
+    """1 over the contrast"""
+    is_poisson: bool = True
+    """whether photons are counted, or their expectation is recorded"""
+    missing: Fraction = 0.0
+    """share of the shots that are missing"""
+    duplicate: Fraction = 0.0
+    """share of the shots that come twice"""
+    disordered: Fraction = 0.0
+    """share of the shots that come after newer ones"""
+    disorder_shots: PositiveInt = 8
+    """by how many at most"""
+    late: Fraction = 0.0
+    """share of the shots that come very late"""
+    late_shots: PositiveInt = 1000
+    """by how many"""
+    n_dead: NonNegativeInt = 0
+    """pixels that are always 0: the first ones"""
+    n_saturated: NonNegativeInt = 0
+    """pixels that saturate in one shot of a hundred: the last ones"""
+    seed: NonNegativeInt = 1
+    """of everything random"""
+
+
+class DelaysSection(Section):
+    """Distinct delays between two, in units of the shot id."""
+
+    start: PositiveInt = 1
+    stop: PositiveInt = 1000
+    num: PositiveInt = 100
+    """as many are kept as rounding leaves"""
+    spacing: Literal["log", "lin"] = "log"
+
+
+class CorrelateSection(Section):
+    """Pixel-wise correlation in time: G2 of the shots of a stream."""
+
+    files: list[str] = []
+    """image files or HDF5 files of shots, in order; patterns are sorted"""
+    dataset: str | None = None
+    """path of the images in HDF5 files; null = files of a format that `spreadflow validate` knows
+    """
+    shot_ids: str | None = None
+    """path of whole numbers in each file, the times of its shots; null = shots are counted"""
+    simulated: SpeckleSection | None = None
+    """simulated shots in place of files"""
+    rate_hz: PositiveFloat = 120.0
+    """units of the shot id in a second"""
+    n_shots: NonNegativeInt = 0
+    """the first so many alone; 0 = all"""
+    mask: Path | None = None
+    """.npy in the shape of an image, 1 = correlate the pixel; null = all"""
+    test_mask: Path | None = None
+    """the same for tests: some tens of pixels"""
+    colours: Path | None = None
+    """.npy of whole numbers: pixels whose curves are averaged; 0 = none; null = one colour"""
+    fine_colours: Path | None = None
+    """.npy of whole numbers: pixels that share their mean intensity; null = as `colours`"""
+    calculator: Literal["accumulating", "windowed", "at_end", "multi_tau"] = "accumulating"
+    """which partners count: over the whole run, among the last shots (kept up, or formed at
+    updates), or averaged over longer and longer times
+    """
+    delays: list[PositiveInt] | DelaysSection = DelaysSection()
+    """in units of the shot id; not of `multi_tau`"""
+    buffer_shots: PositiveInt = 2000
+    """shots at hand: no delay reaches further"""
+    n_levels: PositiveInt = 8
+    """of `multi_tau`; each lasts twice as long as the one before"""
+    n_lags: PositiveInt = 8
+    """of the first level of `multi_tau`, even; the others have half as many"""
+    not_zero: PositiveFloat = 1e-5
+    """smaller values, and negative ones, become this"""
+    saturated: PositiveFloat = 32768.0
+    """a pixel that reaches it once counts no more"""
+    block_shots: PositiveInt = 256
+    """shots that travel together"""
+    update_shots: NonNegativeInt = 0
+    """shots between updates of the output; 0 = only at the end"""
+    readers: PositiveInt = 1
+    """ranks that read"""
+    reader_hosts: list[str] = []
+    """hosts that they may be at; none = any"""
+    takes_turns: bool = True
+    """whether readers take turns, else the earliest block that is ready comes first"""
+    user_class: str | None = None
+    """MODULE:CLASS or MODULE.CLASS or FILE.py:CLASS with callbacks; null = G2 alone"""
+    user_params: dict[str, Any] = {}
+    """for its constructor"""
+    out: str | None = "correlate.h5"
+    """the output; %T becomes the time, %C a free number; null = none"""
+    test_out: str | None = "correlate_test.h5"
+    """that of --test_alt"""
+    overwrite: bool = False
+    """whether an output of this name may be replaced"""
+    test_shots: PositiveInt = 100
+    """shots that tests take"""
+    largest_difference: NonNegativeFloat = Field(default=1e-6)
+    """relative, that --cmp allows"""

@@ -1,0 +1,88 @@
+"""Masks and colours of the pixels that are correlated: .npy files in the shape of an image."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spreadflow.errors import FileError
+
+LARGEST_COLOUR = 1 << 14
+"""Colours above this are those of a damaged file."""
+
+ABOUT = "docs/correlate.md says what masks and colours are."
+"""What to do about a file that is none."""
+
+
+class Pixels(NamedTuple):
+    """The pixels that are correlated."""
+
+    shape: tuple[int, ...]
+    """of an image"""
+    places: np.ndarray
+    """(pixel,) int64 of each, in a flat image"""
+    colours: np.ndarray
+    """(pixel,) int32 from 1"""
+    fine_colours: np.ndarray
+    """(pixel,) int32 from 1"""
+    n_masked_in: int
+    """pixels of the mask; those without a colour are left out"""
+
+
+def read_pixels(
+    shape: tuple[int, ...],
+    mask: Path | None,
+    colours: Path | None,
+    fine_colours: Path | None,
+) -> Pixels:
+    """Return the pixels of a mask that have a colour. None = all pixels; one colour; fine colours
+    as colours. Raises FileError.
+    """
+    is_used = np.ones(shape, bool) if mask is None else _mask(mask, shape)
+    coarse = np.ones(shape, np.int32) if colours is None else _colours(colours, shape)
+    fine = coarse if fine_colours is None else _colours(fine_colours, shape)
+    places = np.flatnonzero(is_used & (coarse > 0))
+    n_without = int(np.count_nonzero(fine.ravel()[places] == 0))
+    if n_without:
+        expected = "a fine colour for every pixel of the mask that has a colour"
+        raise FileError(fine_colours, expected, f"{n_without} pixels without", ABOUT)
+    if not len(places):
+        raise FileError(colours, "a pixel of the mask with a colour", "none", ABOUT)
+    return Pixels(
+        shape=shape,
+        places=places,
+        colours=coarse.ravel()[places],
+        fine_colours=fine.ravel()[places],
+        n_masked_in=int(np.count_nonzero(is_used)),
+    )
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask as bool. Raises FileError."""
+    numbers = _whole_numbers(path, shape)
+    values = np.unique(numbers)
+    if not np.isin(values, (0, 1)).all() or not numbers.any():
+        expected = "zeros and ones (1 = correlate the pixel), at least one of them 1"
+        raise FileError(path, expected, f"values {values[:5].tolist()}", ABOUT)
+    return numbers.astype(bool)
+
+
+def _colours(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return colours as int32. Raises FileError."""
+    numbers = _whole_numbers(path, shape)
+    if numbers.min() < 0 or numbers.max() > LARGEST_COLOUR:
+        found = f"numbers from {numbers.min()} to {numbers.max()}"
+        raise FileError(path, f"colours from 0 (none) to {LARGEST_COLOUR}", found, ABOUT)
+    return numbers.astype(np.int32)
+
+
+def _whole_numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return whole numbers of this shape from a file. Raises FileError where it has others."""
+    try:
+        numbers = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FileError(path, "a .npy file", error, ABOUT) from None
+    if numbers.shape != shape or numbers.dtype.kind not in "iub":
+        found = f"{numbers.dtype} of shape {numbers.shape}"
+        raise FileError(path, f"whole numbers of shape {shape}, that of an image", found, ABOUT)
+    return numbers

@@ -1,0 +1,182 @@
+"""Files of G2: results by update, in the layout that scripts for ParCorAna read, and their sums.
+
+A file is `<name>.inprogress` until all shots are through. It is closed between updates: what was
+published stays readable whatever happens to the ranks.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spreadflow import __version__
+from spreadflow.errors import FileError
+from spreadflow.io.colours import Pixels
+
+SCHEMA = 1
+"""Version of what this adds to the older layout: sums, counts, pixels."""
+
+NOT_COMPARED = (
+    "h5output",
+    "testH5output",
+    "testh5output",
+    "numServers",
+    "out",
+    "test_out",
+    "readers",
+    "overwrite",
+)
+"""Parameters in which two calculations of the same may differ."""
+
+TINY = 1e-30
+"""Floor of the numbers that a difference is relative to."""
+
+
+def resolved(name: str, clock: float | None = None) -> Path:
+    """Return the path that a name means: %T is the time as yyyymmddhhmmss, %C the first number of
+    three digits of which there is no file yet, finished or in progress. clock: seconds since the
+    epoch; None = now.
+    """
+    name = name.replace("%T", time.strftime("%Y%m%d%H%M%S", time.localtime(clock)))
+    if "%C" not in name:
+        return Path(name)
+    for number in range(1000):
+        path = Path(name.replace("%C", f"{number:03d}"))
+        if not path.exists() and not in_progress(path).exists():
+            return path
+    raise FileError(name, "a free number below 1000", "none", "Remove old files.")
+
+
+def in_progress(path: Path) -> Path:
+    """Return where a file lies as long as it is not finished."""
+    return path.with_name(f"{path.name}.inprogress")
+
+
+class G2File:
+    """A file that results are written to. Raises FileError where there is one of this name, unless
+    it may be replaced, or one in progress.
+    """
+
+    def __init__(self, path: Path, is_replacing: bool):
+        self.path = path
+        self._temporary = in_progress(path)
+        if path.exists() and not is_replacing:
+            raise FileError(path, "no file of this name", "one", "Use --overwrite or remove it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with h5py.File(self._temporary, "x", libver=("v110", "v110")) as file:
+                file.attrs["schema"] = SCHEMA
+                file.attrs["software"] = f"spreadflow {__version__}"
+        except OSError as error:
+            todo = "Another run writes it, or one that was killed left it: remove or rename it."
+            expected = "no file of this name, in a folder that can be written"
+            raise FileError(self._temporary, expected, error, todo) from None
+
+    @contextmanager
+    def open(self) -> Iterator[h5py.File]:
+        """Open the file for writing, for a while."""
+        with h5py.File(self._temporary, "r+") as file:
+            yield file
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.replace(self._temporary, self.path)
+
+
+def write_parameters(
+    file: h5py.File, system: Mapping[str, Any], user: Mapping[str, Any], pixels: Pixels
+) -> None:
+    """Write what was configured, a dataset for each parameter, and which pixels are correlated."""
+    for group, parameters in (("system_params", system), ("user_params", user)):
+        for name, value in parameters.items():
+            path = f"system/{group}/{name}"
+            try:
+                file[path] = value
+            except (TypeError, ValueError):
+                file[path] = json.dumps(value, default=str)
+    file["system/pixels"] = pixels.places
+    file["system/image_shape"] = pixels.shape
+    file["system/colours"] = pixels.colours
+    file["system/fine_colours"] = pixels.fine_colours
+    file.require_group("user")
+
+
+def write_update(
+    group: h5py.Group,
+    last_shot_id: int,
+    columns: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    pixels: Pixels,
+) -> bool:
+    """Write the results of an update; whether there were none of the same shot before.
+
+    columns: written as they are; `delays` and `delay_counts`, (delay,), are among them. arrays:
+    (delay, pixel) sums over partners. They are kept as `sums`, and divided by their number in the
+    shape of an image, 0 where a pixel is not correlated.
+    """
+    name = f"G2_results_at_{last_shot_id:06d}"
+    if name in group:
+        return False
+    update = group.create_group(name)
+    for column, values in columns.items():
+        update[column] = values
+    n = np.maximum(columns["delay_counts"], 1)
+    for array, sums in arrays.items():
+        update[f"sums/{array}"] = sums
+        for i, delay in enumerate(columns["delays"]):
+            image = np.zeros(pixels.shape, np.float32)
+            image.ravel()[pixels.places] = sums[i] / n[i]
+            update[f"{array}/delay_{delay:06d}"] = image
+    return True
+
+
+def differences(first: Path, second: Path, largest: float) -> tuple[float, list[str]]:
+    """Return the largest relative difference between numbers of two files, and a line for each
+    dataset that only one has, or that differs by more than `largest`. What is no number in one
+    alone differs; what stands for how the results were formed is not compared. Raises FileError.
+    """
+    a, b = (_datasets(path) for path in (first, second))
+    lines = [f"{path}: only in one of them" for path in sorted(a.keys() ^ b.keys())]
+    worst = 0.0
+    for path in sorted(a.keys() & b.keys()):
+        difference = _difference(a[path], b[path])
+        worst = max(worst, difference)
+        if difference > largest:
+            lines.append(f"{path}: differs by {difference:.3g}, relative")
+    return worst, lines
+
+
+def _datasets(path: Path) -> dict[str, np.ndarray]:
+    """Return the datasets of a file by path. Raises FileError."""
+    found: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        last = name.rpartition("/")[2]
+        if isinstance(item, h5py.Dataset) and last not in NOT_COMPARED:
+            found[name] = np.asarray(item[()])
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            file.visititems(keep)
+    except OSError as error:
+        raise FileError(path, "an output of `spreadflow correlate`", error, "Write it.") from None
+    return found
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest relative difference; infinity where they can't be compared."""
+    if first.shape != second.shape or first.dtype.kind not in "iufb":
+        are_equal = first.shape == second.shape and bool(np.all(first == second))
+        return 0.0 if are_equal else np.inf
+    is_number = np.isfinite(first)
+    if np.any(is_number != np.isfinite(second)):
+        return np.inf
+    a, b = (values[is_number].astype(np.float64) for values in (first, second))
+    size = np.maximum(np.maximum(np.abs(a), np.abs(b)), TINY)
+    return float(np.max(np.abs(a - b) / size, initial=0.0))

@@ -1,0 +1,5 @@
+"""The ranks of a stage, behind one door: the only package that knows MPI."""
+
+from spreadflow.parallel.world import World
+
+__all__ = ["World"]

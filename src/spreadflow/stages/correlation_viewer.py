@@ -1,0 +1,168 @@
+"""The viewer of `correlate`: results of the workers → an update of the output, and the summary."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from spreadflow.analysis.correlation.curves import Curve, curves, fit_decay
+from spreadflow.analysis.correlation.history import Counts
+from spreadflow.io import g2, store
+from spreadflow.io.colours import Pixels
+from spreadflow.parallel.roles import Result, Update
+from spreadflow.stages.correlation_callbacks import Callbacks
+from spreadflow.stages.correlation_workers import N_COUNTS, sums_of
+
+
+class Output(NamedTuple):
+    """What is written, and about what."""
+
+    path: Path | None
+    """None = no file"""
+    is_replacing: bool
+    system_params: Mapping[str, Any]
+    user_params: Mapping[str, Any]
+    pixels: Pixels
+    delays: np.ndarray
+    rate_hz: float
+
+
+class G2Viewer:
+    """Publishes updates: through the user's class where it does so itself, else as g2."""
+
+    def __init__(self, output: Output, callbacks: Callbacks, log: logging.Logger):
+        self._output = output
+        self._callbacks = callbacks
+        self._log = log
+        self._start = time.perf_counter()
+        self._file: g2.G2File | None = None
+        if output.path is not None:
+            self._file = g2.G2File(output.path, output.is_replacing)
+            with self._file.open() as file:
+                g2.write_parameters(file, output.system_params, output.user_params, output.pixels)
+        mask = np.zeros(output.pixels.shape, bool)
+        mask.ravel()[output.pixels.places] = True
+        with self._group() as group:
+            callbacks.call("viewerInit", mask, group)
+
+    @contextmanager
+    def _group(self) -> Iterator[h5py.Group | None]:
+        """Open the group of results for a while; None where there is no file."""
+        if self._file is None:
+            yield None
+            return
+        with self._file.open() as file:
+            yield file["user"]
+
+    def publish(self, update: Update, results: Sequence[Result]) -> None:
+        """Publish the results of all workers, and finish the output with the last of them."""
+        found: list[Curve] = []
+        publish = self._callbacks.get("viewerPublish")
+        with self._group() as group:
+            if publish is not None:
+                self._let_publish(publish, update, results, group)
+            else:
+                found = self._write(update, results, group)
+        rate = update.n_shots / max(time.perf_counter() - self._start, 1e-9)
+        self._log.info("%d shots, %d dropped, %.1f shots/s", update.n_shots, update.n_dropped, rate)
+        if update.is_last and self._file is not None:
+            self._file.finish()
+            self._summarize(update, results[0], found, rate)
+
+    def _write(
+        self, update: Update, results: Sequence[Result], group: h5py.Group | None
+    ) -> list[Curve]:
+        """Write an update; return its curves."""
+        pixels = self._output.pixels
+        sums = sums_of(results, self._output.delays)
+        found = curves(sums, pixels.colours, pixels.fine_colours)
+        if group is None:
+            return found
+        columns = {
+            "delays": sums.delays,
+            "delay_counts": sums.counts,
+            "is_bad": sums.is_bad,
+            **_columns(found, sums.counts > 0),
+        }
+        arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
+        if not g2.write_update(group, update.last_shot_id, columns, arrays, pixels):
+            self._log.error("shot %d: published before, skipped", update.last_shot_id)
+        return found
+
+    def _let_publish(
+        self, publish: Any, update: Update, results: Sequence[Result], group: h5py.Group | None
+    ) -> None:
+        """Have the user's class publish an update."""
+        output = self._output
+        names = self._callbacks.array_names
+        values = np.concatenate([result.values for result in results], axis=2)
+        images = {
+            name: {int(delay): self._image(values[i, k]) for k, delay in enumerate(output.delays)}
+            for i, name in enumerate(names)
+        }
+        flags = self._image(np.concatenate([result.flags for result in results]))
+        counts = results[0].numbers[:-N_COUNTS].copy()
+        publish(counts, event_time(update.last_shot_id), images, flags, group)
+
+    def publish_alternate(self, calculate: Any, ids: np.ndarray, values: np.ndarray) -> None:
+        """Have the user's class calculate in another way and publish it; finish the output. ids:
+        (shot,) of `event_time`; values: (shot, pixel).
+        """
+        with self._group() as group:
+            calculate(ids, values, group)
+        if self._file is not None:
+            self._file.finish()
+
+    def _image(self, values: np.ndarray) -> np.ndarray:
+        """Return values of pixels in the shape of an image, 0 elsewhere."""
+        image = np.zeros(self._output.pixels.shape, values.dtype)
+        image.ravel()[self._output.pixels.places] = values
+        return image
+
+    def _summarize(
+        self, update: Update, result: Result, found: Sequence[Curve], rate: float
+    ) -> None:
+        """Write the figures of the whole beside the output."""
+        output = self._output
+        assert output.path is not None
+        counts = Counts(*result.numbers[-N_COUNTS:].tolist())
+        fits = {curve.colour: fit_decay(curve) for curve in found}
+        fitted = {str(colour): fit for colour, fit in fits.items() if fit is not None}
+        figures = {
+            "n_events": update.n_shots,
+            "n_dropped": update.n_dropped,
+            "n_duplicates": counts.n_duplicates,
+            "n_late": counts.n_late,
+            "n_pixels": len(output.pixels.places),
+            "n_delays": len(output.delays),
+            "events_per_second": rate,
+            "contrast": {colour: fit.contrast for colour, fit in fitted.items()},
+            "rate_hz": {colour: fit.rate * output.rate_hz for colour, fit in fitted.items()},
+            "rate_sigma_hz": {
+                colour: fit.sigmas[2] * output.rate_hz for colour, fit in fitted.items()
+            },
+        }
+        with store.replacing(output.path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the curves and their σ as columns (delay,) by name, 0 where there are no partners."""
+    columns = {}
+    for curve in found:
+        for name, values in (("delay_curve", curve.g2), ("delay_curve_sigma", curve.sigma)):
+            column = np.zeros(len(has_partners))
+            column[has_partners] = values
+            columns[f"{name}_color_{curve.colour}"] = column
+    return columns
+
+
+def event_time(shot_id: int) -> dict[str, int]:
+    """Return the time of a shot as callbacks have it."""
+    return {"sec": 0, "nsec": 0, "fiducials": 0, "counter": shot_id}

@@ -1,0 +1,170 @@
+"""Workers of `correlate`: G2 by a calculator, in blocks, or the user's calculation shot by shot."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from spreadflow.analysis.correlation.calculators import Calculator
+from spreadflow.analysis.correlation.history import Counts, History
+from spreadflow.analysis.correlation.sums import Sums, side_by_side
+from spreadflow.parallel.roles import Result
+from spreadflow.stages.correlation_callbacks import Callbacks, is_early_form
+
+STORED, REMOVED = 1, -1
+"""Modes of `workerAdjustTerms`."""
+
+N_COUNTS = len(Counts._fields)
+"""Counts of shots that follow those of partners among the numbers of a result."""
+
+
+class G2Worker:
+    """A worker that has a calculator form the sums."""
+
+    def __init__(self, calculator: Calculator, callbacks: Callbacks):
+        self._calculator = calculator
+        self._adjust = callbacks.get("workerAdjustData")
+
+    def take(self, shot_ids: np.ndarray, pixels: np.ndarray) -> None:
+        """Take in a block of shots."""
+        if self._adjust is not None:
+            for values in pixels:
+                self._adjust(values)
+        self._calculator.add(shot_ids, pixels)
+
+    def result(self) -> Result:
+        """Return the sums, G2, IF, IP."""
+        sums = self._calculator.result()
+        numbers = np.array([*sums.counts, *self._calculator.counts], np.int64)
+        return Result(np.stack([sums.g2, sums.future, sums.past]), numbers, sums.is_bad)
+
+
+def sums_of(results: Sequence[Result], delays: np.ndarray) -> Sums:
+    """Return the sums of all pixels from the results of workers that have a calculator."""
+    shards = []
+    for result in results:
+        g2, future, past = result.values
+        counts = result.numbers[: len(delays)]
+        shards.append(Sums(delays, counts, g2, past, future, result.flags))
+    return side_by_side(shards)
+
+
+class WorkerData:
+    """The shots that a user's calculation has at hand: `X` (row, pixel), and where each time is."""
+
+    def __init__(self, n_shots: int, n_pixels: int):
+        self._history = History(n_shots, 0)
+        self.X = np.zeros((self._history.n_rows, n_pixels), np.float32)
+        self.T = np.zeros(self._history.n_rows, np.int64)
+
+    @property
+    def history(self) -> History:
+        """Which shots are held."""
+        return self._history
+
+    @property
+    def numOutOfOrder(self) -> int:
+        """Shots that came after newer ones."""
+        return self._history.counts.n_disordered
+
+    @property
+    def numDupTimes(self) -> int:
+        """Shots of a time that was held already."""
+        return self._history.counts.n_duplicates
+
+    def timesForStoredData(self) -> list[int]:
+        """Return the times that are held, ascending."""
+        return self._history.times.tolist()
+
+    def timesDataIndexes(self) -> Iterator[tuple[int, int]]:
+        """Yield the times that are held, ascending, with their rows."""
+        for time in self.timesForStoredData():
+            row = self._history.row_of(time)
+            assert row is not None
+            yield time, row
+
+    def tm2idx(self, tm: int) -> int | None:
+        """Return the row of a time, or None where it is not held."""
+        return self._history.row_of(int(tm))
+
+    def empty(self) -> bool:
+        """Whether no shot is held."""
+        return not len(self._history.times)
+
+    def filledX(self) -> bool:
+        """Whether the next new shot removes one."""
+        return len(self._history.times) == self._history.n_shots
+
+    def minTimeForStoredData(self) -> int:
+        """Return the oldest time that is held."""
+        return int(self._history.times[0])
+
+    def maxTimeForStoredData(self) -> int:
+        """Return the newest time that is held."""
+        return int(self._history.times[-1])
+
+
+class UserWorker:
+    """A worker that hands each shot to the user's class. n_delays: that its arrays have."""
+
+    def __init__(self, callbacks: Callbacks, n_shots: int, n_pixels: int, n_delays: int):
+        self._callbacks = callbacks
+        self._names = callbacks.array_names
+        self._n_pixels = n_pixels
+        self._n_delays = n_delays
+        self._data = WorkerData(n_shots, n_pixels)
+
+    def take(self, shot_ids: np.ndarray, pixels: np.ndarray) -> None:
+        """Take in a block of shots, one after the other."""
+        for shot_id, values in zip(shot_ids.tolist(), pixels, strict=True):
+            self._take_one(shot_id, values)
+
+    def _take_one(self, shot_id: int, values: np.ndarray) -> None:
+        """Take in a shot."""
+        history = self._data.history
+        is_stored, oldest = history.fate(shot_id)
+        if oldest is not None:
+            self._tell("workerBeforeDataRemove", REMOVED, oldest, history.row_of(oldest))
+        (row,) = history.insert(np.array([shot_id])).tolist()
+        if not is_stored:
+            return
+        self._callbacks.call("workerAdjustData", values)
+        self._data.X[row] = values
+        self._data.T[row] = shot_id
+        self._tell("workerAfterDataInsert", STORED, shot_id, row)
+
+    def _tell(self, name: str, mode: int, time: int, row: int | None) -> None:
+        """Call the method for a shot that was stored, or is about to be removed, by either name."""
+        self._callbacks.call(name, time, row, self._data)
+        early = self._callbacks.get("workerAdjustTerms")
+        if early is not None:
+            pivot = self._data.tm2idx(self._data.minTimeForStoredData())
+            n = len(self._data.history.times)
+            early(mode, row, pivot, n, self._data.T, self._data.X)
+
+    def result(self) -> Result:
+        """Return what the user's class calculates. Raises ConfigError where it is of another shape
+        than agreed, or not finite.
+        """
+        arrays, counts, flags = self._calculated()
+        check = self._callbacks.check
+        check("workerCalc", "arrays", sorted(self._names), sorted(arrays))
+        expected = (self._n_delays, self._n_pixels)
+        for name in self._names:
+            values = np.asarray(arrays[name])
+            check("workerCalc", f"{name} of shape", expected, values.shape)
+            check("workerCalc", f"{name} finite:", True, bool(np.isfinite(values).all()))
+        check("workerCalc", "counts of shape", (self._n_delays,), np.shape(counts))
+        check("workerCalc", "flags of shape", (self._n_pixels,), np.shape(flags))
+        stacked = np.stack([np.asarray(arrays[name], np.float64) for name in self._names])
+        numbers = np.array([*counts, *self._data.history.counts], np.int64)
+        return Result(stacked, numbers, np.ascontiguousarray(flags, np.int8))
+
+    def _calculated(self) -> Any:
+        """Return what `workerCalc` returns, by either form."""
+        method = self._callbacks.get("workerCalc")
+        assert method is not None
+        if not is_early_form(method):
+            return method(self._data)
+        rows = [row for _, row in self._data.timesDataIndexes()]
+        return method(self._data.T[rows], len(rows), self._data.X[rows])

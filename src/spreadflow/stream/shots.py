@@ -1,0 +1,47 @@
+"""What every source of shots offers: the next block, with shot ids, images and validity."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Event(NamedTuple):
+    """A shot before its image is read."""
+
+    shot_id: int
+    """its time, in units of the source's own clock"""
+    number: int
+    """its place in the source, in order of arrival"""
+
+
+class Block(NamedTuple):
+    """Shots in order of arrival."""
+
+    shot_ids: np.ndarray
+    """(shot,) int64 times; they may have gaps, come twice or out of order"""
+    images: np.ndarray
+    """(shot, ...) float32, each in the shape of the detector; anything where not valid"""
+    is_valid: np.ndarray
+    """(shot,) bool, False where a shot was refused or can not be read"""
+
+
+Accepts = Callable[[Event], bool]
+"""Whether the image of a shot shall be read."""
+
+
+class Source(Protocol):
+    """Shots that several readers share: of each block, one reads the images."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image."""
+
+    def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
+        """Yield the blocks of one reader: those whose number is `reader` modulo `n_readers`."""
+
+
+def slices(n_shots: int, block_shots: int, reader: int, n_readers: int) -> Iterator[slice]:
+    """Yield the blocks of one reader among shots that are counted."""
+    for first in range(reader * block_shots, n_shots, n_readers * block_shots):
+        yield slice(first, min(first + block_shots, n_shots))

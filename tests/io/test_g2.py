@@ -1,0 +1,108 @@
+"""Masks, colours and outputs of the correlation in time."""
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow.errors import FileError
+from spreadflow.io import g2
+from spreadflow.io.colours import read_pixels
+
+SHAPE = (2, 3)
+
+
+def saved(folder, name: str, numbers) -> object:
+    """Return the path of an array that was saved."""
+    path = folder / f"{name}.npy"
+    np.save(path, np.array(numbers))
+    return path
+
+
+def test_pixels_are_those_of_the_mask_with_a_colour(tmp_path):
+    mask = saved(tmp_path, "mask", [[1, 1, 0], [1, 1, 1]])
+    colours = saved(tmp_path, "colours", [[1, 0, 2], [2, 2, 1]])
+    fine = saved(tmp_path, "fine", [[5, 0, 0], [6, 7, 5]])
+    pixels = read_pixels(SHAPE, mask, colours, fine)
+    np.testing.assert_array_equal(pixels.places, [0, 3, 4, 5])
+    np.testing.assert_array_equal(pixels.colours, [1, 2, 2, 1])
+    np.testing.assert_array_equal(pixels.fine_colours, [5, 6, 7, 5])
+    assert pixels.n_masked_in == 5
+    assert len(read_pixels(SHAPE, None, None, None).places) == 6
+
+
+ONES = [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "colours", "fine", "found"),
+    [
+        ([[2, 1, 1], [1, 1, 1]], ONES, ONES, "values"),
+        ([[0, 0, 0], [0, 0, 0]], ONES, ONES, "values"),
+        ([[1.0, 1, 1], [1, 1, 1]], ONES, ONES, "float64"),
+        ([1, 1], ONES, ONES, "shape"),
+        (ONES, [[-1, 1, 1], [1, 1, 1]], ONES, "from -1"),
+        (ONES, [[1 << 15, 1, 1], [1, 1, 1]], ONES, "32768"),
+        (ONES, ONES, [[0, 1, 1], [1, 1, 1]], "1 pixels without"),
+        (ONES, [[0, 0, 0], [0, 0, 0]], ONES, "none"),
+    ],
+)
+def test_other_masks_and_colours_are_refused(tmp_path, mask, colours, fine, found):
+    paths = [
+        saved(tmp_path, name, numbers)
+        for name, numbers in (("mask", mask), ("colours", colours), ("fine", fine))
+    ]
+    with pytest.raises(FileError, match=found):
+        read_pixels(SHAPE, *paths)
+
+
+def test_names_have_the_time_and_the_next_free_number(tmp_path):
+    name = str(tmp_path / "g_%T_%C.h5")
+    first = g2.resolved(name, clock=0.0)
+    assert first.name.startswith("g_19") or first.name.startswith("g_20")
+    assert first.name.endswith("_000.h5")
+    g2.in_progress(first).touch()
+    second = g2.resolved(name, clock=0.0)
+    assert second.name.endswith("_001.h5")
+    second.touch()
+    assert g2.resolved(name, clock=0.0).name.endswith("_002.h5")
+
+
+def test_an_output_replaces_another_only_where_it_may_and_none_in_progress(tmp_path):
+    path = tmp_path / "g.h5"
+    file = g2.G2File(path, is_replacing=False)
+    with pytest.raises(FileError, match="inprogress"):
+        g2.G2File(path, is_replacing=True)
+    assert not path.exists()
+    file.finish()
+    with pytest.raises(FileError, match="--overwrite"):
+        g2.G2File(path, is_replacing=False)
+    g2.G2File(path, is_replacing=True).finish()
+    assert [file.name for file in tmp_path.iterdir()] == ["g.h5"]
+
+
+@pytest.mark.parametrize(
+    ("other", "n_lines"),
+    [
+        ([1.0, np.nan, 3.0], 0),
+        ([1.0 + 1e-9, np.nan, 3.0], 0),
+        ([1.0, np.nan, 3.1], 1),
+        ([1.0, 2.0, 3.0], 1),
+        ([np.nan, np.nan, 3.0], 1),
+        ([1.0, np.nan], 1),
+    ],
+)
+def test_a_comparison_sees_what_differs_and_what_is_no_number(tmp_path, other, n_lines):
+    for name, values in (("a.h5", [1.0, np.nan, 3.0]), ("b.h5", other)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["user/x"] = values
+            file["system/system_params/h5output"] = name
+    _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
+    assert len(lines) == n_lines
+
+
+def test_a_dataset_of_one_file_alone_differs(tmp_path):
+    for name in ("a", "b"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file[f"user/{name}"] = 1.0
+    _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
+    assert len(lines) == 2
