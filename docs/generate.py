@@ -265,7 +265,7 @@ Observations and files for the PDB are written when they are asked for, beside t
 | `spreadflow export merge.h5 --to mmcif` | `merge.cif` | structure factors as the PDB takes them: block `merged`, and block `unmerged` with the same observations under the indices that were observed |
 | `spreadflow export stage2.h5 --to mmcif` | `stage2.cif` | block `merged`: intensities and amplitudes |
 
-Programs that merge the observations by 1/σ² ([decision 49](decisions/0049-merged-means-merged.md)) get the intensities of `merge.mtz` to single precision; their σ is smaller where
+Programs that merge the observations by 1/σ² ([decision 48](decisions/0048-merged-means-merged.md)) get the intensities of `merge.mtz` to single precision; their σ is smaller where
 observations scatter more than their σ. A data set of more than 10⁵ lattices has a header for each, which many programs do
 not expect: `--to dials` writes lattices and reflections instead.
 
