@@ -151,8 +151,8 @@ def _sums_over(line, stretches, first, end):
 
 @inlined
 def _clean(images, shots, first, n, limits, tile, is_bad):
-    """Set a tile (shot, pixel) to n pixels of some shots as they are correlated; mark those that are
-    bad. See `store`.
+    """Set a tile (shot, pixel) to n pixels of some shots as they are correlated; mark those that
+    are bad. See `store`.
 
     Only then is the tile turned into lines: storing along lines while images are read makes each
     wait for the other.
