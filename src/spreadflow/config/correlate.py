@@ -47,10 +47,13 @@ class DelaysSection(Section):
     """Distinct delays between two, in units of the shot id."""
 
     start: PositiveInt = 1
+    """the shortest"""
     stop: PositiveInt = 1000
+    """the longest"""
     num: PositiveInt = 100
     """as many are kept as rounding leaves"""
     spacing: Literal["log", "lin"] = "log"
+    """equally far apart in their logarithm, or as they are"""
 
 
 class CorrelateSection(Section):
