@@ -162,9 +162,12 @@ def _empty(name: str, cell: np.ndarray, space_group: str, wavelength: float) -> 
 
 
 def save(mtz: gemmi.Mtz, path: Path | str) -> None:
-    """Write a table to a file."""
+    """Write a table to a file. Raises FileError."""
     with replacing(Path(path)) as temporary:
-        mtz.write_to_file(str(temporary))
+        try:
+            mtz.write_to_file(str(temporary))
+        except RuntimeError as error:  # of gemmi, where the disk is full
+            raise OSError(str(error)) from None
 
 
 def _rows(merged: MergedTable) -> np.ndarray:

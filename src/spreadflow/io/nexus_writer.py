@@ -21,6 +21,7 @@ from spreadflow.io.images.nexus_geometry import (
     CAPTURE_THICKNESS,
     LAB_FROM_MCSTAS,
 )
+from spreadflow.io.new_hdf5 import new_hdf5
 from spreadflow.io.truth import FileTruth, write_truth
 from spreadflow.models import Detector
 from spreadflow.physics.geometry import beam_center, distances_mm
@@ -102,7 +103,7 @@ def write(
     energies_ev = np.asarray(stills.energies_ev, float)
     photons = np.asarray(stills.photons, float)
     shot_ids = np.asarray(stills.shot_ids, np.uint64)
-    with store.replacing(Path(path)) as temporary, h5py.File(temporary, "w", locking=False) as f:
+    with store.replacing(Path(path)) as temporary, new_hdf5(temporary) as f:
         f.attrs.update(NX_class="NXroot", default="entry", software=f"spreadflow {__version__}")
         store.put_attributes(f, attributes or {})
         entry = _write_entry(f)

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, NamedTuple
 
@@ -24,7 +24,9 @@ import numpy as np
 from spreadflow import __version__
 from spreadflow.errors import FileError
 from spreadflow.io import checksums, datasets, rows
+from spreadflow.io.checksums import FORMAT
 from spreadflow.io.datasets import P
+from spreadflow.io.new_hdf5 import new_hdf5
 from spreadflow.parallel import World
 from spreadflow.products import VERSION, Column, Product, Table, Wanted
 
@@ -33,6 +35,9 @@ N_DIGITS = 16
 
 RERUN = "Rerun the stage that makes it."
 """What to do about a product that can't be read."""
+
+MAKE_ROOM = "Check --out, permissions and free space; finished parts are kept: run it again."
+"""What to do about a file that can't be written."""
 
 KEYS = "parts/key"
 """Dataset of a manifest: the keys of the parts, in block order."""
@@ -47,20 +52,20 @@ N_ROWS = "n_rows"
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`: it becomes `path` when the block ends well, and is
-    removed when it does not. Raises FileError where there can be no such folder.
+    removed when it does not. Raises FileError where it can't be written: the disk is full, or not
+    to be written to.
     """
     path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        todo = "Check --out and permissions."
-        raise FileError(path, "a folder to write to", error, todo) from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(path, "a place to write to", error, MAKE_ROOM) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def digest(*parts: object) -> str:
@@ -115,7 +120,7 @@ def write(path: Path | str, product: Product, *, key: str, **attributes: object)
     """Write a product as one file. Attributes that are not numbers or strings are stored as
     JSON.
     """
-    with replacing(Path(path)) as temporary, _new(temporary) as f:
+    with replacing(Path(path)) as temporary, new_hdf5(temporary, libver=FORMAT) as f:
         datasets.fill(f, product, where=path)
         stamp(f, product.kind, key, attributes)
 
@@ -123,11 +128,6 @@ def write(path: Path | str, product: Product, *, key: str, **attributes: object)
 def write_part(path: Path, product: Product, key: str) -> None:
     """Write a part of a product, or a piece of one."""
     write(path, product, key=key, **{N_ROWS: product.n_rows()})
-
-
-def _new(path: Path) -> h5py.File:
-    """Return a new file, open for writing."""
-    return h5py.File(path, "w", libver=checksums.FORMAT, locking=False)
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
@@ -506,7 +506,7 @@ class Parts(Generic[P]):
         described = self.product.described()
         columns = self.product.joined(briefs).datasets()
         n_rows = [brief.n_rows() for brief in briefs]
-        with replacing(self.path) as temporary, _new(temporary) as f:
+        with replacing(self.path) as temporary, new_hdf5(temporary, libver=FORMAT) as f:
             datasets.put(f, KEYS, np.array(self.keys, dtype=f"S{N_DIGITS}"))
             for table in self.product.declared():
                 of_parts = np.array([n[table] for n in n_rows], dtype=np.int64)

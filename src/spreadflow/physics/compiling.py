@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,11 @@ import numba
 
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package."""
+
+ROOM = 2**16
+"""Bytes that a folder has to take: a compiled loop has about as many, and Numba ends the process
+where it can't keep one.
+"""
 
 _IMPORTED = re.compile(r"^from spreadflow\.([\w.]+) import", re.MULTILINE)
 """A module that another one takes names from."""
@@ -37,23 +43,34 @@ def _state() -> str:
     return digest.hexdigest()[:8]
 
 
-def _cache_folder() -> Path:
-    """Return a folder that can be written: that of the user, or one for this process alone."""
-    try:
+def _cache_folder() -> Path | None:
+    """Return a folder that takes files: that of the user, or one for this process alone; None where
+    neither does.
+    """
+    with suppress(OSError, RuntimeError):
         folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         folder = folder / "spreadflow" / "numba" / _state()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):
+        _fill(folder)
+        return folder
+    with suppress(OSError):
+        _fill(Path(tempfile.gettempdir()))
         return Path(tempfile.mkdtemp(prefix="spreadflow-numba-"))
+    return None
 
 
-if not os.environ.get("NUMBA_CACHE_DIR"):
-    setattr(numba.config, "CACHE_DIR", str(_cache_folder()))  # noqa: B010 (Numba declares it late)
+def _fill(folder: Path) -> None:
+    """Write a file that does not stay. Raises OSError where a folder takes none."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(ROOM))
 
 
-_jit = partial(numba.njit, cache=True, error_model="numpy")
+_folder = os.environ.get("NUMBA_CACHE_DIR") or _cache_folder()
+if _folder is not None:
+    setattr(numba.config, "CACHE_DIR", str(_folder))  # noqa: B010 (Numba declares it late)
+
+
+_jit = partial(numba.njit, cache=_folder is not None, error_model="numpy")
 
 compiled = _jit(fastmath={"reassoc", "contract", "nsz"})
 """Compiles a function that Python calls. Sums may run in vector registers; infinities and NaN stay

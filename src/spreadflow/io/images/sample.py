@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 
 from spreadflow.errors import FileError
@@ -13,6 +12,7 @@ from spreadflow.io import store
 from spreadflow.io.images.formats import ImageFile, open_image
 from spreadflow.io.images.geometry import Geometry
 from spreadflow.io.images.source import sound_spectrum
+from spreadflow.io.new_hdf5 import new_hdf5
 from spreadflow.models import Detector
 
 MOST_SHOTS = 10
@@ -119,6 +119,6 @@ def write_mask(path: Path, kinds: np.ndarray, names: Sequence[str]) -> None:
     what is wrong with a pixel; names: of all kinds, in order, which the dataset's attribute `kinds`
     keeps.
     """
-    with store.replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    with store.replacing(path) as temporary, new_hdf5(temporary) as file:
         dataset = file.create_dataset("mask", data=kinds.astype(np.uint8), compression="gzip")
         dataset.attrs["kinds"] = list(names)
