@@ -62,7 +62,7 @@ RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manife
             "'some'",
         ),
         ({"trial": "a/b"}, "trial", "pattern", "'a/b'"),
-        ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than 0", "0"),
+        ({"reindex": {"d_min": 0}}, "reindex.d_min", "greater than or equal to 0.3", "0"),
         ({"annulus": {"d_min": 3}}, "annulus.d_min", "less than annulus.d_max, 2.5", "3.0"),
         ({"annulus": {"d_min": 1.7}}, "annulus.d_min", "at least reindex.d_min, 1.9", "1.7"),
         ({"wide": {"d_min": 1.7}}, "wide.d_min", "at least reindex.d_min, 1.9", "1.7"),
@@ -452,7 +452,8 @@ def test_simulate_gets_the_shots_of_its_own_run_only():
 
 def test_stage_argument_that_is_wrong_names_the_stage():
     with pytest.raises(
-        ConfigError, match=r"--config of merge: merge\.d_min: expected greater than 0; found -1"
+        ConfigError,
+        match=r"--config of merge: merge\.d_min: expected greater than or equal to 0\.3; found -1",
     ):
         for_stage('{"merge": {"d_min": -1}}', "merge")
     with pytest.raises(ConfigError, match="--config of merge"):

@@ -52,13 +52,51 @@ MANY_RANKS = {stage.word for stage in STAGES if stage.is_parallel}
 MISTAKES = {
     "unknown section": ("annullus={d_min: 2.0}", ["annullus", "unknown key"]),
     "unknown key": ("merge={n_bin: 3}", ["merge.n_bin", "unknown key"]),
-    "impossible value": ("index={d_min: -1}", ["index.d_min", "-1", "greater than 0"]),
+    "impossible value": (
+        "index={d_min: -1}",
+        ["index.d_min", "-1", "greater than or equal to 0.3"],
+    ),
     "wrong type": ("detector={distance_mm: far}", ["detector.distance_mm", "'far'", "number"]),
     "impossible order": ("annulus={d_min: 3.0}", ["annulus", "d_min", "3.0"]),
     "no such group": ("crystal={space_group: C 3}", ["crystal.space_group", "C 3"]),
     "group against cell": ("index={space_group: P 41 21 2}", ["index", "a = b, 90 90 90"]),
     "unknown run": ("level0={runs: [r9]}", ["level0.runs", "r9", "r1, r2"]),
     "both kinds": ("runs={r1: {images: m.json, simulate: {n_single: 1}}}", ["runs.r1", "both"]),
+    "yes for a number": ("seed=yes", ["seed", "yes", "True"]),
+    "no for a count": ("runs={r1: {simulate: {n_single: no}}}", ["n_single", "False"]),
+    "yes in a list": ("detector={shape: [yes, 5]}", ["detector.shape", "yes"]),
+    "spots out of order": ("index={spots: {d_min: 5, d_max: 3}}", ["index.spots.d_min", "3.0"]),
+    "no spots possible": ("index={spots: {min_spots: 5000}}", ["min_spots", "max_spots", "5000"]),
+    "pixels out of order": ("index={spots: {min_pixels: 300}}", ["min_pixels", "max_pixels"]),
+    "nothing to refine": ("stage1={refine: []}", ["stage1.refine", "at least 1"]),
+    "refined twice": ("stage1={refine: [scale, scale]}", ["stage1.refine", "twice"]),
+    "features twice": ("cells={features: [a, a]}", ["cells.features", "twice"]),
+    "no run": ("cells={runs: []}", ["cells.runs", "at least 1"]),
+    "site twice": (
+        "structure_factors={sites: [{atom: FE1, curve: metallic}, {atom: [FE1], curve: reduced}]}",
+        ["structure_factors.sites", "two sites"],
+    ),
+    "beam in keV": ("beam={energy_ev: 7.12}", ["beam.energy_ev", "1000", "7.12"]),
+    "pixel in metres": ("detector={pixel_mm: 0.000177}", ["detector.pixel_mm", "0.000177"]),
+    "saturated at once": ("detector={saturation_adu: 5}", ["saturation_adu", "offset_adu, 10"]),
+    "panel upstream": ("detector={panels: [{origin_mm: [-9, 9, 140]}]}", ["panels", "z = 140"]),
+    "parallel axes": (
+        "detector={panels: [{origin_mm: [-9, 9, -140], slow: [1, 0, 0]}]}",
+        ["detector.panels.0", "across"],
+    ),
+    "pixels outside": ("detector={bad_pixels: [[1, 0, 1, 0, 1]]}", ["bad_pixels", "[1, 0, 1"]),
+    "too many shots": (
+        "runs={r1: {simulate: {n_single: 1000000000000}}}",
+        ["n_single", "10000000"],
+    ),
+    "too many channels": ("beam={n_channels: 100000000000}", ["beam.n_channels", "100000"]),
+    "too large": ("detector={shape: [1000000000, 10]}", ["detector.shape", "16384"]),
+    "too fine": ("merge={d_min: 0.01}", ["merge.d_min", "0.3"]),
+    "run named as a folder": ("runs={logs: {simulate: {n_single: 1}}}", ["runs.logs", "logs"]),
+    "run named as parts": ("runs={annulus.parts: {simulate: {}}}", ["annulus.parts", "ending"]),
+    "run above": ("runs={..: {simulate: {n_single: 1}}}", ["runs", "'..'"]),
+    "trial above": ("trial=..", ["trial", "'..'"]),
+    "long name": (f"trial={'x' * 300}", ["trial", "200 characters"]),
     "frozen by itself": (
         "cells={from: results/t/cells.h5}",
         ["cells.from", "results/t/cells.h5", "copy"],
@@ -206,6 +244,46 @@ def test_bare_commands_are_installed():
 
     assert completed.returncode == 0
     assert "annulus" in completed.stdout
+
+
+TRAPS = {
+    "key twice": ("index: {d_min: 2.0}\nindex: {d_min: 3.0}", ["the key index twice", "line 2"]),
+    "nested key twice": ("index: {d_min: 2.0, d_min: 3.0}", ["the key d_min twice", "line 1"]),
+    "number in sixties": ("beam: {photons: 1:30:00}", ["1:30:00", "sixties", "line 1"]),
+    "not YAML": ("index: {d_min: 2.0", ["line 1"]),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), TRAPS.values(), ids=TRAPS)
+def test_traps_of_yaml_are_named_with_file_and_line(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    sentence = str(error.value)
+    assert all(word in sentence for word in [str(path), *words]), sentence
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="a readable YAML file"):
+        load(path)
+
+
+@pytest.mark.chain
+def test_the_workflow_names_the_file_that_is_wrong(new_trial):
+    trial = new_trial(SMALL)
+    path = trial.folder / "config" / "mine.yaml"
+    path.write_text("trial: t\nindex: {d_min: 2.0}\nindex: {d_min: 3.0}\n")
+    output = trial.snakemake("--dry-run", "--configfile", str(path), status=1)
+    assert output.count("the key index twice") == 1
+    assert str(path) in output
+
+    path.write_text("trial: t\nindex: {d_min: -2.0}\n")
+    output = trial.snakemake("--dry-run", "--configfile", str(path), status=1)
+    assert f"{path}: index.d_min: expected" in output
+    assert "Traceback" not in output
 
 
 HOSTILE = "my résults; touch one $(touch two) `touch three` 'x' \"y\" & z"

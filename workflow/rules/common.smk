@@ -17,9 +17,12 @@ if not workflow.overwrite_configfiles:  # no --configfile
     configfile: str(Path(workflow.basedir, "config", "config.yaml"))
 
 
+CONFIG_FILES = workflow.overwrite_configfiles or [Path(workflow.basedir, "config", "config.yaml")]
 try:
-    CONFIG = schema.parse(config)
-    schema.check_ready(CONFIG)
+    for path in CONFIG_FILES:  # Snakemake has read them, and of a key that is there twice the last
+        schema.read(path)
+    CONFIG = schema.parse(config, ", ".join(map(str, CONFIG_FILES)))
+    schema.check_ready(CONFIG, ", ".join(map(str, CONFIG_FILES)))
 except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 

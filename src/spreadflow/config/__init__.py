@@ -23,6 +23,7 @@ from spreadflow.config.load import (
     for_stage,
     load,
     parse,
+    read,
     section,
     setting,
 )
@@ -116,6 +117,7 @@ __all__ = [
     "load",
     "overlay",
     "parse",
+    "read",
     "rotations_and_centring",
     "section",
     "setting",

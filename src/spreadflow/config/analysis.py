@@ -15,8 +15,10 @@ from pydantic import (
 
 from spreadflow.config.base import (
     CellParameters,
+    Chosen,
     Fraction,
     Inconsistent,
+    Resolution,
     Section,
     SpaceGroupName,
     check_cell_fits_group,
@@ -32,20 +34,32 @@ class SpotsSection(Section):
     """threshold of the pixel above its mean, in σ"""
     global_threshold: float = 0.0
     """photons, after the pedestal is subtracted"""
-    kernel: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [4, 4]
+    kernel: Annotated[
+        list[Annotated[int, Field(gt=0, le=1000)]], Field(min_length=2, max_length=2)
+    ] = [4, 4]
     """half sizes (slow, fast) of the window"""
     min_pixels: PositiveInt = 2
     """smaller spots are noise"""
     max_pixels: PositiveInt = 200
     """larger spots are artefacts"""
-    d_min: PositiveFloat | None = None
+    d_min: Resolution | None = None
     """high-resolution limit of spots, Å; null = none"""
     d_max: PositiveFloat | None = None
     """low-resolution limit of spots, Å; null = none"""
     min_spots: PositiveInt = 12
     """fewer spots than this is a blank"""
-    max_spots: PositiveInt = 2000
+    max_spots: Annotated[int, Field(gt=0, le=1_000_000)] = 2000
     """more spots than this is an OVERFLOW"""
+
+    @model_validator(mode="after")
+    def _order(self):
+        for name in ("pixels", "spots"):
+            low, high = (getattr(self, f"{end}_{name}") for end in ("min", "max"))
+            if low > high:
+                raise Inconsistent(f"min_{name}", f"at most max_{name}, {high}", low)
+        if self.d_min is not None and self.d_max is not None and self.d_min >= self.d_max:
+            raise Inconsistent("d_min", f"less than d_max, {self.d_max}", self.d_min)
+        return self
 
 
 class IndexSection(Section):
@@ -65,7 +79,7 @@ class IndexSection(Section):
     """upper end of the trusted range; null = as in the file"""
     saturated_fraction_max: Fraction = 0.002
     """of the usable pixels; a shot with more above the trusted range is SATURATED"""
-    d_min: PositiveFloat = 1.9
+    d_min: Resolution = 1.9
     """resolution to which reflections are predicted"""
     max_lattices: PositiveInt = 3
     """at most this many lattices in a shot"""
@@ -77,7 +91,7 @@ class IndexSection(Section):
     """how far a, b, c may be from the target, relative"""
     angle_tolerance_deg: PositiveFloat = 5.0
     """how far α, β, γ may be from the target"""
-    n_directions: PositiveInt = 32768
+    n_directions: Annotated[int, Field(gt=0, le=10_000_000)] = 32768
     """trial vectors for the axis that leads the search"""
     rmsd_max_px: PositiveFloat = 2.0
     """a lattice with a larger r.m.s.d. is refused"""
@@ -107,13 +121,13 @@ class IndexSection(Section):
 class CellsSection(Section):
     """Clusters of unit cells, and which lattices are accepted."""
 
-    runs: list[str] | None = None
+    runs: Chosen[str] | None = None
     """runs the clusters are found on (the accepted list always covers all runs); null = all"""
     from_file: Path | None = Field(default=None, alias="from")
     """frozen clusters: a cells.h5, its populations as JSON (`spreadflow export --to json`), or a
     covariance pickle of uc_metrics, of which nothing is executed
     """
-    features: list[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = [
+    features: Chosen[Literal["a", "b", "c", "alpha", "beta", "gamma"]] = [
         "a",
         "b",
         "c",
@@ -141,7 +155,7 @@ class CellsSection(Section):
 class MergeSection(Section):
     """Scales, error model and merged intensities."""
 
-    d_min: PositiveFloat = 1.9
+    d_min: Resolution = 1.9
     """high-resolution limit, Å"""
     reference: Path | None = None
     """what the scales are taken against (mark0): a model (PDB, mmCIF), or merged intensities or
@@ -167,7 +181,7 @@ class AnnulusSection(Section):
 
     d_max: PositiveFloat = 2.5
     """low-resolution edge, Å"""
-    d_min: PositiveFloat = 2.1
+    d_min: Resolution = 2.1
     """high-resolution edge, Å; at least `reindex.d_min`"""
     min_i_over_sigma: float | None = None
     """null = every predicted reflection"""
@@ -194,7 +208,7 @@ class LadderSection(Section):
     """lattices are turned by so much, about random axes, before they are modelled: the last rung
     has it to find
     """
-    n_domains: PositiveInt = 25
+    n_domains: Annotated[int, Field(gt=0, le=100_000)] = 25
     """mosaic domains of the model, drawn once from the distribution of a lattice's mosaic spread"""
 
 
@@ -205,7 +219,7 @@ class PixelsSection(Section):
     """keys of `structure_factors` that differ in the model"""
     n_cells_axes: Literal[1, 3] = 1
     """1 = as many cells along a, b and c; 3 = each axis its own"""
-    oversample: PositiveInt = 2
+    oversample: Annotated[int, Field(gt=0, le=100)] = 2
     """sub-pixels along each edge, each averaged over its square: spots are no wider than a pixel or
     two
     """
@@ -278,7 +292,7 @@ class Stage1Section(PixelsSection):
     """
     domains: Path | None = None
     """HDF5 dataset `rotations` (domain, 3, 3), for `domains`"""
-    refine: list[
+    refine: Chosen[
         Literal["scale", "rotation", "cell", "n_cells", "eta", "distance", "wavelength"]
     ] = [
         "scale",

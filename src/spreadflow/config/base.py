@@ -2,14 +2,23 @@
 readable errors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import gemmi
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from spreadflow.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Section(BaseModel):
@@ -29,6 +38,23 @@ class Section(BaseModel):
         """
         return cls.model_construct()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_yes(cls, value: Any) -> Any:
+        """Refuse true and false where they are no values of a key: YAML has them for yes, no, on
+        and off, and they would count as 1 and 0. Raises Inconsistent.
+        """
+        keys = value if isinstance(value, Mapping) else {}
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            values = keys[key] if isinstance(keys.get(key), list) else [keys.get(key)]
+            if any(isinstance(one, bool) for one in values):
+                types = set(_types_in(field.annotation))
+                if types.isdisjoint((bool, Any)):
+                    expected = "a value that is neither true nor false (yes, no, on, off)"
+                    raise Inconsistent(key, expected, keys[key])
+        return value
+
 
 class Inconsistent(ValueError):
     """A rule that spans keys is broken: `key` (below the section that checks it), what is allowed,
@@ -40,6 +66,20 @@ class Inconsistent(ValueError):
         self.expected = expected
         self.found = found
         super().__init__(f"{key}: expected {expected}; found {found}")
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """Yield a type and all types in it."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _types_in(inner)
+
+
+def _different(values: list[T]) -> list[T]:
+    """Return a list as it is. Raises ValueError where it has a value twice."""
+    if len({str(value) for value in values}) < len(values):
+        raise ValueError("none of its values twice")
+    return values
 
 
 def _space_group(name: str) -> str:
@@ -63,6 +103,12 @@ SpaceGroupName = Annotated[str, AfterValidator(_space_group)]
 
 CellParameters = Annotated[list[float], AfterValidator(_cell)]
 """a b c (Å) α β γ (degrees)."""
+
+Chosen = Annotated[list[T], Field(min_length=1), AfterValidator(_different)]
+"""At least one value, none twice."""
+
+Resolution = Annotated[float, Field(ge=0.3, le=10_000)]
+"""A spacing of lattice planes, Å. Lists of reflections grow with its inverse cube."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
@@ -211,7 +257,6 @@ def _keys(model: type[BaseModel], place: tuple) -> list[str]:
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the sections in a type such as `dict[str, RunSection] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _sections_in(inner)
+    for inner in _types_in(annotation):
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield inner

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from spreadflow.config.base import Fraction, Section
+from spreadflow.config.base import Chosen, Fraction, Section
 from spreadflow.config.simulation import LatticesSection
 
 
@@ -19,7 +19,7 @@ class RigidGroupsSection(Section):
     hierarchy of an .expt, `depends_on` of NXmx, rigid groups of a .geom), modules = the smallest;
     panels = each by itself; or lists of numbers of panels: those not listed move together
     """
-    refine: list[Literal["shift", "distance", "tilt", "turn"]] = ["shift", "turn"]
+    refine: Chosen[Literal["shift", "distance", "tilt", "turn"]] = ["shift", "turn"]
     """what moves; turn = about the normal of the detector"""
     shift_sigma_mm: PositiveFloat = 0.3
     """standard deviation of shifts and distances about where the file has a group"""
@@ -39,13 +39,13 @@ class ImportedSection(LatticesSection):
 class Level0Section(Section):
     """One shift and distance of the detector from the lattices of all runs."""
 
-    runs: list[str] | None = None
+    runs: Chosen[str] | None = None
     """null = all runs"""
     max_lattices: PositiveInt | None = None
     """at most this many lattices take part; null = all"""
     from_file: Path | None = Field(default=None, alias="from")
     """a frozen level0.expt: nothing is refined"""
-    refine: list[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
+    refine: Chosen[Literal["shift", "distance", "tilt"]] = ["shift", "distance"]
     """what moves, of the detector as a whole"""
     rigid_groups: RigidGroupsSection = RigidGroupsSection()
     """what moves beside it"""

@@ -27,23 +27,55 @@ def parse(tree: dict, where: object = "config") -> Config:
         raise explain(error, where, Config) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: a key twice, of which the last would count, and 1:30 as 90."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return a mapping. Raises ConstructorError where it has a key twice."""
+        names = set()
+        for key, _ in node.value:
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                names.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def plain_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return a number. Raises ConstructorError for one in sixties."""
+        if ":" in node.value:
+            problem = f"{node.value}, which YAML takes for a number in sixties"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        is_whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.plain_number)
+
+
+def read(path: Path | str) -> dict:
+    """Return the sections that a YAML file has, not validated. Raises ConfigError."""
+    try:
+        layer = yaml.load(Path(path).read_text(), _Loader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        todo = "Check the path and the indentation."
+        raise ConfigError(path, "a readable YAML file", error, todo) from None
+    if not isinstance(layer, dict):
+        found = type(layer).__name__
+        todo = "See config/config.yaml."
+        raise ConfigError(path, "a YAML mapping of sections", found, todo)
+    return layer
+
+
 def load(*paths: Path | str, changes: dict | None = None) -> Config:
     """Read YAML files, later ones over earlier ones and `changes` over all, and validate. Raises
     ConfigError.
     """
     tree: dict = {}
     for path in paths:
-        try:
-            layer = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            todo = "Check the path and the indentation."
-            raise ConfigError(path, "a readable YAML file", error, todo) from None
-        if not isinstance(layer, dict):
-            found = type(layer).__name__
-            todo = "See config/config.yaml."
-            raise ConfigError(path, "a YAML mapping of sections", found, todo)
-        tree = overlay(tree, layer)
-
+        tree = overlay(tree, read(path))
     where = paths[-1] if paths else "config"
     return parse(overlay(tree, changes or {}), where)
 
@@ -110,7 +142,7 @@ def _curve_file(curve: str) -> Path | None:
     return None if curve in NAMED_CURVES else Path(curve)
 
 
-def check_ready(config: Config) -> None:
+def check_ready(config: Config, where: object = "config") -> None:
     """Raise where a trial could not run: ConfigError without a run or for a path that Snakemake
     does not take, FileError for a named file that does not exist.
 
@@ -118,24 +150,24 @@ def check_ready(config: Config) -> None:
     missing as long as what was made from it is still there.
     """
     if not config.runs:
-        raise ConfigError("config: runs", "at least one run", "none", "See config/README.md.")
+        raise ConfigError(f"{where}: runs", "at least one run", "none", "See config/README.md.")
     named = files(config)
     for key, path in {"data": config.data, "results": config.results, **named}.items():
         if WILDCARD & set(str(path)):
             expected = "a path without braces and line breaks, which Snakemake takes for wildcards"
-            raise ConfigError(f"config: {key}", expected, repr(str(path)), "Take another name.")
+            raise ConfigError(f"{where}: {key}", expected, repr(str(path)), "Take another name.")
     own_merge = config.results / config.trial / "merge.mtz"
     for key, path in named.items():
         if path == own_merge or path.is_file():
             continue
         is_manifest = key.endswith(".images")
         todo = "Write it with `spreadflow manifest`." if is_manifest else "Check the path."
-        raise FileError(f"config: {key}", "an existing file", path, todo)
+        raise FileError(f"{where}: {key}", "an existing file", path, todo)
     if config.is_recorded:
-        _check_models(config)
+        _check_models(config, where)
 
 
-def _check_models(config: Config) -> None:
+def _check_models(config: Config, where: object) -> None:
     """Raise FileError where a model is of another space group than it is configured with: stages
     that read it come after all images were indexed.
     """
@@ -148,14 +180,14 @@ def _check_models(config: Config) -> None:
                 str(factors.model), format=gemmi.CoorFormat.Detect
             ).find_spacegroup()
         except (OSError, RuntimeError, ValueError) as error:
-            where = f"config: {key}.model: {factors.model}"
+            place = f"{where}: {key}.model: {factors.model}"
             todo = "Check the path."
-            raise FileError(where, "a PDB or mmCIF file", error, todo) from None
+            raise FileError(place, "a PDB or mmCIF file", error, todo) from None
         if group is not None and group.xhm() != factors.space_group:
-            where = f"config: {key}.model: {factors.model}"
+            place = f"{where}: {key}.model: {factors.model}"
             expected = f"space group '{factors.space_group}', as configured"
             todo = f"Set index.space_group, or {key}.space_group."
-            raise FileError(where, expected, group.xhm(), todo)
+            raise FileError(place, expected, group.xhm(), todo)
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:

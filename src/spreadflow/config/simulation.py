@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -16,6 +16,7 @@ from pydantic import (
 from spreadflow.config.base import (
     CellParameters,
     Inconsistent,
+    Resolution,
     Section,
     SpaceGroupName,
     check_cell_fits_group,
@@ -47,6 +48,14 @@ class Site(Section):
         return " + ".join(selection.lstrip("/") for selection in self.selections)
 
 
+def _different_atoms(sites: list[Site]) -> list[Site]:
+    """Return sites as they are. Raises ValueError where two have an atom in common."""
+    atoms = [atom for site in sites for atom in site.selections]
+    if len(set(atoms)) < len(atoms):
+        raise ValueError("no atom in two sites, or twice in one")
+    return sites
+
+
 class CrystalSection(Section):
     """The crystals that are simulated (analysis never reads this section)."""
 
@@ -64,7 +73,7 @@ class CrystalSection(Section):
     """
     mosaic_spread_deg: NonNegativeFloat = 0.05
     """r.m.s. total rotation angle of the domains"""
-    n_domains: PositiveInt | None = None
+    n_domains: Annotated[int, Field(gt=0, le=100_000)] | None = None
     """number of domains; null = 25 for `domains`, all there are (`domains_per_crystal`, rounded)
     for `per_shot`
     """
@@ -105,9 +114,12 @@ class StructureFactorsSection(Section):
     """of the model; null = that of `crystal` or, where no run is simulated, of `reindex`"""
     cell: CellParameters | None = None
     """of the model; null = that of `crystal` or, where no run is simulated, of `reindex`"""
-    sites: list[Site] = [Site(atom="FE1", curve="oxidized"), Site(atom="FE2", curve="reduced")]
+    sites: Annotated[list[Site], AfterValidator(_different_atoms)] = [
+        Site(atom="FE1", curve="oxidized"),
+        Site(atom="FE2", curve="reduced"),
+    ]
     """the anomalous atoms; every other atom scatters with tabulated f', f''"""
-    d_min: PositiveFloat = 1.7
+    d_min: Resolution = 1.7
     """resolution of the structure factors, Å"""
     k_sol: NonNegativeFloat = 0.435
     """electron density of the flat bulk solvent, e/Å³; 0 = none"""
@@ -144,13 +156,13 @@ class StructureFactorsSection(Section):
 class BeamSection(Section):
     """The pulses that are simulated."""
 
-    energy_ev: PositiveFloat = 7120.0
+    energy_ev: Annotated[float, Field(ge=1000, le=1_000_000)] = 7120.0
     """mean photon energy over all pulses"""
     first_channel_ev: PositiveFloat = 7070.5
     """energy of the first channel"""
     channel_ev: PositiveFloat = 1.0
     """width of a channel"""
-    n_channels: PositiveInt = 100
+    n_channels: Annotated[int, Field(gt=0, le=100_000)] = 100
     """channels of a spectrum"""
     spectra: Path | None = None
     """NXmx file or manifest whose spectra the pulses have, shot i spectrum i modulo their number;
@@ -181,6 +193,10 @@ class BeamSection(Section):
         return self
 
 
+AXES_TOLERANCE = 1e-4
+"""Difference of scalar products of a panel's axes from those of perpendicular unit vectors."""
+
+
 class PanelSection(Section):
     """One panel of a multi-panel detector."""
 
@@ -191,17 +207,28 @@ class PanelSection(Section):
     slow: Annotated[list[float], Field(min_length=3, max_length=3)] = [0.0, -1.0, 0.0]
     """unit vector of the slow axis in the lab"""
 
+    @model_validator(mode="after")
+    def _is_panel(self):
+        pairs = ((self.fast, self.fast), (self.slow, self.slow), (self.fast, self.slow))
+        products = [sum(x * y for x, y in zip(a, b, strict=True)) for a, b in pairs]
+        if max(abs(products[0] - 1), abs(products[1] - 1), abs(products[2])) > AXES_TOLERANCE:
+            expected = "an axis of length 1 across `slow`"
+            raise Inconsistent("fast", expected, f"{self.fast} and {self.slow}")
+        return self
+
 
 class DetectorSection(Section):
     """The detector that is simulated, beside its noise and point spread (`recording`). Without
     `panels`: one panel, normal to the beam.
     """
 
-    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = [1920, 1920]
+    shape: Annotated[
+        list[Annotated[int, Field(gt=0, le=16384)]], Field(min_length=2, max_length=2)
+    ] = [1920, 1920]
     """(slow, fast) pixels of a panel"""
-    pixel_mm: PositiveFloat = 0.177
+    pixel_mm: Annotated[float, Field(ge=0.001, le=10)] = 0.177
     """edge of the square pixels"""
-    distance_mm: PositiveFloat = 141.7
+    distance_mm: Annotated[float, Field(ge=1, le=100_000)] = 141.7
     """from the sample to the single panel"""
     beam_center_px: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """(fast, slow) where the beam truly hits the single panel; null = 1/2 pixel beyond its middle
@@ -221,7 +248,7 @@ class DetectorSection(Section):
     """spots lie at the mean depth at which the sensor absorbs, farther out at oblique incidence;
     false (as published): where rays meet its surface
     """
-    psf_radius_px: PositiveInt = 10
+    psf_radius_px: Annotated[int, Field(gt=0, le=1000)] = 10
     """half size of the point spread's kernel"""
     flicker: NonNegativeFloat = 0.0
     """relative standard deviation of each pixel's expected photons, anew in each shot"""
@@ -236,11 +263,34 @@ class DetectorSection(Section):
     air_mm: NonNegativeFloat = 10.0
     """path through air, for the background"""
 
+    @model_validator(mode="after")
+    def _order(self):
+        if self.saturation_adu <= self.offset_adu:
+            expected = f"more than detector.offset_adu, {self.offset_adu}"
+            raise Inconsistent("saturation_adu", expected, self.saturation_adu)
+        return self
+
+    @model_validator(mode="after")
+    def _has_places(self):
+        n_slow, n_fast = self.shape
+        for one in self.panels:
+            half = self.pixel_mm / 2 * (n_slow * one.slow[2] + n_fast * one.fast[2])
+            z_mm = one.origin_mm[2] + half
+            if z_mm >= 0:
+                expected = "panels downstream of the sample, at z < 0 in the lab"
+                raise Inconsistent("panels", expected, f"the centre of one at z = {z_mm:g} mm")
+        for panel, slow, slow_end, fast, fast_end in self.bad_pixels:
+            is_there = 0 <= panel < max(1, len(self.panels))
+            if not (is_there and 0 <= slow < slow_end <= n_slow and 0 <= fast < fast_end <= n_fast):
+                expected = "[panel, slow0, slow1, fast0, fast1] of pixels that there are"
+                raise Inconsistent("bad_pixels", expected, [panel, slow, slow_end, fast, fast_end])
+        return self
+
 
 class SimulateSection(Section):
     """How images are computed and stored."""
 
-    oversample: PositiveInt | Literal["adaptive"] = 2
+    oversample: Annotated[int, Field(gt=0, le=100)] | Literal["adaptive"] = 2
     """sub-pixels along each edge, each averaged over its square; `adaptive` = as many points as the
     sharpest domain of each reflection needs
     """
@@ -252,18 +302,22 @@ class SimulateSection(Section):
     """shots per image file; a fixed block, whatever the number of ranks"""
 
 
+NumberOfShots = Annotated[int, Field(ge=0, le=10_000_000)]
+"""Shots of a kind."""
+
+
 class SimulatedShots(Section):
     """How many shots of each kind a simulated run has (in this order)."""
 
-    n_single: NonNegativeInt = 96
+    n_single: NumberOfShots = 96
     """one lattice"""
-    n_blank: NonNegativeInt = 0
+    n_blank: NumberOfShots = 0
     """background only"""
-    n_double: NonNegativeInt = 0
+    n_double: NumberOfShots = 0
     """two lattices"""
-    n_saturated: NonNegativeInt = 0
+    n_saturated: NumberOfShots = 0
     """one lattice, too bright for the trusted range"""
-    n_unreadable: NonNegativeInt = 0
+    n_unreadable: NumberOfShots = 0
     """stored bytes that do not decompress"""
 
 

@@ -51,8 +51,27 @@ sees SECTION.
 """
 
 
-FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
 """A name that is that of a folder too: neither hidden, nor an option, nor another folder's."""
+
+OWN_FOLDERS = ("logs", "benchmarks")
+"""Folders of a trial beside those of its runs."""
+
+OWN_ENDINGS = (".h5", ".parts", ".gram", ".cycles", ".json", ".html")
+"""Endings of files and folders of a trial beside the folders of its runs."""
+
+
+def _run_name(name: str) -> str:
+    """Return the name of a run as it is. Raises ValueError for one of the trial's own."""
+    if name in OWN_FOLDERS or name.endswith(OWN_ENDINGS):
+        raise ValueError(
+            f"none of {', '.join(OWN_FOLDERS)} and no name with the ending of a product"
+        )
+    return name
+
+
+RunName = Annotated[FolderName, AfterValidator(_run_name)]
+"""Name of a run, whose folder lies in that of the trial."""
 
 TARGET = ("space_group", "cell")
 """Keys of `index` that say which crystals are looked for."""
@@ -91,7 +110,7 @@ class Config(Section):
     """folder of the runs' images"""
     results: Path = Path("results")
     """folder of the trials"""
-    runs: dict[FolderName, RunSection] = {}
+    runs: dict[RunName, RunSection] = {}
     """name → run"""
     crystal: CrystalSection = CrystalSection.defaults()
     """the crystals that are simulated"""
