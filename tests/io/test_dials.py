@@ -229,6 +229,24 @@ def test_a_panel_that_can_not_be_is_one_clear_error(tmp_path, key, value, messag
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("edge_mm", [0, -0.1])
+def test_pixels_without_an_edge_are_refused(tmp_path, edge_mm):
+    path = tmp_path / "a.expt"
+    write_expt(path, detector(1), wavelength=1.0)
+    tree = json.loads(path.read_text())
+    tree["detector"][0]["panels"][0]["pixel_size"] = [edge_mm, edge_mm]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match="pixels with an edge"):
+        read_expt(path)
+
+
+def test_a_list_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.expt"
+    path.write_text("[" * 200_000 + "]" * 200_000)
+    with pytest.raises(FileError, match="a DIALS ExperimentList"):
+        read_expt(path)
+
+
 def test_detectors_that_are_the_same_are_one(tmp_path):
     """As each of five experiments has its own copy in lists of dials.ssx_index: apart by rounding,
     or by less than a hundredth of a pixel.

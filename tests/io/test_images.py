@@ -342,12 +342,30 @@ def test_no_wavelength_at_all(run, tmp_path):
         ({"version": 2}, "version"),
         ({"colour": "red"}, "colour"),
         ({"adu_per_photon": 0}, "adu_per_photon"),
+        ({"adu_per_photon": float("inf")}, "adu_per_photon"),
         ({"files": [{"path": "0.nxs"}]}, "size"),
     ],
 )
 def test_manifest_that_is_not_one(run, change, named):
     run.write_text(json.dumps(json.loads(run.read_text()) | change))
     with pytest.raises(FileError, match=named):
+        images.Source(run)
+
+
+def test_a_file_twice_in_a_manifest_is_refused(run):
+    tree = json.loads(run.read_text())
+    run.write_text(json.dumps(tree | {"files": tree["files"] + tree["files"][:1]}))
+    with pytest.raises(
+        FileError, match=r"manifest\.json: expected file names .* found 0\.nxs twice"
+    ):
+        images.Source(run)
+
+
+def test_more_frames_than_any_file_has_are_refused(run):
+    tree = json.loads(run.read_text())
+    tree["files"][0]["n_frames"] = 100_000_000
+    run.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match="less than or equal to 1000000"):
         images.Source(run)
 
 
@@ -375,7 +393,7 @@ def test_manifest_refuses_files_that_do_not_belong_together(run, tmp_path):
     )
 
     for other, why in (
-        (tmp_path / "sub" / "0.nxs", "same name"),
+        (tmp_path / "sub" / "0.nxs", r"0\.nxs twice"),
         (tmp_path / "moved.nxs", "geometry"),
     ):
         with pytest.raises(FileError, match=why):

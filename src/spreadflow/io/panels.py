@@ -142,6 +142,8 @@ def check(where: object, whole: Detector) -> None:
     axes = np.stack([whole.fast, whole.slow], axis=1)
     if not (np.isfinite(whole.origin_mm).all() and np.isfinite(axes).all()):
         raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
+    if not 0 < whole.pixel_mm < np.inf:
+        raise FileError(where, "pixels with an edge", f"{whole.pixel_mm} mm", ABOUT_GEOMETRY)
     lengths_mm = (whole.thickness_mm, whole.attenuation_mm)
     if not all(0 <= length_mm < np.inf for length_mm in lengths_mm):
         expected = "a thickness and an attenuation length of the sensor, not negative"

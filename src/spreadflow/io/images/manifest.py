@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
@@ -63,7 +63,7 @@ class DataFile(BaseModel):
 class ManifestFile(DataFile):
     """One image file."""
 
-    n_frames: PositiveInt
+    n_frames: Annotated[int, Field(gt=0, le=1_000_000)]
     """shots in the file"""
     data_files: list[DataFile] = []
     """the files that it leads to, by external links or as sources of virtual datasets, with
@@ -91,7 +91,7 @@ class Manifest(BaseModel):
     """name of the run; part of every shot_id"""
     offset_adu: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """pedestal: photons = (ADU - offset_adu) / adu_per_photon"""
-    adu_per_photon: PositiveFloat = 1.0
+    adu_per_photon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """gain"""
     polarization: Annotated[float, Field(ge=-1, le=1)] = 1.0
     """Kahn's K, -1 to 1: +1 is polarized along the lab x axis"""
@@ -187,7 +187,7 @@ def write_manifest(
     paths = [Path(path) for path in images]
     if not paths:
         raise FileError(out, "at least one image file", "none", "Check the pattern.")
-    _check_names(paths)
+    _check_names(out, paths)
     geometry = geometry or _named_geometry(paths)
     instead = None if geometry is None else read_geometry(geometry)
     headers = [_read_header(path, instead) for path in paths]
@@ -266,13 +266,14 @@ def _few(remarks: Sequence[str]) -> list[str]:
     return [*kept, f"and {n_more} more remarks of this kind"] if n_more else kept
 
 
-def _check_names(paths: Sequence[Path]) -> None:
-    """Raise FileError where two files have the same name: shots are known by it."""
+def _check_names(manifest: Path, paths: Iterable[Path]) -> None:
+    """Raise FileError where two files of a manifest have the same name: shots are known by it."""
     names = set[str]()
     for path in paths:
         if path.name in names:
             expected = "file names that differ within a run"
-            raise FileError(path, expected, "the same name twice", "Make it another run.")
+            found = f"{path.name} twice"
+            raise FileError(manifest, expected, found, "Make it another run.")
         names.add(path.name)
 
 
@@ -372,11 +373,13 @@ def read_manifest(path: Path | str) -> Manifest:
     """Return a manifest, validated. Raises FileError."""
     path = Path(path)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise FileError(path, "a manifest", error, HOW_TO_WRITE) from None
     except ValidationError as error:
         raise _explain(error, path) from None
+    _check_names(path, (Path(file.path) for file in manifest.files))
+    return manifest
 
 
 def geometry_of(path: Path | str, manifest: Manifest) -> Geometry | None:

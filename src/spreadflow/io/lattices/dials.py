@@ -202,7 +202,7 @@ def _explained(where: object, needed: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(where, "an experiment list (.expt)", error, "Check the path.") from None
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         expected = f"a DIALS ExperimentList with {needed}"
         raise FileError(where, expected, repr(error), TODO) from None
 
