@@ -30,7 +30,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 
 TOOLS := lint-style lint-types lint-layers lint-workflow lint-docs
 
-.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long same lint $(TOOLS) format docs config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long faults same lint $(TOOLS) format docs config lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -83,6 +83,9 @@ quick: $(READY)
 
 long: $(READY)  ## measurements that take minutes
 	pytest -m long $(PYTEST)
+
+faults: $(READY)  ## ranks that die, full disks, wrong launchers, hostile paths: docs/faults.md
+	pytest tests/faults tests/mpi/test_parallel.py tests/workflow/test_faults.py tests/workflow/test_workflow.py $(PYTEST)
 
 same: $(READY)  ## prove that results are those of another revision: make same BASE=<revision> [CHAIN=demo] [RENAMED=<file>]
 	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }

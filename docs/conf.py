@@ -31,6 +31,7 @@ PARTS = {
         "docs/images",
         "docs/interop",
         "docs/summaries",
+        "docs/faults",
         "docs/diffbragg",
         "profiles/README",
         "containers/README",

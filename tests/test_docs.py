@@ -125,6 +125,17 @@ def test_every_way_in_and_out_has_a_row():
     assert paths - named == FILES_OF_OURS
 
 
+def test_every_fault_has_a_test_that_exists():
+    page = (REPOSITORY / "docs" / "faults.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "| kind" not in line]
+    source = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, row
+        missing = [name for name in names if f"def {name}(" not in source]
+        assert not missing, f"no {missing}"
+
+
 def test_the_index_has_every_decision_once(generate):
     pages = sorted(path.name for path in (REPOSITORY / "docs" / "decisions").glob("0*.md"))
     lines = generate.decisions_index().splitlines()
