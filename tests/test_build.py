@@ -33,8 +33,9 @@ def test_axes_of_panels_are_made_orthonormal():
     assert detector.n_panels == 2
     axes = np.array([detector.fast[0], detector.slow[0]])
     np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
-    with pytest.raises(ConfigError, match=r"detector.panels.0"):
-        build.detector(DetectorSection(panels=[panel.model_copy(update={"slow": [1.0, 0.1, 0.0]})]))
+    skewed = panel.model_dump() | {"slow": [1.0, 0.1, 0.0]}
+    with pytest.raises(ConfigError, match=r"detector.panels.0: expected fast and slow axes"):
+        parse({"detector": {"panels": [skewed]}})
 
 
 def test_pulses_lie_within_their_channels():
@@ -48,4 +49,4 @@ def test_bad_pixels():
     assert good.shape == (1, 10, 20) and (~good).sum() == 2 * 4 and not good[0, 2:4, 5:9].any()
     for wrong in ([1, 0, 1, 0, 1], [0, 0, 11, 0, 1], [0, 3, 3, 0, 1]):
         with pytest.raises(ConfigError, match="bad_pixels"):
-            build.good_pixels(DetectorSection(shape=[10, 20], bad_pixels=[wrong]), 1)
+            parse({"detector": {"shape": [10, 20], "bad_pixels": [wrong]}})

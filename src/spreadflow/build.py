@@ -68,12 +68,10 @@ def noise(section: NoiseSection) -> Noise:
 
 
 def detector(section: DetectorSection) -> Detector:
-    """Return the detector as it truly stands. Raises ConfigError for panels whose axes span no
-    plane.
-    """
+    """Return the detector as it truly stands."""
     n_slow, n_fast = section.shape
     if section.panels:
-        axes = [_axes(i, panel.fast, panel.slow) for i, panel in enumerate(section.panels)]
+        axes = [_axes(panel.fast, panel.slow) for panel in section.panels]
         origin = np.array([panel.origin_mm for panel in section.panels])
     else:
         middle = section.beam_center_px or [n_fast / 2 + 0.5, n_slow / 2 + 0.5]
@@ -94,38 +92,18 @@ def detector(section: DetectorSection) -> Detector:
     )
 
 
-def _axes(panel: int, fast: list[float], slow: list[float]) -> np.ndarray:
+def _axes(fast: list[float], slow: list[float]) -> np.ndarray:
     """Return unit vectors of the fast axis and, at right angles to it, of the slow axis."""
     f = np.array(fast, dtype=np.float64)
     s = np.array(slow, dtype=np.float64)
-    if np.linalg.norm(np.cross(f, s)) < 0.5 * np.linalg.norm(f) * np.linalg.norm(s) or not f.any():
-        where = f"detector.panels.{panel}"
-        raise ConfigError(
-            where, "fast and slow axes at about right angles", [fast, slow], "Correct the axes."
-        )
     f /= np.linalg.norm(f)
     s -= f * (f @ s)
     return np.array([f, s / np.linalg.norm(s)])
 
 
 def good_pixels(section: DetectorSection, n_panels: int) -> np.ndarray:
-    """Return (panel, slow, fast) bool: False in the rectangles of `bad_pixels`. Raises
-    ConfigError.
-    """
+    """Return (panel, slow, fast) bool: False in the rectangles of `bad_pixels`."""
     good = np.ones((n_panels, *section.shape), dtype=bool)
-    for i, (panel, slow0, slow1, fast0, fast1) in enumerate(section.bad_pixels):
-        if not (
-            0 <= panel < n_panels
-            and 0 <= slow0 < slow1 <= section.shape[0]
-            and 0 <= fast0 < fast1 <= section.shape[1]
-        ):
-            expected = f"panel < {n_panels} and a rectangle within {section.shape} (slow, fast)"
-            found = [panel, slow0, slow1, fast0, fast1]
-            raise ConfigError(
-                f"detector.bad_pixels.{i}",
-                expected,
-                found,
-                "Give [panel, slow0, slow1, fast0, fast1].",
-            )
+    for panel, slow0, slow1, fast0, fast1 in section.bad_pixels:
         good[panel, slow0:slow1, fast0:fast1] = False
     return good

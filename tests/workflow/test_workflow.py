@@ -82,7 +82,7 @@ MISTAKES = {
     "panel upstream": ("detector={panels: [{origin_mm: [-9, 9, 140]}]}", ["panels", "z = 140"]),
     "parallel axes": (
         "detector={panels: [{origin_mm: [-9, 9, -140], slow: [1, 0, 0]}]}",
-        ["detector.panels.0", "across"],
+        ["detector.panels.0", "right angles"],
     ),
     "pixels outside": ("detector={bad_pixels: [[1, 0, 1, 0, 1]]}", ["bad_pixels", "[1, 0, 1"]),
     "too many shots": (

@@ -1,5 +1,6 @@
 """Sections of what is simulated: crystals and what they scatter, pulses, detector, images, runs."""
 
+import math
 from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -193,8 +194,8 @@ class BeamSection(Section):
         return self
 
 
-AXES_TOLERANCE = 1e-4
-"""Difference of scalar products of a panel's axes from those of perpendicular unit vectors."""
+LARGEST_COSINE = 0.866
+"""Of the angle between the two axes of a panel, which are made perpendicular: 30°."""
 
 
 class PanelSection(Section):
@@ -210,10 +211,10 @@ class PanelSection(Section):
     @model_validator(mode="after")
     def _is_panel(self):
         pairs = ((self.fast, self.fast), (self.slow, self.slow), (self.fast, self.slow))
-        products = [sum(x * y for x, y in zip(a, b, strict=True)) for a, b in pairs]
-        if max(abs(products[0] - 1), abs(products[1] - 1), abs(products[2])) > AXES_TOLERANCE:
-            expected = "an axis of length 1 across `slow`"
-            raise Inconsistent("fast", expected, f"{self.fast} and {self.slow}")
+        fast, slow, both = (sum(x * y for x, y in zip(a, b, strict=True)) for a, b in pairs)
+        if abs(both) >= LARGEST_COSINE * math.sqrt(fast * slow):
+            expected = "fast and slow axes at about right angles"
+            raise Inconsistent("", expected, f"{self.fast} and {self.slow}")
         return self
 
 
@@ -274,8 +275,8 @@ class DetectorSection(Section):
     def _has_places(self):
         n_slow, n_fast = self.shape
         for one in self.panels:
-            half = self.pixel_mm / 2 * (n_slow * one.slow[2] + n_fast * one.fast[2])
-            z_mm = one.origin_mm[2] + half
+            fast, slow = (axis[2] / math.hypot(*axis) for axis in (one.fast, one.slow))
+            z_mm = one.origin_mm[2] + self.pixel_mm / 2 * (n_slow * slow + n_fast * fast)
             if z_mm >= 0:
                 expected = "panels downstream of the sample, at z < 0 in the lab"
                 raise Inconsistent("panels", expected, f"the centre of one at z = {z_mm:g} mm")
