@@ -30,6 +30,7 @@ PARTS = {
         "docs/files",
         "docs/images",
         "docs/summaries",
+        "docs/correlate",
         "docs/diffbragg",
         "profiles/README",
         "containers/README",
