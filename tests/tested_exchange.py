@@ -334,4 +334,33 @@ MODELS = (
 )
 """What structure factors are calculated from."""
 
-EXCHANGED = (*LATTICES, *INTENSITIES, *CELLS, *MODELS)
+CORRELATION = (
+    Exchanged(
+        "ParCorAna: configurations in Python, user classes, masks and colours as .npy",
+        "read",
+        "`spreadflow correlate -c FILE`, `correlate.mask`, `correlate.test_mask`, "
+        "`correlate.colours`, `correlate.fine_colours`",
+        "a configuration and classes by the documented names; pixels counted by hand",
+        (
+            "stages/test_correlate.py::test_a_configuration_of_parcorana_runs_and_passes_its_tests",
+            "stages/test_correlate.py::test_a_user_calculates_something_else_by_either_names",
+            "io/test_g2.py::test_pixels_are_those_of_the_mask_with_a_colour",
+            "io/test_g2.py::test_other_masks_and_colours_are_refused",
+        ),
+        "a configuration is a program; one that imports ParCorAna itself is refused",
+    ),
+    Exchanged(
+        "ParCorAna: G2 as HDF5",
+        "written",
+        "`spreadflow correlate`",
+        "the documented paths; the double loop over all pairs",
+        (
+            "stages/test_correlate.py::test_every_update_is_in_the_file_in_the_old_layout",
+            "stages/test_correlate.py::test_outputs_equal_those_of_the_double_loop",
+        ),
+        "sums and counts stand beside the old datasets; no viewer of others has read it",
+    ),
+)
+"""Pixels correlated in time."""
+
+EXCHANGED = (*LATTICES, *INTENSITIES, *CELLS, *MODELS, *CORRELATION)
