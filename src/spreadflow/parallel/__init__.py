@@ -1,5 +1,5 @@
 """The ranks of a stage, behind one door: the only package that knows MPI."""
 
-from spreadflow.parallel.world import World
+from spreadflow.parallel.world import World, ending_together
 
-__all__ = ["World"]
+__all__ = ["World", "ending_together"]
