@@ -56,14 +56,14 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Correlate, or test. Where one rank fails, all end."""
-    from spreadflow.errors import SpreadflowError
-    from spreadflow.parallel import World
+    from spreadflow.parallel import World, ending_together
 
     if arguments.cmp:
         _compare(_request(arguments))
         return
-    world = World(1 if arguments.test_alt else arguments.ranks)
-    try:
+    with ending_together("correlate"):
+        world = World(1 if arguments.test_alt else arguments.ranks)
+
         from spreadflow.stages import correlate
 
         request = _request(arguments)
@@ -71,12 +71,6 @@ def run(arguments: argparse.Namespace) -> None:
             correlate.run_alternate(request)
         else:
             correlate.run(request, world)
-    except SpreadflowError as error:
-        print(f"spreadflow correlate: {error}", file=sys.stderr)
-        world.abort(error.exit_code)
-    except Exception as error:
-        world.report(error)
-        world.abort(1)
 
 
 def _request(arguments: argparse.Namespace) -> "Request":
