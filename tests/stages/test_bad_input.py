@@ -270,7 +270,7 @@ def test_a_folder_that_can_not_be_written_to_is_one_sentence(call, folder, tmp_p
     )
     assert status == 4
     assert len(log) == 1
-    assert "a folder to write to" in log[0]
+    assert "a place to write to" in log[0]
 
 
 def _foreign(part, call, folder):
