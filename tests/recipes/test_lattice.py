@@ -1,5 +1,7 @@
 """A lattice and its fit: which η it starts with, and which end it has where nothing solves it."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -60,7 +62,8 @@ def packed(packed_run) -> tuple[PackedLattice, RunModel, Stage1Section]:
     tree = packed_run.tree | {"stage1": {"oversample": 1}}
     config = for_stage(section(parse(tree), "stage1"), "stage1")
     annulus = store.parts_of(packed_run.annulus, Annulus)[0].read()
-    models = read_models(config, packed_run.annulus, "annulus", "stage1")
+    log = logging.getLogger("test")
+    models = read_models(config, packed_run.annulus, "annulus", "stage1", log)
     return lattice.unpack(annulus, 0), models[0], config.stage1
 
 

@@ -196,7 +196,12 @@ REFUSED = {
         3,
         ["index.spots.gian", "sigma_background, sigma_strong", "unknown"],
     ),
-    "impossible value": ({"d_min": -1}, "all.json", 3, ["index.d_min", "greater than or equal to 0.3", "-1"]),
+    "impossible value": (
+        {"d_min": -1},
+        "all.json",
+        3,
+        ["index.d_min", "greater than or equal to 0.3", "-1"],
+    ),
     "no such space group": (
         {"space_group": "P 99"},
         "all.json",

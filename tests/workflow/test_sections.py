@@ -56,6 +56,7 @@ def _candidates(path, value):
             "wide",
             [7100.0, 7140.0],
             {"sigma": 0.1},
+            {"rate_hz": 60.0},
             3,
             "gauss",
         )
@@ -64,6 +65,7 @@ def _candidates(path, value):
             "continuous",
             "learned",
             "per_lattice",
+            "quadrants",
             "fisher",
             "merged",
             "float64",

@@ -70,7 +70,7 @@ class G2File:
             raise FileError(path, "no file of this name", "one", "Use --overwrite or remove it.")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with h5py.File(self._temporary, "x", libver=("v110", "v110")) as file:
+            with h5py.File(self._temporary, "x", libver=("v110", "v110"), locking=False) as file:
                 file.attrs["schema"] = SCHEMA
                 file.attrs["software"] = f"spreadflow {__version__}"
         except OSError as error:
@@ -81,7 +81,7 @@ class G2File:
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
         """Open the file for writing, for a while."""
-        with h5py.File(self._temporary, "r+") as file:
+        with h5py.File(self._temporary, "r+", locking=False) as file:
             yield file
 
     def finish(self) -> None:
