@@ -32,7 +32,9 @@ sys.exit(cli.main(sys.argv[1:]))
 """The command line: a rank gets a signal where it would write its second piece."""
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.long), "SIGINT"]
+)
 def test_a_rank_that_dies_costs_nothing_that_is_finished(index, ended, tmp_path, name):
     number = signal.Signals[name]
     whole = tmp_path / "whole" / "index.h5"

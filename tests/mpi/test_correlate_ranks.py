@@ -64,11 +64,25 @@ def launch(folder: Path, ranks: int, out: str, *words: str, **keys) -> subproces
     return subprocess.run([*launcher, *program], capture_output=True, text=True, timeout=240)
 
 
+FEW = ((0, 0), (1, 2))
+"""Readers and workers; without any, one process does all."""
+
+MANY = ((0, 0), (1, 1), (1, 2), (3, 1), (3, 5))
+"""The same for who has the time."""
+
+
 @pytest.mark.chain
-@pytest.mark.parametrize("calculator", ["windowed", "multi_tau"])
-def test_any_number_of_readers_and_workers_gives_the_same_numbers(tmp_path, calculator):
+@pytest.mark.parametrize(
+    ("calculator", "numbers"),
+    [
+        pytest.param("windowed", FEW),
+        pytest.param("windowed", MANY, marks=pytest.mark.long),
+        pytest.param("multi_tau", MANY, marks=pytest.mark.long),
+    ],
+)
+def test_any_number_of_readers_and_workers_gives_the_same_numbers(tmp_path, calculator, numbers):
     keys = {"calculator": calculator, "n_levels": 4}
-    for n_readers, n_workers in ((0, 0), (1, 1), (1, 2), (3, 1), (3, 5)):
+    for n_readers, n_workers in numbers:
         ranks = n_readers + n_workers + 2 if n_readers else 1
         words = ("-s", str(n_readers)) if n_readers else ()
         out = f"g{n_readers}{n_workers}.h5"
@@ -82,6 +96,7 @@ def test_any_number_of_readers_and_workers_gives_the_same_numbers(tmp_path, calc
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_the_earliest_block_may_come_first(tmp_path):
     done = launch(tmp_path, 6, "e.h5", "-s", "2", "--earlyServer", calculator="accumulating")
     assert done.returncode == 0, done.stderr
@@ -118,7 +133,13 @@ class Dying:
 
 
 @pytest.mark.chain
-@pytest.mark.parametrize("what", ["os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('no')"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", marks=pytest.mark.long),
+        "raise ValueError('no')",
+    ],
+)
 def test_where_a_worker_dies_all_end_and_what_was_published_stays(tmp_path, what):
     module = tmp_path / "dying.py"
     module.write_text(DYING.replace("{what}", what))
