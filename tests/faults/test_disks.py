@@ -50,6 +50,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_a_stage_that_meets_a_full_disk_goes_on_later(index, ended, tmp_path):
     whole = tmp_path / "whole.h5"
     ended(index(whole), 0)

@@ -73,4 +73,4 @@ def test_a_changed_spec_file_reruns_its_run(new_trial):
     trial.write(other)
     output = trial.snakemake("--dry-run", status=1)
     assert "level0.runs" in output
-    assert "r2, which has a spec file" in output
+    assert "r2, whose lattices are another program's" in output
