@@ -7,12 +7,11 @@ turns, with all compiled programs at hand: the first turn is not counted.
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
 
 import recorded
-from starts import user_seconds
+from starts import measure
 
 BAR_S = 60.0
 """Most seconds of a plan."""
@@ -42,15 +41,8 @@ def main() -> None:
         config.write_text(json.dumps(CRYSTAL))
         words = ["-m", "spreadflow.cli", "plan", "--config", str(config), "--lattices", "4"]
         words += ["--out", str(folder / "plan.json")]
-        turns = [
-            [
-                user_seconds(words, source, folder / f"bytecode{k}")
-                for k, source in enumerate(sources)
-            ]
-            for _ in range(arguments.turns + 1)
-        ]
-    seconds = [statistics.median(column) for column in zip(*turns[1:], strict=True)]
-    print(f"plan: at most {BAR_S:.0f} s;", *(f"{value:.1f}" for value in seconds))
+        print(f"at most {BAR_S:.0f} s")
+        seconds = measure({"plan": words}, sources, arguments.turns, folder)["plan"]
     if arguments.json:
         recorded.save(arguments.json, "plan", {"seconds": seconds})
 

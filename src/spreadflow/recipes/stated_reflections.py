@@ -14,7 +14,7 @@ from spreadflow.analysis.strength import STRONG_SPOT
 from spreadflow.config import IndexSection
 from spreadflow.io.lattices.stated import StatedLattice
 from spreadflow.models import Detector, Lattice, ReflectionFlag, Reflections, Spectrum, Spots
-from spreadflow.physics import geometry, miller, response, unit_cell
+from spreadflow.physics import geometry, miller, unit_cell
 from spreadflow.recipes.shot import hold_lattices
 
 PEAK_VARIANCE_PX2 = 0.1
@@ -148,25 +148,8 @@ def _predicted(
         fast, slow = geometry.on_panel(detector, panel, spots.s1)
     else:
         fast, slow = rows.fast[kept], rows.slow[kept]
-    normals = geometry.normals(detector)[panel]
-    capture = response.captured(spots.s1.T, normals.T, response.depth(detector))
-    nothing = np.zeros(len(kept))
-    return Predicted(
-        hkl=hkl,
-        d=unit_cell.spacing(lattice.A, hkl),
-        panel=panel,
-        fast=fast,
-        slow=slow,
-        energy_ev=spots.energy_ev,
-        delta_psi_rad=spots.delta_psi,
-        partiality=spots.partiality,
-        lorentz=spots.lorentz,
-        polarization=response.kahn(spots.s1.T, polarization),
-        capture=np.asarray(capture),
-        radial_px=nothing,
-        transverse_px=nothing,
-        slopes=prediction.recorded_slopes(mosaic, hkl, compressed),
-    )
+    places = panel, fast, slow
+    return prediction.at_places(mosaic, hkl, spots, places, compressed, detector, polarization)
 
 
 def _without_own_photons(intensity: np.ndarray, sigma: np.ndarray) -> np.ndarray:

@@ -300,8 +300,31 @@ def predict(
     slow = slow[rows]
 
     radial, transverse = pixels_per_rad(detector, spots.s1, panel, fast, slow)
+    placed = at_places(lattice, hkl, spots, (panel, fast, slow), spectrum, detector, polarization)
+    return placed._replace(
+        radial_px=HALF_SIZE * spots.sigma_radial * radial,
+        transverse_px=HALF_SIZE * spots.sigma_transverse * transverse,
+    )
+
+
+def at_places(
+    lattice: MosaicLattice,
+    hkl: np.ndarray,
+    spots: Centroids,
+    places: tuple[np.ndarray, np.ndarray, np.ndarray],
+    spectrum: Spectrum,
+    detector: Detector,
+    polarization: float,
+) -> Predicted:
+    """Return reflections at places on the detector, with boxes of no size.
+
+    hkl: (n, 3); spots: as `centroids_of` has them; places: (n,) panel, fast and slow, px; spectrum:
+    compressed.
+    """
+    panel, fast, slow = places
     normals = geometry.normals(detector)[panel]
     capture = response.captured(spots.s1.T, normals.T, response.depth(detector))
+    nothing = np.zeros(len(hkl))
     return Predicted(
         hkl=hkl,
         d=unit_cell.spacing(lattice.A, hkl),
@@ -314,8 +337,8 @@ def predict(
         lorentz=spots.lorentz,
         polarization=response.kahn(spots.s1.T, polarization),
         capture=np.asarray(capture),
-        radial_px=HALF_SIZE * spots.sigma_radial * radial,
-        transverse_px=HALF_SIZE * spots.sigma_transverse * transverse,
+        radial_px=nothing,
+        transverse_px=nothing,
         slopes=recorded_slopes(lattice, hkl, spectrum),
     )
 
