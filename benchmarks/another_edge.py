@@ -99,7 +99,7 @@ def write_model(path: Path, seed: int) -> list[str]:
         residue.name = str(atoms.residue_names[rows[0]])
         residue.seqid = gemmi.SeqId(str(atoms.residues[rows[0]]))
         for row in rows:
-            residue.add_atom(_atom(atoms, row, float(b[row]), structure.cell))
+            residue.add_atom(_atom(atoms, int(row), float(b[row]), structure.cell))
         chain.add_residue(residue)
         model.add_chain(chain)
     structure.add_model(model)
@@ -305,7 +305,7 @@ def _sums(
         sites=sites.unknowns,
     )
     return LatticeSums(
-        [one.gram for one in expanded],
+        [one.gram for one in expanded if one.gram is not None],
         start,
         np.array([one.photons for one in expanded]),
         simulator.energies,

@@ -191,7 +191,7 @@ def _of_lattices(word: str, sets: Sequence[dict], n_true: int) -> dict[str, floa
 
 def _of_detectors(sets: Sequence[dict]) -> dict[str, float]:
     """Return the figures of level0."""
-    figures = {}
+    figures: dict[str, float] = {}
     for number, axis in enumerate(AXES):
         pull = np.array([one["pull"][number] for one in sets])
         error_um = 1e3 * np.array([one["error_mm"][number] for one in sets])
@@ -207,7 +207,7 @@ def _of_detectors(sets: Sequence[dict]) -> dict[str, float]:
 def _of_merges(sets: Sequence[dict]) -> dict[str, float]:
     """Return the figures of the merged intensities."""
     names = {"r_iso": "R_iso", "spearman": "Spearman", "cc_log": "CC of logs"}
-    figures = {}
+    figures: dict[str, float] = {}
     for which, words in (("all", ""), ("twice", ", seen twice")):
         for key, name in names.items():
             values = np.array([one[which][key] for one in sets])

@@ -153,7 +153,7 @@ def finish(trial: Trial, words: Sequence[str] | None = None) -> Course:
     """
     before, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, most))
-    seconds = {}
+    seconds: dict[str, float] = {}
     for word in trial.words if words is None else words:
         if trial.product(word).exists():
             continue

@@ -56,7 +56,8 @@ def of_simulation(settings: config.Config, run: str, manifest: Path) -> Truth:
     unique = Unique(np.array(crystal.cell), crystal.space_group, D_MIN)
     is_hit = simulated.shots.kind != report.BLANK
     source = Source(manifest)
-    photons = sum(source.spectrum(int(row)).photons for row in np.flatnonzero(is_hit))
+    spectra = [source.spectrum(int(row)) for row in np.flatnonzero(is_hit)]
+    photons = np.sum([one.photons for one in spectra if one is not None], axis=0)
     true = _factors(section.model_dump_json())
     rows = unique.rows(true.hkl)
     present, nodes = np.unique(rows, return_index=True)

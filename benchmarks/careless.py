@@ -323,11 +323,13 @@ def merged_by_careless(
         _run(program, recipe, table, out, truth)
     merged = gemmi.read_mtz_file(str(product))
     hkl = merged.make_miller_array()
-    columns = []
-    for kind in "IF":
+    hkl = np.concatenate([hkl, -hkl])
+
+    def column(kind: str) -> np.ndarray:
         both = [np.array(merged.column_with_label(f"{kind}({sign})")) for sign in "+-"]
-        columns.append(_by_unique(truth, np.concatenate([hkl, -hkl]), np.concatenate(both)))
-    return Result(*columns, _noted(product))
+        return _by_unique(truth, hkl, np.concatenate(both))
+
+    return Result(column("I"), column("F"), _noted(product))
 
 
 def _run(program: Program, recipe: Recipe, table: Observed, out: Path, truth: Truth) -> None:

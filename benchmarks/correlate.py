@@ -11,10 +11,11 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spreadflow.trial.commands import THREAD_CAPS
+from spreadflow.trial.threads import THREAD_CAPS
 
 os.environ |= dict.fromkeys(THREAD_CAPS, "1")  # before NumPy starts
 
@@ -115,7 +116,7 @@ def exact(n_turns: int, n_pixels: int) -> dict[str, float]:
     spent = []
     for turn in range(n_turns):
         times = n_filled + turn * block + np.arange(block)
-        spent.append(seconds(lambda times=times: calculator.add(times, images)))
+        spent.append(seconds(partial(calculator.add, times, images)))
     n_bytes = 4 + 2 * 4 + 4 * BUFFER / block + 2 * 24 * len(delays) / block
     return {
         "seconds": min(spent) / images.size,

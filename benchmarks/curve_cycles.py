@@ -175,6 +175,7 @@ def expanded(
     model = model_in(path)
     pixels = lattices.pixels_section(row.simulation.data)
     mosaic = {"given": made.mosaic, "learned": domains, "continuous": continuous()}[row.mosaicity]
+    assert mosaic is not None
     first_time = user_cpu()
     if start is None and row.mosaicity == "learned":
         smooth = refine_lattice(made.packed, continuous(), model, pixels)
@@ -246,7 +247,7 @@ def sums_of(row: Row, all_expanded: list[Expanded], factors: StructureFactors) -
         sigma=REAL_SIGMA,
     )
     return LatticeSums(
-        [one.gram for one in used],
+        [one.gram for one in used if one.gram is not None],
         factors,
         np.array([one.photons for one in used]),
         simulator.energies,

@@ -49,14 +49,20 @@ class Module(NamedTuple):
     n_assignments: int
 
 
+def _n_lines(node: ast.stmt) -> int:
+    """Return how many lines a statement of a parsed file has."""
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
 def functions_of(tree: ast.Module, path: Path) -> Iterator[Function]:
     """Yield every function and method of a module, nested ones too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body
-            n_lines = node.end_lineno - node.lineno + 1
+            n_lines = _n_lines(node)
             if ast.get_docstring(node, clean=False) is not None:
-                n_lines -= body[0].end_lineno - body[0].lineno + 1
+                n_lines -= _n_lines(body[0])
                 body = body[1:]
             if body:
                 a = node.args

@@ -136,7 +136,8 @@ def compare(before: Path, manifest: Path, n_rounds: int) -> dict[str, dict[str, 
         figures = Path(folder) / "figures.json"
         for name, source in [*sources.items()] * n_rounds:
             script = source.resolve().parent / "benchmarks" / "index.py"
-            words = [sys.executable, script, "--manifest", manifest, "--json", figures]
+            words = [sys.executable, str(script), "--manifest", str(manifest)]
+            words += ["--json", str(figures)]
             environment = os.environ | {"PYTHONPATH": str(source.resolve())}
             subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
             tree = json.loads(figures.read_text())
@@ -153,10 +154,10 @@ def of_stage(manifest: Path, demo: config.Config, folder: Path) -> float:
     out = own_folder / "index.h5"
     text = own_folder / "index.json"
     text.write_text(config.section(demo, "index", next(iter(demo.runs))))
-    words = [sys.executable, "-m", "spreadflow.cli", "index", "--config", text]
+    words = [sys.executable, "-m", "spreadflow.cli", "index", "--config", str(text)]
     start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run(
-        [*words, "--images", manifest, "--out", out, "--ranks", "1"],
+        [*words, "--images", str(manifest), "--out", str(out), "--ranks", "1"],
         check=True,
         capture_output=True,
     )
@@ -188,7 +189,7 @@ def of_dials(manifest: Path, crystal: config.CrystalSection, folder: Path) -> di
         out = folder / str(n_stills)
         out.mkdir()
         start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        words = [program, folder / "still.phil", manifest.parent / file.path]
+        words = [program, str(folder / "still.phil"), str(manifest.parent / file.path)]
         words += [f"max_images={n_stills}"]
         subprocess.run(words, cwd=out, env=environment, check=True, capture_output=True)
         seconds[n_stills] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start

@@ -63,7 +63,13 @@ def problem(simulator: still.Simulator, mosaicity: str) -> tuple[Parameters, lay
     full = np.full(len(best), EDGE)
     node = boxes.node[best]
     chosen = layout.Footprints(
-        np.arange(len(best)), boxes.panel[best], *corner, full, full, np.ones(len(best), int)
+        np.arange(len(best)),
+        boxes.panel[best],
+        corner[0],
+        corner[1],
+        full,
+        full,
+        np.ones(len(best), int),
     )
     return p._replace(hkl=p.hkl[node], f_squared=p.f_squared[node]), chosen
 

@@ -15,7 +15,7 @@ import resource
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,9 @@ from spreadflow.analysis.merging.merging import Unique
 from spreadflow.analysis.pixels.lattice_fit import Problem
 from spreadflow.analysis.pixels.mosaic_learning import LearnedMosaic, learn
 from spreadflow.config import Stage1Section
+from spreadflow.io.curve_table import Curve
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.merged_intensities import Measured
-from spreadflow.io.structure import Curve
 from spreadflow.models import Mosaic, Parameters
 from spreadflow.physics import phantom, rotation
 from spreadflow.physics.mosaic import continuous
@@ -39,7 +39,7 @@ from spreadflow.units import DEG
 CONFIG = Path(__file__).parents[1] / "config" / "config.yaml"
 """Configuration of the lattices, beam and detector."""
 
-FREE = ("scale", "rotation", "cell", "n_cells", "eta")
+FREE: Final = ("scale", "rotation", "cell", "n_cells", "eta")
 """What stage 1 refines."""
 
 D_MIN = 2.1
@@ -100,6 +100,7 @@ def simulator(data: Data) -> Simulator:
     shape, fwhm_mm = data.psf
     detector = FINE if data.detector == "fine" else {}
     recording = {"psf": shape, "psf_fwhm_mm": fwhm_mm}
+    assert base.beam.photons is not None
     updates = {
         "crystal": base.crystal.model_copy(update={"mosaicity": data.mosaicity}),
         "detector": base.detector.model_copy(update=detector),
@@ -160,7 +161,9 @@ def _factors(updates: dict, files: FactorFiles, with_true_curves: bool) -> Struc
         sites_of_model = [one.model_copy(update={"atom": [one.atom]}) for one in sites_of_model]
     if not with_true_curves:
         mean = true_curves().mean(axis=0)
-        curve = Curve("mean", simulation.energies, mean[0] + 1j * mean[1])
+        curve = Curve(
+            "mean", np.arange(len(mean[0])), simulation.energies, mean[0] + 1j * mean[1], []
+        )
         files = files._replace(curves={"mean": curve})
         sites_of_model = [one.model_copy(update={"curve": "mean"}) for one in sites_of_model]
     return factors.factors(

@@ -488,10 +488,10 @@ def main() -> None:
         print(write_product(args.product, table, args.lattices, args.seed).n_reflections)
         return
     if args.parts:
-        results = run_parts(args)
-        report_parts(results)
+        of_sources = run_parts(args)
+        report_parts(of_sources)
         if args.json:
-            recorded.save(args.json, "merge_parts", results["now"] | {"all": results})
+            recorded.save(args.json, "merge_parts", of_sources["now"] | {"all": of_sources})
         return
     unique = merging.Unique(CELL, SPACE_GROUP, D_MIN)
     table = draw(args.lattices, unique, args.seed)

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -86,7 +87,7 @@ def compare(
         panels = [one._replace(image=cut(one.image, n), mask=cut(one.mask, n)) for one in shots]
         cases.append((panels, section, in_panels(source.detector, n), source.polarization))
     passes = [[measure(*case) for case in cases] for _ in range(n_passes + 1)][1:]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, n in enumerate(EDGES):
         seconds, n_indexed = min((one[number] for one in passes), key=lambda row: row[0]["total"])
         rows.append({"n_panels": n * n, "n_indexed": n_indexed, "seconds": seconds})

@@ -150,7 +150,7 @@ class World:
         detector = self.simulator.detector
         n = len(predicted.hkl)
         pixels = (predicted.panel, predicted.slow.astype(int), predicted.fast.astype(int))
-        half = footprints_of(predicted, detector).half
+        half = footprints_of(predicted, detector).half_px
         columns = dict.fromkeys(Reflections._fields, np.zeros(n))
         columns |= {
             name: column

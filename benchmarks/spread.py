@@ -295,7 +295,7 @@ def line(label: str, row: dict, ratios: list[float] | None) -> str:
     """Return a line of the table. ratios: r.m.s. over the bound; None = over that of the row."""
     errors = [row[f"rms_{kind}"] for kind in KINDS]
     sigmas = [row[f"crlb_{kind}"] for kind in KINDS]
-    ratios = ratios or np.divide(errors, sigmas)
+    ratios = ratios or np.divide(errors, sigmas).tolist()
     pairs = [errors, sigmas, ratios, row["pull_sd_fisher"], row["pull_sd_sandwich"]]
     cells = [f"{fp:.3g}/{fdp:.3g}" for fp, fdp in pairs]
     columns = "".join(f"{cell:>14}" for cell in cells)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -370,7 +370,9 @@ def figures_of(task: Task, fits: list[dict]) -> dict:
     def median(name: str) -> float:
         return float(np.median(columns[name]))
 
-    out = {name: median(name) for name in ("seconds", "evaluations", "misorientation_deg")}
+    out: dict[str, Any] = {
+        name: median(name) for name in ("seconds", "evaluations", "misorientation_deg")
+    }
     out |= {
         "n": len(fits),
         "sigma_z": median("sigma_z"),

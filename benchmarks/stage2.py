@@ -208,6 +208,7 @@ def stage1(row: Row, folder: Path, number: int) -> Refined | None:
     fit = refine_lattice(made.packed, continuous() if smooth else made.mosaic, model, pixels)
     if fit.refined is None:
         return None
+    refined = fit.refined
     start = start_after(fit)
     if row.model == "learned":
         unit_of_widths = np.full(3, _worker["domains"].eta_rad)
@@ -215,9 +216,10 @@ def stage1(row: Row, folder: Path, number: int) -> Refined | None:
         fit = refine_lattice(made.packed, _worker["domains"], model, pixels, start)
         if fit.refined is None:
             return None
+        refined = fit.refined
         start = start_after(fit)
-    sigma = np.sqrt(np.diag(fit.refined.sandwich))
-    return Refined(start, tuple(fit.refined.names), sigma)
+    sigma = np.sqrt(np.diag(refined.sandwich))
+    return Refined(start, tuple(refined.names), sigma)
 
 
 def drawn(refined: Sequence[Refined | None]) -> list[Start | None]:

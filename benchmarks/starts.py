@@ -78,9 +78,9 @@ def summaries(trial: Path, images: list[Path], out: Path) -> dict[str, Words]:
             files = ["--products", *map(str, products), "--images", *map(str, images)]
             figures = str(out / f"{stage.word}.json")
             words[stage.word] = [*command, "summary", stage.word, *files, "--out", figures]
-    figures = [str(out / f"{word}.json") for word in words]
+    of_stages = [str(out / f"{word}.json") for word in words]
     page = str(out / "report.html")
-    words["page"] = [*command, "report", "--summaries", *figures, "--out", page]
+    words["page"] = [*command, "report", "--summaries", *of_stages, "--out", page]
     return words
 
 
