@@ -22,6 +22,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CCTBX := .venv-cctbx
 export PATH := $(abspath $(BIN)):$(PATH)
+# A chain starts hundreds of processes: none compiles what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # Halves compiling, and slows the brute-force engine down: for tests that compile much and run little.
 QUICK_TO_COMPILE := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 FOLLOW := --quiet host 2>&1 | spreadflow watch

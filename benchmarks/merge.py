@@ -361,7 +361,9 @@ def stage(product: Product, out: Path, source: Path) -> tuple[float, float, int]
     words += ["--config", json.dumps({"merge": {"d_min": D_MIN}})]
     words += ["--reindex", str(product.reindex), "--cells", str(product.cells)]
     command = [sys.executable, "-c", LAUNCHER, *words]
-    environment = os.environ | {"PYTHONPATH": str(source)}
+    bytecode = out.with_suffix(".bytecode")
+    environment = os.environ | {"PYTHONPATH": str(source), "PYTHONPYCACHEPREFIX": str(bytecode)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     status, user, system, most_kb = json.loads(done.stdout.splitlines()[-1])
     if status:
