@@ -33,7 +33,7 @@ def test_own_merged_intensities_are_a_reference(unique, tmp_path):
     as_cif = tmp_path / "m.cif"
     as_cif.write_text(gemmi.MtzToCif().write_cif_to_string(gemmi.read_mtz_file(str(path))))
     for each in (path, as_cif):
-        value = unique.values(*reference.read(each, CELL, GROUP, 3.0))
+        value = unique.values(*reference.read(each, CELL, GROUP, 3.0)[:2])
         np.testing.assert_allclose(value[plus], intensity[plus], rtol=1e-5)
         mates = np.flatnonzero(unique.friedel > 0)
         np.testing.assert_array_equal(value[mates], value[unique.mate[mates]])
@@ -49,7 +49,7 @@ def test_amplitudes_are_squared_and_indices_brought_to_the_asu(unique, tmp_path)
     turned = -unique.hkl[plus][:, [1, 0, 2]]  # a two-fold of the Laue group and the inverse
     file.set_data(np.column_stack([turned, plus + 1.0]).astype(np.float32))
     file.write_to_file(str(tmp_path / "f.mtz"))
-    hkl, intensity = reference.read(tmp_path / "f.mtz", CELL, GROUP, 3.0)
+    hkl, intensity, _ = reference.read(tmp_path / "f.mtz", CELL, GROUP, 3.0)
 
     np.testing.assert_allclose(unique.values(hkl, intensity)[plus], (plus + 1.0) ** 2, rtol=1e-6)
 
@@ -83,7 +83,7 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
     """
     monkeypatch.setattr(reference, "K_SOL", 0.0)
     path = model(tmp_path)
-    value = unique.values(*reference.read(path, CELL, GROUP, 3.0))
+    value = unique.values(*reference.read(path, CELL, GROUP, 3.0)[:2])
     structure = gemmi.read_structure(str(path))
     calculator = gemmi.StructureFactorCalculatorX(structure.cell)
     chosen = np.flatnonzero(unique.friedel >= 0)[::11]
@@ -100,9 +100,9 @@ def test_model_without_solvent_is_the_direct_sum(unique, tmp_path, monkeypatch):
 
 def test_solvent_changes_low_resolution_only(unique, tmp_path, monkeypatch):
     path = model(tmp_path)
-    with_solvent = unique.values(*reference.read(path, CELL, GROUP, 3.0))
+    with_solvent = unique.values(*reference.read(path, CELL, GROUP, 3.0)[:2])
     monkeypatch.setattr(reference, "K_SOL", 0.0)
-    without = unique.values(*reference.read(path, CELL, GROUP, 3.0))
+    without = unique.values(*reference.read(path, CELL, GROUP, 3.0)[:2])
 
     amplitude = np.sqrt(without)
     change = np.abs(np.sqrt(with_solvent) - amplitude) / amplitude.mean()
@@ -133,3 +133,20 @@ def test_references_that_cannot_serve_are_refused(kind, message, tmp_path):
         cell = CELL * [1.03, 1.03, 1, 1, 1, 1]
     with pytest.raises(FileError, match=message):
         reference.read(path, cell, GROUP, 3.0)
+
+
+def test_a_model_of_a_program_that_writes_no_cell_is_one_in_the_cell_of_the_lattices(tmp_path):
+    """As CRYST1 of 1 Å has it, and with the element column blank: read as structure factors are."""
+    path = model(tmp_path)
+    whole = reference.read(path, CELL, GROUP, 3.0)
+    rows = path.read_text().splitlines()
+    rows = [row[:76] if row.startswith(("ATOM", "HETATM")) else row for row in rows]
+    dummy = "CRYST1    1.000    1.000    1.000  90.00  90.00  90.00 P 1           1"
+    rows = [dummy if row.startswith("CRYST1") else row for row in rows]
+    path.write_text("\n".join(rows) + "\n")
+
+    repaired = reference.read(path, CELL, GROUP, 3.0)
+
+    np.testing.assert_array_equal(repaired.hkl, whole.hkl)
+    np.testing.assert_allclose(repaired.intensity, whole.intensity, rtol=1e-6)
+    assert any("no unit cell" in remark for remark in repaired.remarks)

@@ -7,7 +7,7 @@ import gemmi
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io import merged_intensities
+from spreadflow.io import merged_intensities, structure
 from spreadflow.io.same_cell import check_crystal
 
 K_SOL = 0.35
@@ -33,6 +33,8 @@ class Reference(NamedTuple):
     """(n, 3) int32, CCP4 asymmetric unit"""
     intensity: np.ndarray
     """(n,) on a scale of its own"""
+    remarks: list[str]
+    """what was repaired in a model"""
 
 
 def read(path: Path | str, cell: np.ndarray, space_group: str, d_min: float) -> Reference:
@@ -52,29 +54,34 @@ def read(path: Path | str, cell: np.ndarray, space_group: str, d_min: float) -> 
         expected = "a readable MTZ, PDB or mmCIF file"
         raise FileError(path, expected, error, GIVE_REFERENCE) from None
     means = merged_intensities.read_means(path, cell, space_group)
-    return Reference(means.hkl, means.intensity)
+    return Reference(means.hkl, means.intensity, [])
 
 
 def _of_model(path: Path, cell: np.ndarray, space_group: str, d_min: float) -> Reference:
     """Return the reference that a model makes: |F_atoms + F_solvent|² in its own cell."""
-    structure = gemmi.read_structure(str(path))
-    structure.setup_entities()
-    group = gemmi.find_spacegroup_by_name(structure.spacegroup_hm)
-    check_crystal(path, group, np.array(structure.cell.parameters), cell, space_group)
+    model, remarks = structure.whole(path, GIVE_REFERENCE)
+    model.setup_entities()
+    if model.cell.is_crystal():
+        own_cell = np.array(model.cell.parameters)
+        check_crystal(path, model.find_spacegroup(), own_cell, cell, space_group)
+    else:
+        model.cell = gemmi.UnitCell(*cell)
+        model.spacegroup_hm = space_group
+        remarks.append("the file has no unit cell; those of the lattices are taken")
 
     calculator = gemmi.DensityCalculatorX()
     calculator.d_min = d_min
     calculator.rate = OVERSAMPLING
-    calculator.set_refmac_compatible_blur(structure[0])
-    calculator.set_grid_cell_and_spacegroup(structure)
-    calculator.put_model_density_on_grid(structure[0])
+    calculator.set_refmac_compatible_blur(model[0])
+    calculator.set_grid_cell_and_spacegroup(model)
+    calculator.put_model_density_on_grid(model[0])
     density = gemmi.transform_map_to_f_phi(calculator.grid, half_l=True)
     atoms = density.prepare_asu_data(dmin=d_min, unblur=calculator.blur, with_sys_abs=False)
 
     mask = gemmi.FloatGrid()
-    mask.setup_from(structure, spacing=min(MASK_SPACING_ANG, d_min / 3))
+    mask.setup_from(model, spacing=min(MASK_SPACING_ANG, d_min / 3))
     masker = gemmi.SolventMasker(gemmi.AtomicRadiiSet.Cctbx)
-    masker.put_mask_on_float_grid(mask, structure[0])
+    masker.put_mask_on_float_grid(mask, model[0])
     filled = gemmi.transform_map_to_f_phi(mask, half_l=True)
     solvent = filled.prepare_asu_data(dmin=d_min, with_sys_abs=False)
 
@@ -82,4 +89,4 @@ def _of_model(path: Path, cell: np.ndarray, space_group: str, d_min: float) -> R
     f_atoms = np.asarray(atoms.value_array)
     f_solvent = np.asarray(solvent.value_array)
     f = f_atoms + K_SOL * np.exp(-B_SOL * s_squared) * f_solvent
-    return Reference(np.array(atoms.miller_array, dtype=np.int32), np.abs(f) ** 2)
+    return Reference(np.array(atoms.miller_array, dtype=np.int32), np.abs(f) ** 2, remarks)

@@ -49,16 +49,14 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Structure:
     cell: (6,) Å, rad; a file's own cell must agree with it to 1 % and 1°, and its space group must
     be `space_group`. Raises FileError.
     """
-    structure, remarks = _read_structure(path)
+    structure, remarks = whole(path)
     remarks += _check_crystal(path, structure, cell, space_group)
     if not structure.cell.is_crystal():
         structure.cell = gemmi.UnitCell(*unit_cell.degrees(cell))
     structure.spacegroup_hm = space_group
     structure.setup_cell_images()
-    remarks += _complete(structure)
 
     places = list(structure[0].all())
-    _check_atoms(path, places)
     remarks += _share_special_positions(structure.cell, places)
     atoms = [place.atom for place in places]
     to_fractional = np.array(structure.cell.frac.mat.tolist())
@@ -77,38 +75,44 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Structure:
     return Structure(columns, remarks)
 
 
-def _read_structure(path: Path | str) -> tuple[gemmi.Structure, list[str]]:
-    """Return a structure with at least one atom, and remarks. Raises FileError."""
-    text = _text(path)
-    structure = _parsed(path, text)
+def whole(path: Path | str, todo: str = GIVE_MODEL) -> tuple[gemmi.Structure, list[str]]:
+    """Return the structure in a file, repaired and with all copies of its first model, and remarks
+    on that. Raises FileError where it has no atoms, or some that mean nothing.
+
+    todo: what to do about a file that is no model.
+    """
+    text = _text(path, todo)
+    structure = _parsed(path, text, todo)
     remarks: list[str] = []
     if structure.input_format == gemmi.CoorFormat.Pdb:
         text, remarks = pdb_rows.completed(path, text)
-        structure = _parsed(path, text)
+        structure = _parsed(path, text, todo)
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise FileError(path, "a model with atoms", "none", GIVE_MODEL)
+        raise FileError(path, "a model with atoms", "none", todo)
     if len(structure) > 1:
         remarks.append(f"of {len(structure)} models the first is taken")
+    remarks += _complete(structure)
+    _check_atoms(path, list(structure[0].all()))
     return structure, remarks
 
 
-def _text(path: Path | str) -> str:
+def _text(path: Path | str, todo: str) -> str:
     """Return the text of a file, compressed or not. Raises FileError."""
     try:
         content = Path(path).read_bytes()
         if content.startswith(GZIP):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise FileError(path, "a PDB or mmCIF file", error, GIVE_MODEL) from None
+        raise FileError(path, "a PDB or mmCIF file", error, todo) from None
     return content.decode("utf-8-sig", errors="replace")
 
 
-def _parsed(path: Path | str, text: str) -> gemmi.Structure:
+def _parsed(path: Path | str, text: str, todo: str) -> gemmi.Structure:
     """Return the structure in a text. Raises FileError."""
     try:
         return gemmi.read_structure_string(text, format=gemmi.CoorFormat.Detect)
     except (RuntimeError, ValueError) as error:
-        raise FileError(path, "a PDB or mmCIF file", error, GIVE_MODEL) from None
+        raise FileError(path, "a PDB or mmCIF file", error, todo) from None
 
 
 def _complete(structure: gemmi.Structure) -> list[str]:

@@ -181,7 +181,7 @@ def scale(
         unique=unique,
         observations=obs,
         sums=sums,
-        scales=_scaled(obs, sums, unique, section, crystal),
+        scales=_scaled(obs, sums, unique, section, crystal, logger(word, world)),
         kept=kept[selection.used_rows(fate, lattice)] if keep else kept,
     )
 
@@ -415,6 +415,7 @@ def _scaled(
     unique: merging.Unique,
     section: MergeSection,
     crystal: Crystal,
+    log: Logger,
 ) -> scaling.Scaling:
     """Return the scales, the error model and the intensities that they are refined with.
     Collective.
@@ -423,28 +424,29 @@ def _scaled(
         obs,
         sums,
         unique,
-        reference=_reference(section, crystal, unique),
+        reference=_reference(section, crystal, unique, log),
         refine_b=section.refine_b,
         n_cycles=section.n_cycles,
     )
 
 
 def _reference(
-    section: MergeSection, crystal: Crystal, unique: merging.Unique
+    section: MergeSection, crystal: Crystal, unique: merging.Unique, log: Logger
 ) -> np.ndarray | None:
     """Return (unique,) reference intensities, NaN where there are none. Raises FileError where none
     is among the unique reflections.
     """
     if section.reference is None:
         return None
-    hkl, intensity = reference.read(
-        section.reference, crystal.cell, crystal.space_group, section.d_min
-    )
-    values = unique.values(hkl, intensity)
+    path = section.reference
+    stated = reference.read(path, crystal.cell, crystal.space_group, section.d_min)
+    for remark in stated.remarks:
+        log.info("%s: %s", path, remark)
+    values = unique.values(stated.hkl, stated.intensity)
     if not (values > 0).any():
         expected = f"intensities to {section.d_min:g} Å"
         todo = "Give a reference of this crystal: merge.reference."
-        raise FileError(section.reference, expected, f"none of {len(hkl)}", todo)
+        raise FileError(path, expected, f"none of {len(stated.hkl)}", todo)
     return values
 
 
