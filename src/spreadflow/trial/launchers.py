@@ -19,6 +19,7 @@ LEFT_BEHIND = (
     "PMI_RANK",
     "PMI_SIZE",
     "PMI_FD",
+    "PMI_HOSTNAME",
     "PMI_PORT",
     "PMI_ID",
     "PMI_JOBID",
