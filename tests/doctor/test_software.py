@@ -1,6 +1,7 @@
 """What is wrong with programs and libraries is told, with what mends it."""
 
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -59,6 +60,17 @@ def test_a_launcher_of_another_family_than_the_library_is_to_be_mended(host, sta
 
     stand_in("mpiexec", 'echo "HYDRA build details:"')
     assert software.launcher(host).is_good
+
+
+def test_a_launcher_that_waits_for_room_in_a_step_is_started_in_an_allocation(
+    host, stand_in, monkeypatch
+):
+    stand_in("mpiexec")
+    late = Answer(-signal.SIGKILL, "no answer in 60 s")
+    monkeypatch.setattr(software, "probe", lambda _host, _name, _launcher: late)
+    assert software.two_ranks(host).remedy == software.OWN_MPI
+    in_job = host._replace(environment={**host.environment, "SLURM_JOB_ID": "7"})
+    assert software.two_ranks(in_job).remedy == "salloc -n 2 spreadflow doctor"
 
 
 def test_without_a_launcher_two_ranks_are_not_tried(host):

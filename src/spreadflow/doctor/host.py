@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from spreadflow.trial import launchers
 
-PATIENCE_S = 120
+PATIENCE_S = 60
 """Seconds that a program has for its answer: JAX starts in a few, on a slow file system in many."""
 
 NOT_THERE = 127
@@ -89,6 +89,11 @@ class Answer(NamedTuple):
     text: str
 
     @property
+    def is_late(self) -> bool:
+        """Whether the program was killed, as it did not end in time."""
+        return self.status == -signal.SIGKILL
+
+    @property
     def reason(self) -> str:
         """Why a program failed, in one line: the message of spreadflow, or the last line."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
@@ -128,9 +133,11 @@ def ask(host: Host, words: Sequence[object], patience_s: float = PATIENCE_S) -> 
         return Answer(NOT_THERE, str(error))
     try:
         text, _ = process.communicate(timeout=patience_s)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # also Ctrl-C, which does not reach another session
         os.killpg(process.pid, signal.SIGKILL)
         text, _ = process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         return Answer(-signal.SIGKILL, f"{text}\nno answer in {patience_s:g} s")
     return Answer(process.returncode, text)
 

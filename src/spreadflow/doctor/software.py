@@ -93,13 +93,17 @@ def launcher(host: Host) -> Finding:
 
 
 def two_ranks(host: Host) -> Finding:
-    """Whether the launcher starts two ranks that know each other: they add up an array."""
+    """Whether the launcher starts two ranks that know each other: they add up an array. Within a
+    step of Slurm, which leaves no room for another, it does not.
+    """
     path = host.which("mpiexec")
     if path is None:
         return Finding("two ranks", "not tried: there is no launcher", OWN_MPI)
     answer = probe(host, "ranks", [path, "-n", N_RANKS])
     if answer.figures is None:
-        return Finding("two ranks", answer.reason, _one_mpi(host))
+        is_held = answer.is_late and "SLURM_JOB_ID" in host.environment
+        remedy = "salloc -n 2 spreadflow doctor" if is_held else _one_mpi(host)
+        return Finding("two ranks", answer.reason, remedy)
     milliseconds = 1e3 * answer.figures["seconds"]
     return Finding("two ranks", f"Allreduce of 1000 numbers in {milliseconds:.1f} ms")
 
