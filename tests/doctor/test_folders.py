@@ -2,11 +2,15 @@
 
 import errno
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from spreadflow.doctor import folders
+
+SEALED = Path("/sys/kernel")
+"""A folder in which nobody makes files, not even root."""
 
 
 def test_a_folder_takes_files_although_it_is_not_there_yet(host):
@@ -37,6 +41,13 @@ def test_a_cache_that_takes_no_files_is_to_be_mended(host, check):
     assert check(host).is_good
     (host.results.parent / name).write_text("a file in the place of the folder")
     assert check(host).remedy.startswith(remedy)
+
+
+@pytest.mark.skipif(not SEALED.is_dir(), reason=f"there is no {SEALED}")
+def test_a_folder_that_refuses_files_is_to_be_mended(host):
+    finding = folders.results(host._replace(results=SEALED / "results"))
+    assert finding.found.startswith(f"{SEALED}/results: ")
+    assert not finding.is_good
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes into any folder")

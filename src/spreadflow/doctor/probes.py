@@ -13,13 +13,10 @@ N_RANKS = 2
 
 
 def library() -> dict[str, str]:
-    """Return which MPI library mpi4py takes, without starting MPI."""
-    import mpi4py
+    """Return which MPI library mpi4py takes."""
+    from spreadflow.parallel import library
 
-    mpi4py.rc.initialize = False
-    from mpi4py import MPI
-
-    return {"mpi4py": mpi4py.__version__, "version": MPI.Get_library_version().strip("\0\n ")}
+    return library.version()
 
 
 def ranks() -> dict[str, float] | None:
