@@ -32,6 +32,7 @@ PARTS = {
         "docs/interop",
         "docs/summaries",
         "docs/faults",
+        "docs/doctor",
         "docs/correlate",
         "docs/diffbragg",
         "profiles/README",

@@ -1,5 +1,5 @@
-"""Writes docs/config.md, docs/files.md, docs/images.md, the tables of stages in README.md and of
-formats in docs/interop.md, the index of decisions and the tables of measured figures (tables.py)
+"""Writes docs/config.md, docs/files.md, docs/images.md, the tables of stages in README.md, of
+formats in docs/interop.md and of checks in docs/doctor.md, the index of decisions and the tables of measured figures (tables.py)
 from their sources; with --check, fails where the committed files differ.
 
 python docs/generate.py [--check]
@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from spreadflow.analysis.recording import unusable
 from spreadflow.config import Config
 from spreadflow.config.base import Section
 from spreadflow.config.docstrings import docstrings
+from spreadflow.doctor import examination, jobs
 from spreadflow.io import datasets, images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
@@ -28,6 +29,7 @@ from spreadflow.trial.stages import Stage
 
 DOCS = Path(__file__).parent
 INTEROP = DOCS / "interop.md"
+DOCTOR = DOCS / "doctor.md"
 README = DOCS.parent / "README.md"
 
 sys.path += [str(DOCS), str(DOCS.parent / "tests")]
@@ -316,6 +318,18 @@ that of their image.
 
 Lattices with their intensities are taken without images too: [runs without images](interop.md#runs-without-images).
 
+"""
+
+CHECKS_HEADER = """| check | what is asked | for example |
+|---|---|---|
+"""
+
+JOBS_HEADER = """
+Of a trial these are looked at, too, and the workflow asks the same once a launch, before the first job: it ends there with
+one message (`snakemake --no-hooks` leaves the checks out).
+
+| what is asked of jobs |
+|---|
 """
 
 BAD = """## Bad input
@@ -689,6 +703,25 @@ def decisions_index() -> str:
     return "".join(lines)
 
 
+def checks_table() -> str:
+    """Return the tables of checks in docs/doctor.md, with what `spreadflow doctor --json
+    docs/doctor.json` found.
+    """
+    findings = json.loads((DOCS / "doctor.json").read_text())
+    rows = [
+        _row(finding["check"], _question(check), finding["found"])
+        for check, finding in zip(examination.CHECKS, findings, strict=True)
+    ]
+    of_jobs = [_row(_question(check)) for check in jobs.CHECKS]
+    return "".join([CHECKS_HEADER, *rows, JOBS_HEADER, *of_jobs])
+
+
+def _question(check: Callable) -> str:
+    """Return what a check asks: the first paragraph of its docstring."""
+    paragraph, _, _ = inspect.getdoc(check).partition("\n\n")
+    return paragraph
+
+
 def with_part(page: Path, part: str) -> str:
     """Return the text of a page written by hand, with its generated part replaced.
 
@@ -714,6 +747,7 @@ def main(arguments: list[str]) -> int:
         DOCS / "files.md": files_page(),
         DOCS / "images.md": images_page(),
         INTEROP: with_part(INTEROP, exchange_table()),
+        DOCTOR: with_part(DOCTOR, checks_table()),
         README: with_part(README, stages_table()),
         DECISIONS / "README.md": with_part(DECISIONS / "README.md", decisions_index()),
         **tables.pages(),

@@ -115,12 +115,60 @@ def test_another_communicator_than_announced_is_refused(tmp_path, before, found)
     assert f"expected 3 MPI ranks (--ranks); found a communicator of {found}." in completed.stderr
 
 
+def test_one_rank_under_a_launcher_of_several_is_refused(tmp_path):
+    completed = _launch(2, sys.executable, *_stage(1, tmp_path / "x.h5"))
+    assert completed.returncode == 5
+    for rank in range(2):
+        assert f"found rank {rank} of 2 (PMI_RANK, PMI_SIZE). A stage takes --ranks 2" in (
+            completed.stderr
+        )
+    assert "Traceback" not in completed.stderr
+
+
 def test_ranks_without_a_launcher_are_refused(tmp_path):
-    command = [sys.executable, *map(str, _stage(2, tmp_path / "x.h5"))]
-    completed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    completed = _without_launcher(2, tmp_path)
     assert completed.returncode == 5
     assert "expected 2 MPI ranks (--ranks); found a communicator of 1" in completed.stderr
     assert "Traceback" not in completed.stderr
+
+
+def _without_launcher(ranks: int, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run the stage of `_stage` with more in its environment, and no launcher."""
+    command = [sys.executable, *map(str, _stage(ranks, folder / "x.h5"))]
+    variables = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+
+
+@pytest.fixture
+def without_mpi4py(tmp_path) -> str:
+    """A path of packages with an mpi4py that can't be imported."""
+    package = tmp_path / "packages" / "mpi4py"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('no mpi4py here')")
+    return f"{package.parent}:{os.environ.get('PYTHONPATH', '')}"
+
+
+def test_one_rank_needs_no_mpi(tmp_path, without_mpi4py):
+    """It gets as far as its input, which is not there."""
+    missing = {"PYTHONPATH": without_mpi4py}
+    broken = {"MPI4PY_LIBMPI": str(tmp_path / "no-such-library")}
+    left_behind = {"PMI_SIZE": "4", "SLURM_PROCID": "0"}
+    for environment in (missing, broken, missing | left_behind):
+        completed = _without_launcher(1, tmp_path, **environment)
+        assert completed.returncode == 4, completed.stderr
+        assert "x.h5" in completed.stderr
+
+
+def test_several_ranks_without_mpi_are_refused_by_name(tmp_path, without_mpi4py):
+    missing = {"PYTHONPATH": without_mpi4py}
+    broken = {"MPI4PY_LIBMPI": str(tmp_path / "no-such-library")}
+    for environment, words in ((missing, "no mpi4py here"), (broken, "no-such-library")):
+        completed = _without_launcher(2, tmp_path, **environment)
+        assert completed.returncode == 5, completed.stderr
+        assert "expected mpi4py with an MPI library" in completed.stderr
+        assert words in completed.stderr
+        assert "`spreadflow doctor`" in completed.stderr
+        assert "Traceback" not in completed.stderr
 
 
 FAILING_STAGE = """

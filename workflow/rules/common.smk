@@ -1,7 +1,7 @@
 """What the rules share. Which stages there are and what they read is asked of `spreadflow.trial`."""
 
+import os
 import shlex
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from spreadflow import config as schema
+from spreadflow.doctor import jobs
+from spreadflow.doctor.host import here
 from spreadflow.errors import SpreadflowError
-from spreadflow.trial import BY_WORD, commands, files, wanted
+from spreadflow.trial import BY_WORD, commands, files, launchers, wanted
 
 if not workflow.overwrite_configfiles:  # no --configfile
 
@@ -27,9 +29,9 @@ except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 STAGES = wanted(CONFIG)
-MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
-MPI = shlex.quote(MPI) if MPI else ""
-MAX_RANKS = 8  # one per core: --cores and the profile's `tasks` have the last word
+HOST = here(CONFIG.results)
+MPI = HOST.launcher
+MAX_RANKS = commands.MAX_RANKS  # --cores and the profile's `tasks` have the last word
 RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $code; }}"
 
 
@@ -61,4 +63,12 @@ def ranks(wildcards, threads):
     return threads if MPI else 1
 
 
-shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(sys.prefix)}/bin:$PATH; ")
+LEFT = " ".join(launchers.left_behind(os.environ))  # our launchers begin without another's traces
+shell.prefix(f"set -euo pipefail; unset {LEFT}; export PATH={shlex.quote(sys.prefix)}/bin:$PATH; ")
+
+
+onstart:
+    try:
+        jobs.refuse(HOST, jobs.asked(workflow.dag.needrun_jobs(), workflow.local_exec))
+    except SpreadflowError as error:
+        raise WorkflowError(str(error)) from None

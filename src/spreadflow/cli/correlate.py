@@ -15,7 +15,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p = words.add_parser("correlate", help="correlate pixels in time (G2)")
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
     p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
-    ranks_help = "ranks the launcher was asked for (default: as many as there are)"
+    ranks_help = "ranks the launcher was asked for (default: as many as it started)"
     p.add_argument("--ranks", type=int, help=ranks_help)
     p.add_argument("-n", "--numevents", type=int, help="the first so many shots alone")
     p.add_argument(
@@ -56,14 +56,12 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Correlate, or test. Where one rank fails, all end."""
-    from spreadflow.parallel import World, ending_together
+    from spreadflow.parallel import ending_together
 
     if arguments.cmp:
         _compare(_request(arguments))
         return
-    with ending_together("correlate"):
-        world = World(1 if arguments.test_alt else arguments.ranks)
-
+    with ending_together("correlate", 1 if arguments.test_alt else arguments.ranks) as world:
         from spreadflow.stages import correlate
 
         request = _request(arguments)

@@ -9,6 +9,7 @@ from spreadflow import __version__
 from spreadflow.cli import (
     config,
     correlate,
+    doctor,
     export,
     manifest,
     mask,
@@ -42,6 +43,7 @@ DOORS = (
     mask,
     export,
     correlate,
+    doctor,
 )
 """The modules of all words, in the order of the help."""
 

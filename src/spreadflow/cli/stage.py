@@ -62,13 +62,12 @@ def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
 def run(arguments: argparse.Namespace) -> None:
     """Run a stage. Where one rank does not come to its end, all end."""
     from spreadflow.config import OVERLAYS, for_stage
-    from spreadflow.parallel import World, ending_together
+    from spreadflow.parallel import ending_together
 
     stage = BY_WORD[arguments.word]
-    with ending_together(stage.word):
+    with ending_together(stage.word, arguments.ranks) as world:
         module_name = OVERLAYS.get(stage.word, stage.word)
         module = importlib.import_module(f"spreadflow.stages.{module_name}")
         config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
         inputs = inputs_of(stage, arguments)
-        world = World(arguments.ranks)
         module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)

@@ -1,7 +1,8 @@
 """The ranks of one stage, and what they do together.
 
-`World()` without MPI is a world of one, so every stage runs without MPI. Sums are formed per fixed
-block and added in block order: the same answer on any number of ranks.
+How many there are is said by whoever starts a program, and not by what the environment holds:
+`World(1)` is a world of one that needs no MPI at all. Sums are formed per fixed block and added in
+block order: the same answer on any number of ranks.
 """
 
 import os
@@ -19,14 +20,12 @@ from typing import Any
 import numpy as np
 
 from spreadflow.errors import RanksError, SpreadflowError
+from spreadflow.trial import launchers
 
 ATTENTION_S = 0.005
 """Seconds after which the first rank looks again for others that wait for a block: short beside the
 work on a block, long beside the look.
 """
-
-SET_BY_LAUNCHERS = ("PMI_SIZE", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "SLURM_PROCID")
-"""Variables of the environment that launchers of MPI programs set."""
 
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a stage: of a terminal's Ctrl-C, and of batch systems."""
@@ -46,32 +45,41 @@ on all of them is told once.
 """
 
 
-def _communicator():
-    """Return COMM_WORLD when a launcher started this process, else None: importing mpi4py.MPI
-    would start MPI.
-    """
-    if not any(name in os.environ for name in SET_BY_LAUNCHERS):
-        return None
-    from mpi4py import MPI
+def _communicator(ranks: int | None) -> Any:
+    """Return COMM_WORLD where there may be several ranks, else None: importing mpi4py.MPI starts
+    MPI. Raises RanksError where it can't be started.
 
+    ranks: as of `World`.
+    """
+    if ranks == 1 or (ranks is None and not launchers.left_behind(os.environ)):
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, OSError, RuntimeError) as error:  # of mpi4py, of its library
+        expected = "mpi4py with an MPI library, which more than one rank needs"
+        todo = "`spreadflow doctor` says what is missing. --ranks 1 needs neither."
+        raise RanksError("MPI", expected, error, todo) from None
     return MPI.COMM_WORLD
 
 
 class World:
-    """All ranks of a stage. ranks: as many as the launcher was asked for; None = as many as there
-    are. Raises RanksError where the communicator has another number.
+    """All ranks of a stage. ranks: as many as the launcher was asked for; None = as many as it
+    started. Raises RanksError where there is another number.
     """
 
     def __init__(self, ranks: int | None = 1):
-        self._comm = _communicator()
+        self._comm = _communicator(ranks)
         self.rank = self._comm.rank if self._comm else 0
         self.size = self._comm.size if self._comm else 1
-        if ranks is not None and self.size != ranks:
+        if ranks == 1:
+            _check_alone()
+        elif ranks is not None and self.size != ranks:
             expected = f"{ranks} MPI ranks (--ranks)"
             found = f"a communicator of {self.size}"
             todo = (
-                "The launcher and the MPI library do not belong together: take both from one MPI "
-                "(resource `mpi` of the profile), or pass the right --ranks."
+                "The launcher and the MPI library do not belong together, or there was no "
+                "launcher: take both from one MPI (resource `mpi` of the profile), or pass the "
+                "right --ranks. `spreadflow doctor` says which belong together."
             )
             raise RanksError("the launcher", expected, found, todo)
 
@@ -235,58 +243,78 @@ class World:
             self._comm.Barrier()
 
 
-@contextmanager
-def ending_together(word: str) -> Iterator[None]:
-    """End all ranks of a stage where this block does not come to its end on one of them: with one
-    message and the status of the error, or 1 where nobody expected it, or 128 + the number of the
-    signal.
-
-    word: of the stage.
+def _check_alone() -> None:
+    """Raise RanksError where a launcher started this process as one of several: each of them would
+    do all the work.
     """
-    ranks = _communicator()
-    with _interrupted_by_signals(lambda number: _end(ranks, *_interruption(word, ranks, number))):
+    place = launchers.place(os.environ)
+    if place is None or place.size == 1:
+        return
+    rank, size = place.variables
+    expected = "a process of its own for --ranks 1"
+    found = f"rank {place.rank} of {place.size} ({rank}, {size})"
+    todo = (
+        f"A stage takes --ranks {place.size}; other words are started without a launcher. Where "
+        f"there was none, one left these variables behind: `unset {rank} {size}`."
+    )
+    raise RanksError("the launcher", expected, found, todo)
+
+
+@contextmanager
+def ending_together(word: str, ranks: int | None) -> Iterator[World]:
+    """Yield the world of a stage, and end all its ranks where this block does not come to its end
+    on one of them: with one message and the status of the error, or 1 where nobody expected it, or
+    128 + the number of the signal.
+
+    word: of the stage; ranks: as of `World`.
+    """
+    communicator = None
+    with _interrupted_by_signals(
+        lambda number: _end(communicator, *_interruption(word, communicator, number))
+    ):
         try:
-            yield
+            communicator = _communicator(ranks)
+            yield World(ranks)
             return
         except SpreadflowError as error:
             ending = f"spreadflow {word}: {error}", error.exit_code
         except KeyboardInterrupt as error:
-            ending = _interruption(word, ranks, *error.args)
+            ending = _interruption(word, communicator, *error.args)
         except BaseException as error:
-            ending = _failure(ranks, error)
-        if _rank_and_size(ranks)[0]:
+            ending = _failure(communicator, error)
+        if _rank_and_size(communicator)[0]:
             time.sleep(TURN_S)
-    _end(ranks, *ending)
+    _end(communicator, *ending)
 
 
-def _end(ranks: Any, message: str, code: int) -> None:
-    """Print a message and end all ranks at once. ranks: communicator, None for a world of one."""
+def _end(communicator: Any, message: str, code: int) -> None:
+    """Print a message and end all ranks at once. communicator: None for a world of one."""
     print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if _rank_and_size(ranks)[1] > 1:
+    if _rank_and_size(communicator)[1] > 1:
         time.sleep(TELLING_S)
-        ranks.Abort(code)
+        communicator.Abort(code)
     if threading.current_thread() is not threading.main_thread():
         os._exit(code)
     sys.exit(code)
 
 
-def _rank_and_size(ranks: Any) -> tuple[int, int]:
-    """Return the number of this rank and that of all. ranks: as of `_end`."""
-    return (0, 1) if ranks is None else (ranks.rank, ranks.size)
+def _rank_and_size(communicator: Any) -> tuple[int, int]:
+    """Return the number of this rank and that of all. communicator: as of `_end`."""
+    return (0, 1) if communicator is None else (communicator.rank, communicator.size)
 
 
-def _failure(ranks: Any, error: BaseException) -> tuple[str, int]:
-    """Return message and status of an unexpected exception. ranks: as of `_end`."""
-    rank, size = _rank_and_size(ranks)
+def _failure(communicator: Any, error: BaseException) -> tuple[str, int]:
+    """Return message and status of an unexpected exception. communicator: as of `_end`."""
+    rank, size = _rank_and_size(communicator)
     lines = traceback.format_exception(error)
     return f"rank {rank} of {size} failed:\n{''.join(lines)}".rstrip(), 1
 
 
-def _interruption(word: str, ranks: Any, number: int) -> tuple[str, int]:
-    """Return message and status of a signal. ranks: as of `_end`."""
-    rank, size = _rank_and_size(ranks)
+def _interruption(word: str, communicator: Any, number: int) -> tuple[str, int]:
+    """Return message and status of a signal. communicator: as of `_end`."""
+    rank, size = _rank_and_size(communicator)
     name = signal.Signals(number).name
     todo = "Finished parts are kept: run the same command again."
     message = f"spreadflow {word}: rank {rank} of {size} was interrupted by {name}. {todo}"

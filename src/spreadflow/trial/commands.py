@@ -13,6 +13,9 @@ from spreadflow.config import Config, section
 from spreadflow.trial.files import TRIGGERS, Files
 from spreadflow.trial.stages import BY_WORD
 
+MAX_RANKS = 8
+"""Ranks of a job where no profile says how many, one on each core that Snakemake grants it."""
+
 
 class Resources(Protocol):
     """What Snakemake grants a job."""
