@@ -51,15 +51,27 @@ def test_a_container_that_is_not_there_is_told(host, stand_in, tmp_path):
     image = tmp_path / "spreadflow.sif"
     asked = [Job("index", container=f"FOO=bar apptainer exec --bind /lustre {image}")]
     (finding,) = jobs.examine(host, asked)
-    assert finding.found == "apptainer is not on PATH"
-
-    stand_in("apptainer")
-    (finding,) = jobs.examine(host, asked)
     assert finding.found == f"no image {image}"
     assert "containers/README.md" in finding.remedy
 
     image.touch()
+    (finding,) = jobs.examine(host, asked)
+    assert finding.found == "apptainer is not on PATH"
+
+    stand_in("apptainer")
     assert all(finding.is_good for finding in jobs.examine(host, asked))
+
+
+def test_what_nodes_may_have_does_not_keep_jobs_from_being_submitted(host, tmp_path):
+    """Apptainer is on the nodes of some sites alone; images lie where all see them."""
+    asked = [Job("index", "mpiexec", 64, "apptainer exec x.SIF", is_here=False)]
+    findings = list(jobs.examine(host, asked))
+    assert [finding.is_good for finding in findings] == [True, True]
+    assert findings[0].found == "mpiexec is not on PATH here; the nodes that run it may have it"
+
+    asked = [Job("index", container=f"apptainer exec {tmp_path}/x.sif", is_here=False)]
+    (finding,) = jobs.examine(host, asked)
+    assert not finding.is_good
 
 
 def test_fewer_devices_than_ranks_are_told(host, probed):

@@ -76,6 +76,15 @@ def _named(rules: Sequence[str]) -> str:
     return f"{', '.join(rules[:MOST_NAMED])} and {len(rules) - MOST_NAMED} more"
 
 
+def _not_on_path(check: str, name: str, jobs: Sequence[Job], remedy: str) -> Finding:
+    """Return the finding for a program that this machine lacks: the nodes of a cluster may have
+    what the machine that submits to them has not.
+    """
+    if any(one.is_here for one in jobs):
+        return Finding(check, f"{name} is not on PATH", remedy)
+    return Finding(check, f"{name} is not on PATH here; the nodes that run it may have it")
+
+
 def launchers_on_path(host: Host, jobs: Sequence[Job]) -> list[Finding]:
     """Whether the launchers of jobs with several ranks are on PATH."""
     findings = []
@@ -83,8 +92,11 @@ def launchers_on_path(host: Host, jobs: Sequence[Job]) -> list[Finding]:
     for name, rules in _by(lambda one: program(one.launcher), several).items():
         check = f"launcher of {_named(rules)}"
         path = host.which(name)
-        remedy = "" if path else "set the resource `mpi` of the profile to a launcher on PATH"
-        findings.append(Finding(check, path or f"{name} is not on PATH", remedy))
+        if path:
+            findings.append(Finding(check, path))
+        else:
+            remedy = "set the resource `mpi` of the profile to a launcher on PATH"
+            findings.append(_not_on_path(check, name, several, remedy))
     return findings
 
 
@@ -99,12 +111,12 @@ def containers_there(host: Host, jobs: Sequence[Job]) -> list[Finding]:
             for word in shlex.split(prefix)
             if word.endswith(IMAGES) and not Path(word).is_file()
         ]
-        if host.which(name) is None:
-            remedy = "load its module, or set the resource `container` of the profile"
-            findings.append(Finding(check, f"{name} is not on PATH", remedy))
-        elif missing:
+        if missing:
             remedy = "build the image (containers/README.md), or set the resource `container`"
             findings.append(Finding(check, f"no image {missing[0]}", remedy))
+        elif host.which(name) is None:
+            remedy = "load its module, or set the resource `container` of the profile"
+            findings.append(_not_on_path(check, name, jobs, remedy))
         else:
             findings.append(Finding(check, prefix))
     return findings
