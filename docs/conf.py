@@ -34,7 +34,9 @@ PARTS = {
         "docs/faults",
         "docs/correlate",
         "docs/diffbragg",
+        "docs/facilities",
         "profiles/README",
+        "docs/commands",
         "containers/README",
     ],
     "To understand": [
