@@ -41,12 +41,6 @@ def test_plugins_that_know_no_ranks_are_told_slots():
     assert (sge["threads"], sge["tasks"]) == (64, 64)
 
 
-def test_every_row_is_in_the_readme_and_has_an_account_to_fill_in():
-    for machine in MACHINES[1:]:  # a Slurm without accounts needs none
-        assert SCHEDULERS[machine.scheduler].account in machine.resources, machine.name
-    assert len(BY_NAME) == len(MACHINES)
-
-
 def test_options_change_the_row(tmp_path, capsys):
     options = ["--like", "alcf", "--account", "Catalyst", "--nodes", "12", "--ranks-per-node", "16"]
     options += ["--launcher", "mpiexec --ppn 16", "--longest-minutes", "60"]

@@ -169,7 +169,7 @@ POLARIS = Machine(
 MACHINES = (
     Machine(
         name="slurm",
-        meaning="any Slurm",
+        meaning="Any Slurm",
         scheduler="slurm",
         launcher="srun --mpi=pmi2 --kill-on-bad-exit",
         ranks_per_node=32,
@@ -225,7 +225,7 @@ MACHINES = (
     ),
     Machine(
         name="lsf",
-        meaning="any LSF",
+        meaning="Any LSF",
         scheduler="lsf",
         launcher="mpiexec",
         ranks_per_node=32,
@@ -234,7 +234,7 @@ MACHINES = (
     ),
     Machine(
         name="sge",
-        meaning="any Grid Engine",
+        meaning="Any Grid Engine",
         scheduler="sge",
         launcher="mpiexec",
         ranks_per_node=32,
