@@ -75,7 +75,7 @@ class Trial:
             rule = re.match(r"(?:local)?rule (\w+):", block).group(1)
             wildcard = re.search(r"\n    wildcards: \w+=(\S+)", block)
             jobs.add(f"{rule} {wildcard.group(1)}" if wildcard else rule)
-        return jobs - {"all"}
+        return jobs - {"all", "whole"}
 
 
 SMALL = {
