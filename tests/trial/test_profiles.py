@@ -1,6 +1,8 @@
 """The profiles of machines: what each asks of its scheduler, and `spreadflow site new`."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +11,10 @@ from spreadflow.cli import main
 from spreadflow.trial import STAGES
 from spreadflow.trial.machines import BY_NAME, MACHINES, SCHEDULERS
 from spreadflow.trial.profiles import granted, profile, text
+from spreadflow.trial.threads import THREAD_CAPS
 
+REPOSITORY = Path(__file__).parents[2]
+SOURCES = sorted((REPOSITORY / "src" / "spreadflow").rglob("*.py"))
 PARALLEL = {stage.word for stage in STAGES if stage.is_parallel}
 
 
@@ -72,6 +77,27 @@ def test_options_that_can_not_be_are_refused(tmp_path, capsys, options, message)
     assert status == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["../mine", "a b", ""])
+def test_a_profile_is_one_folder(tmp_path, capsys, name):
+    assert main(["site", "new", name, "--folder", str(tmp_path)]) == 2
+    assert "expected a name of letters" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_variables_that_are_set_or_read_are_explained():
+    """Those that profiles set, and that the program sets or reads, stand in docs/facilities.md."""
+    profiles = "".join(map(text, MACHINES))
+    program = "".join(path.read_text() for path in SOURCES)
+    names = set(re.findall(r"\b([A-Z][A-Z0-9_]+)=", profiles)) | set(THREAD_CAPS)
+    names |= set(re.findall(r"environ\.get\(\"(\w+)\"", program))
+    explained = re.findall(
+        r"`([A-Z][A-Z0-9_]+)", (REPOSITORY / "docs" / "facilities.md").read_text()
+    )
+
+    assert {"MPI4PY_LIBMPI", "MPICH_GPU_SUPPORT_ENABLED", "NUMBA_CACHE_DIR"} <= names
+    assert names - set(explained) == set()
 
 
 def test_a_profile_that_is_there_is_kept(tmp_path, capsys):

@@ -1,10 +1,14 @@
 """`spreadflow site new NAME`: writes a profile for another machine, from the row of one like it."""
 
 import argparse
+import re
 from pathlib import Path
 
 from spreadflow.errors import FileError, SpreadflowError
 from spreadflow.trial.machines import BY_NAME, SCHEDULERS, Machine
+
+NAME = re.compile(r"[\w-]+")
+"""Names of profiles: each is a folder."""
 
 FIELDS = ("launcher", "container", "nodes", "ranks_per_node", "longest_minutes")
 """Fields of a machine that options replace as they are."""
@@ -34,6 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Write a profile, and say how it is used."""
     from spreadflow.trial import profiles
 
+    if not NAME.fullmatch(arguments.name):
+        expected = "a name of letters, digits, - and _"
+        raise SpreadflowError("NAME", expected, arguments.name, "Take another name.")
     path = arguments.folder / arguments.name / "config.yaml"
     if path.exists():
         raise FileError(path, "no profile of this name", "one", "Rename or remove it.")
