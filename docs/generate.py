@@ -659,8 +659,20 @@ def images_page() -> str:
 def commands_page() -> str:
     """Return docs/commands.md: what a job runs under every profile."""
     config = Config.model_validate(every_stage.EVERY_STAGE)
-    sections = [_commands_section(config, machine) for machine in machines.MACHINES]
+    sections = [_default_commands(config)]
+    sections += [_commands_section(config, machine) for machine in machines.MACHINES]
     return "".join([GENERATED, COMMANDS, *sections]).rstrip() + "\n"
+
+
+def _default_commands(config: Config) -> str:
+    """Return the commands of all stages on a workstation."""
+    text = f"## default\n\nA machine with {commands.MAX_RANKS} cores or more; `mpiexec` is that of the "
+    text += "environment, by its whole path.\n\n```\n"
+    for stage in STAGES:
+        many = profiles.Granted(mpi="mpiexec", tasks=commands.MAX_RANKS)
+        resources = many if stage.is_parallel else profiles.Granted(mpi="", tasks=1)
+        text += f"{shown_command(job_command(config, stage, resources))}\n"
+    return f"{text}```\n\n"
 
 
 def profile_files() -> dict[Path, str]:

@@ -106,6 +106,14 @@ def test_commands_are_those_of_the_document(whole_trial, machine):
     assert len(commands) == len(STAGES) + 1  # the images of both runs
 
 
+def test_commands_of_a_workstation_are_those_of_the_document(whole_trial):
+    output = whole_trial.snakemake("--dry-run", "--printshellcmds", "--cores", "8")
+    launcher = str(Path(sys.prefix, "bin", "mpiexec"))
+    commands = shown(output.replace(launcher, "mpiexec"))
+    assert documented("default") <= commands
+    assert len(documented("default")) == len(STAGES)
+
+
 @pytest.mark.parametrize("name", ["slurm", "alcf"])
 def test_one_allocation_runs_the_same_commands(whole_trial, name):
     profile = ("--workflow-profile", name)

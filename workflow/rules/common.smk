@@ -29,7 +29,7 @@ except SpreadflowError as error:
 STAGES = wanted(CONFIG)
 MPI = shutil.which("mpiexec", path=Path(sys.prefix, "bin")) or shutil.which("mpiexec")
 MPI = shlex.quote(MPI) if MPI else ""
-MAX_RANKS = 8  # one per core: --cores and the profile's `tasks` have the last word
+MAX_RANKS = commands.MAX_RANKS
 RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $code; }}"
 
 

@@ -13,6 +13,11 @@ from spreadflow.config import Config, section
 from spreadflow.trial.files import TRIGGERS, Files
 from spreadflow.trial.stages import BY_WORD
 
+MAX_RANKS = 8
+"""Cores that a rule on many ranks asks for, a rank each: `--cores` and the profile's `tasks` have
+the last word.
+"""
+
 
 class Resources(Protocol):
     """What Snakemake grants a job."""
