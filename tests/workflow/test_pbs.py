@@ -70,13 +70,16 @@ class Pbs:
         options = ["--like", "alcf", "--account", "Catalyst", "--container", str(container)]
         options += ["--launcher", f"{STAND_INS / 'mpiexec'} --ppn 32", "--folder", str(folder)]
         assert main(["site", "new", "pbs", *options]) == 0
-        self.options = ["--workflow-profile", folder / "pbs", "--retries", "0"]
-        self.options += ["--seconds-between-status-checks", "1", "data/r/manifest.json"]
+        self.options = ["--workflow-profile", folder / "pbs", "data/r/manifest.json"]
 
-    def snakemake(self, folder: Path) -> subprocess.Popen:
-        """Start Snakemake in the folder of a trial, for the images of its run alone."""
+    def snakemake(self, folder: Path, seconds: int = 1) -> subprocess.Popen:
+        """Start Snakemake in the folder of a trial, for the images of its run alone.
+
+        seconds: between two looks at the state of its jobs.
+        """
+        options = ["--seconds-between-status-checks", str(seconds), "--retries", "0"]
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *self.options],
+            [sys.executable, "-m", "snakemake", *self.options, *options],
             cwd=folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -114,18 +117,23 @@ def test_a_stage_that_fails_is_told(tmp_path, new_trial):
 
 
 @pytest.mark.chain
-def test_an_interrupted_workflow_deletes_its_jobs(tmp_path, new_trial):
+def test_an_interrupted_workflow_deletes_its_jobs_and_goes_on(tmp_path, new_trial):
+    """Deletes them unless Snakemake is looking at their state just then (profiles/README.md)."""
     trial = new_trial(SIMULATED)
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/bash\ntouch started\nexec sleep 100\n")
     slow.chmod(0o755)
     pbs = Pbs(tmp_path, slow)
-    process = pbs.snakemake(trial.folder)
+    process = pbs.snakemake(trial.folder, seconds=30)
     patience = time.monotonic() + 60
     while not (trial.folder / "started").exists() and time.monotonic() < patience:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
 
     assert (pbs.jobs / "1.deleted").exists(), output
     assert not (trial.folder / "data/r/manifest.json").exists()
+
+    slow.write_text((HERE / "stub").read_text())
+    output, _ = pbs.snakemake(trial.folder).communicate(timeout=120)
+    assert (trial.folder / "data/r/manifest.json").exists(), output

@@ -73,7 +73,7 @@ SCHEDULERS = {
             "-l walltime={resources.runtime}:00 {resources.pbs_extra} -j oe -o .snakemake/",
             "cluster-generic-status-cmd": "spreadflow pbs-status",
             "cluster-generic-cancel-cmd": "qdel",
-            "max-status-checks-per-second": 1,
+            "seconds-between-status-checks": 30,
         },
         extra="pbs",
     ),
