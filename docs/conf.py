@@ -35,7 +35,9 @@ PARTS = {
         "docs/doctor",
         "docs/correlate",
         "docs/diffbragg",
+        "docs/facilities",
         "profiles/README",
+        "docs/commands",
         "containers/README",
     ],
     "To understand": [

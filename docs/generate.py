@@ -1,6 +1,7 @@
-"""Writes docs/config.md, docs/files.md, docs/images.md, the tables of stages in README.md, of
-formats in docs/interop.md and of checks in docs/doctor.md, the index of decisions and the tables of measured figures (tables.py)
-from their sources; with --check, fails where the committed files differ.
+"""Writes docs/config.md, docs/files.md, docs/images.md, docs/commands.md, the profiles, the tables of
+stages in README.md, of formats in docs/interop.md and of checks in docs/doctor.md, the index of
+decisions and the tables of measured figures (tables.py) from their sources; with --check, fails
+where the committed files differ.
 
 python docs/generate.py [--check]
 """
@@ -8,6 +9,7 @@ python docs/generate.py [--check]
 import dataclasses
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -24,7 +26,8 @@ from spreadflow.doctor import examination, jobs
 from spreadflow.io import datasets, images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
-from spreadflow.trial import STAGES, files
+from spreadflow.trial import STAGES, commands, files, machines, profiles
+from spreadflow.trial.machines import Machine
 from spreadflow.trial.stages import Stage
 
 DOCS = Path(__file__).parent
@@ -33,12 +36,14 @@ DOCTOR = DOCS / "doctor.md"
 README = DOCS.parent / "README.md"
 
 sys.path += [str(DOCS), str(DOCS.parent / "tests")]
+import every_stage
 import mutated_files
 import tables
 import tested_exchange
 import tested_formats
 
 DECISIONS = DOCS / "decisions"
+PROFILES = DOCS.parent / "profiles"
 
 GENERATED = "<!-- written by docs/generate.py: edit the code, not this file -->\n"
 """First line of a file that is generated as a whole."""
@@ -424,6 +429,19 @@ once (libhdf5 2.0.0, attributes whose text is in its global heap). Tests read 50
 |---|---|---|---|
 """
 
+COMMANDS = """# The command of every stage under every profile
+
+What a job runs, as Snakemake composes it (`snakemake -n -p --workflow-profile NAME`; a test compares), for a trial `t` with
+a run `one` that is indexed here and a run `two` whose lattices DIALS has indexed. `…` is the configuration of the stage, as
+JSON. Before it comes the launcher with its ranks, then the container. Profiles for PBS are also shown with the request for
+the job; the other executors form theirs. [facilities.md](facilities.md) has the environment of these commands, and
+[profiles/README.md](../profiles/README.md) the sources of the profiles.
+
+"""
+
+ANY_CONFIG = re.compile(r"--config '.*' --ranks")
+"""What is too long to show of a command."""
+
 EXCHANGE_HEADER = """\
 | format | | by | compared with | tests | not read, not tested, to mind |
 |---|---|---|---|---|---|
@@ -653,6 +671,59 @@ def images_page() -> str:
     return "".join([GENERATED, IMAGES_HEADER, *rows, header, *ends])
 
 
+def commands_page() -> str:
+    """Return docs/commands.md: what a job runs under every profile."""
+    config = Config.model_validate(every_stage.EVERY_STAGE)
+    sections = [_default_commands(config)]
+    sections += [_commands_section(config, machine) for machine in machines.MACHINES]
+    return "".join([GENERATED, COMMANDS, *sections]).rstrip() + "\n"
+
+
+def _default_commands(config: Config) -> str:
+    """Return the commands of all stages on a workstation."""
+    text = f"## default\n\nA machine with {commands.MAX_RANKS} cores or more; `mpiexec` is that of the "
+    text += "environment, by its whole path.\n\n```\n"
+    for stage in STAGES:
+        many = profiles.Granted(mpi="mpiexec", tasks=commands.MAX_RANKS)
+        resources = many if stage.is_parallel else profiles.Granted(mpi="", tasks=1)
+        text += f"{shown_command(job_command(config, stage, resources))}\n"
+    return f"{text}```\n\n"
+
+
+def profile_files() -> dict[Path, str]:
+    """Return the file of each profile but the default one, which is written by hand."""
+    return {
+        PROFILES / machine.name / "config.yaml": profiles.text(machine)
+        for machine in machines.MACHINES
+    }
+
+
+def _commands_section(config: Config, machine: Machine) -> str:
+    """Return the commands of all stages under the profile of a machine."""
+    settings = profiles.profile(machine)
+    text = f"## {machine.name}\n\n{machine.meaning}.\n\n```\n"
+    for stage in STAGES:
+        granted = profiles.granted(settings, stage)
+        if machine.scheduler == "pbs":
+            request = settings["cluster-generic-submit-cmd"]
+            text += f"{request.format(rule=stage.word, resources=granted)} ...\n"
+        text += f"{shown_command(job_command(config, stage, granted))}\n"
+    return f"{text}```\n\n"
+
+
+def job_command(config: Config, stage: Stage, granted: profiles.Granted) -> str:
+    """Return the command of a stage, for the first of its runs where it works on them one by one."""
+    run = stage.runs(config)[0] if stage.runs is not None else None
+    inputs = files.inputs(config, stage.word, run)
+    out = files.outputs(config, stage.word, run)[0]
+    return commands.command(config, stage.word, {"run": run or ""}, inputs, out, granted)
+
+
+def shown_command(command: str) -> str:
+    """Return a command without the configuration in it."""
+    return ANY_CONFIG.sub("--config … --ranks", command)
+
+
 def exchange_table() -> str:
     """Return the table of formats in docs/interop.md."""
     rows = [
@@ -746,6 +817,8 @@ def main(arguments: list[str]) -> int:
         DOCS / "config.md": config_page(),
         DOCS / "files.md": files_page(),
         DOCS / "images.md": images_page(),
+        DOCS / "commands.md": commands_page(),
+        **profile_files(),
         INTEROP: with_part(INTEROP, exchange_table()),
         DOCTOR: with_part(DOCTOR, checks_table()),
         README: with_part(README, stages_table()),
@@ -754,6 +827,7 @@ def main(arguments: list[str]) -> int:
     }
     if "--check" not in arguments:
         for path, text in pages.items():
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         return 0
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from every_stage import EVERY_STAGE
+
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 
@@ -73,7 +75,7 @@ class Trial:
             rule = re.match(r"(?:local)?rule (\w+):", block).group(1)
             wildcard = re.search(r"\n    wildcards: \w+=(\S+)", block)
             jobs.add(f"{rule} {wildcard.group(1)}" if wildcard else rule)
-        return jobs - {"all"}
+        return jobs - {"all", "whole"}
 
 
 SMALL = {
@@ -87,6 +89,14 @@ def finished(tmp_path_factory, call) -> Trial:
     """Two simulated runs, everything finished."""
     trial = Trial(tmp_path_factory.mktemp("workflow") / "finished", call, SMALL)
     trial.finish()
+    return trial
+
+
+@pytest.fixture(scope="session")
+def whole_trial(tmp_path_factory, call) -> Trial:
+    """A trial with every stage; nothing has run yet."""
+    trial = Trial(tmp_path_factory.mktemp("workflow") / "whole", call, EVERY_STAGE)
+    (trial.folder / "two.txt").touch()
     return trial
 
 

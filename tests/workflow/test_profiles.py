@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from spreadflow.trial import STAGES
+from spreadflow.cli import main
+from spreadflow.trial import BY_WORD, STAGES
+from spreadflow.trial.machines import BY_NAME, MACHINES
 
 pytestmark = pytest.mark.chain
 
@@ -19,7 +23,7 @@ from snakemake.cli import parse_args
 _, args = parse_args(sys.argv[1:])
 print(json.dumps({k: getattr(args, k) for k in ("executor", "jobs", "cores", "latency_wait")}))
 """
-MANY_RANKS = {stage.word for stage in STAGES if stage.is_parallel}
+DOCUMENT = REPOSITORY / "docs" / "commands.md"
 
 
 @pytest.fixture(scope="module")
@@ -64,41 +68,74 @@ def test_bare_snakemake_runs_on_all_cores(installed):
 
 
 def test_the_default_profile_holds_only_what_is_harmless():
-    import yaml
-
     keys = yaml.safe_load((REPOSITORY / "profiles" / "default" / "config.yaml").read_text()).keys()
     assert keys <= {"cores", "rerun-incomplete"}, "it wins over --profile slurm, key by key"
 
 
-def test_commands_of_a_profile(new_trial):
+def shown(output: str) -> set[str]:
+    """The commands of stages that Snakemake would run, as docs/commands.md shows them."""
+    words = {stage.word for stage in STAGES}
+    here = os.environ.get("PWD", "")  # Snakemake puts variables of its own environment in
+    commands = set()
+    for line in output.replace(here, "$PWD").splitlines():
+        match = re.search(r"Shell command: (.*\bspreadflow (\w+) .* --out \S+) 2> ", line)
+        if match and match.group(2) in words:
+            commands.add(re.sub(r"--config '.*' --ranks", "--config … --ranks", match.group(1)))
+    return commands
+
+
+def documented(name: str) -> set[str]:
+    """The commands in the section of a profile in docs/commands.md."""
+    section = DOCUMENT.read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
+    lines = section.split("```")[1].strip().splitlines()
+    return {line for line in lines if not line.startswith("qsub ")}
+
+
+def dry_run(trial, *argv: object) -> set[str]:
+    return shown(trial.snakemake("--dry-run", "--printshellcmds", *map(str, argv)))
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_commands_are_those_of_the_document(whole_trial, machine):
     """Launcher outside, container inside, both from the profile; one-rank rules have no
     launcher.
     """
-    trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
-    output = trial.snakemake(
-        "--dry-run",
-        "--printshellcmds",
-        "--workflow-profile",
-        "slurm",
-        "--default-resources",
-        "container=shifter",
-    )
-    commands = [line for line in output.splitlines() if "spreadflow" in line and " --out " in line]
+    commands = dry_run(whole_trial, "--workflow-profile", machine.name)
+    assert documented(machine.name) <= commands
+    assert len(documented(machine.name)) == len(STAGES)
+    assert len(commands) == len(STAGES) + 1  # the images of both runs
 
-    assert len(commands) == 14 + 14 + 1
 
+def test_commands_of_a_workstation_are_those_of_the_document(whole_trial):
+    output = whole_trial.snakemake("--dry-run", "--printshellcmds", "--cores", "8")
+    launcher = str(Path(sys.prefix, "bin", "mpiexec"))
+    commands = shown(output.replace(launcher, "mpiexec"))
+    assert documented("default") <= commands
+    assert len(documented("default")) == len(STAGES)
+
+
+@pytest.mark.parametrize("name", ["slurm", "alcf"])
+def test_one_allocation_runs_the_same_commands(whole_trial, name):
+    profile = ("--workflow-profile", name)
+    alone = dry_run(whole_trial, *profile, "--executor", "local", "--cores", 8)
+    assert alone == dry_run(whole_trial, *profile)
+
+
+def test_a_new_profile_is_one_of_these(whole_trial, tmp_path):
+    options = ["--like", "nersc", "--account", "m1234", "--nodes", "3", "--container", "shifter"]
+    assert main(["site", "new", "mine", *options, "--folder", str(tmp_path)]) == 0
+    settings = yaml.safe_load((tmp_path / "mine" / "config.yaml").read_text())
+    assert settings["default-resources"]["slurm_account"] == "m1234"
+
+    commands = dry_run(whole_trial, "--workflow-profile", tmp_path / "mine")
+    launcher = BY_NAME["nersc"].launcher
     for command in commands:
         word = command.split("spreadflow ")[1].split()[0]
-        if word in MANY_RANKS:
-            tasks = {"level0": 16, "merge": 16, "pack": 32}.get(word, 64)
-            assert (
-                f"srun --mpi=pmi2 --kill-on-bad-exit -n {tasks} shifter spreadflow {word} "
-                in command
-            )
-            assert f" --ranks {tasks} " in command
-        else:
-            assert "srun" not in command
-            assert f"shifter spreadflow {word} " in command
+        stage = BY_WORD[word]
+        n_ranks = 384 // stage.ranks_divisor if stage.is_parallel else 1
+        prefix = f"{launcher} -n {n_ranks} " if stage.is_parallel else ""
+        assert command.startswith(f"{prefix}shifter spreadflow {word} ")
+        assert f" --ranks {n_ranks} " in command
 
 
 def test_local_ranks_are_the_cores_granted(new_trial):

@@ -14,24 +14,24 @@ from spreadflow.doctor.host import here
 from spreadflow.errors import SpreadflowError
 from spreadflow.trial import BY_WORD, commands, files, launchers, wanted
 
-if not workflow.overwrite_configfiles:  # no --configfile
+if not workflow.overwrite_configfiles:  # no --configfile; a module is handed its configuration
 
-    configfile: str(Path(workflow.basedir, "config", "config.yaml"))
+    configfile: str(Path(workflow.snakefile).parents[2] / "config" / "config.yaml")
 
 
-CONFIG_FILES = workflow.overwrite_configfiles or [Path(workflow.basedir, "config", "config.yaml")]
+CONFIG_FILES = ", ".join(map(str, workflow.configfiles)) or "config of the module"
 try:
-    for path in CONFIG_FILES:  # Snakemake has read them, and of a key that is there twice the last
+    for path in workflow.configfiles:  # Snakemake took the last of a key that is there twice
         schema.read(path)
-    CONFIG = schema.parse(config, ", ".join(map(str, CONFIG_FILES)))
-    schema.check_ready(CONFIG, ", ".join(map(str, CONFIG_FILES)))
+    CONFIG = schema.parse(config, CONFIG_FILES)
+    schema.check_ready(CONFIG, CONFIG_FILES)
 except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 STAGES = wanted(CONFIG)
 HOST = here(CONFIG.results)
 MPI = HOST.launcher
-MAX_RANKS = commands.MAX_RANKS  # --cores and the profile's `tasks` have the last word
+MAX_RANKS = commands.MAX_RANKS
 RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $code; }}"
 
 

@@ -14,7 +14,9 @@ from spreadflow.trial.files import TRIGGERS, Files
 from spreadflow.trial.stages import BY_WORD
 
 MAX_RANKS = 8
-"""Ranks of a job where no profile says how many, one on each core that Snakemake grants it."""
+"""Cores that a rule on many ranks asks for, a rank each: `--cores` and the profile's `tasks` have
+the last word.
+"""
 
 
 class Resources(Protocol):

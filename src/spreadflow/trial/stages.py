@@ -46,6 +46,10 @@ class Stage(NamedTuple):
     """memory of a rank, MB"""
     minutes: int = 240
     """time limit on a cluster, minutes"""
+    ranks_divisor: int = 1
+    """a profile lets the stage have the ranks of its machine over this: what adds up over all
+    lattices, or writes few large files, gains little from more
+    """
     runs: "Callable[[Config], list[str]] | None" = None
     """the runs that the stage works on one by one; None for a stage that works once a trial"""
     product: str | None = None
@@ -92,6 +96,7 @@ STAGES = (
         outputs=("level0.expt",),
         is_wanted=_indexes_here,
         minutes=60,
+        ranks_divisor=4,
     ),
     Stage(
         word="adopt",
@@ -126,6 +131,7 @@ STAGES = (
         inputs=inputs.MergeInputs,
         outputs=("merge.h5", "merge.mtz"),
         minutes=120,
+        ranks_divisor=4,
     ),
     Stage(
         word="annulus",
@@ -160,6 +166,7 @@ STAGES = (
         outputs=("mosaic.h5",),
         is_wanted=facts.learns_mosaicity,
         memory_mb=3000,
+        ranks_divisor=2,
     ),
     Stage(
         word="stage1",
@@ -189,6 +196,7 @@ STAGES = (
         is_wanted=facts.has_stage2,
         memory_mb=2500,
         minutes=120,
+        ranks_divisor=2,
     ),
     Stage(
         word="stage2",
