@@ -148,5 +148,5 @@ def test_a_profile_may_list_its_resources(host):
 
 def test_a_profile_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(ConfigError, match=r"there are: default, .*slurm.*found nowhere"):
+    with pytest.raises(ConfigError, match=r"there are: .*default, .*slurm.*found nowhere"):
         profile.read_profile("nowhere")

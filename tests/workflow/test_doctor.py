@@ -25,7 +25,7 @@ ASKED = {
         "launcher of index: expected what its jobs ask for; found no-such-launcher is not on PATH.",
     ),
     "runtime": (
-        ["--cores", "1", "--default-resources", "container='no-such-runtime exec x.sif'"],
+        ["--cores", "1", "--default-resources", "container='no-such-runtime run x'"],
         "found no-such-runtime is not on PATH.",
     ),
     "image": (
@@ -110,14 +110,15 @@ def test_of_a_trial_its_jobs_are_looked_at_too(two_checks, monkeypatch, tmp_path
     monkeypatch.setenv("PATH", "/nowhere")
     profile = tmp_path / "mine" / "config.yaml"
     profile.parent.mkdir()
-    profile.write_text("executor: slurm\nset-resources: {index: {mpi: srun, tasks: 2}}\n")
+    profile.write_text("executor: slurm\ndefault-resources: [container=apptainer exec x.sif]\n")
     trial = tmp_path / "trial.yaml"
     trial.write_text(json.dumps(SMALL))
     with pytest.raises(SystemExit):
         cli.main(["doctor", "--trial", str(trial), "--profile", "mine"])
     lines = capsys.readouterr().out.splitlines()
-    row = lines.index("MEND  launcher of index  srun is not on PATH")
-    assert "`mpi`" in lines[row + 1]
+    row = next(n for n, line in enumerate(lines) if line.endswith("no image x.sif"))
+    assert lines[row].startswith("MEND  container of simulate, index")
+    assert "containers/README.md" in lines[row + 1]
     assert lines[-1].startswith("1 of ")
 
 

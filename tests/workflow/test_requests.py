@@ -111,7 +111,15 @@ def test_what_a_profile_asks_for(tmp_path, new_trial, name):
     called = tmp_path / "called"
     programs = stand_ins(tmp_path, request, called)
     process = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--workflow-profile", name, "data/r/manifest.json"],
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--no-hooks",
+            "--workflow-profile",
+            name,
+            "data/r/manifest.json",
+        ],
         cwd=trial.folder,
         env=os.environ
         | {
