@@ -64,15 +64,14 @@ cells          1
 Execute 1 jobs...
 
 [Sat Nov 21 13:50:23 2026]
-localrule summary:
+localrule report:
     input: results/t/cells.h5
     jobid: 4
-    wildcards: stage=cells
     resources: tmpdir=/tmp, mpi=, tasks=1
 MissingInputException in rule x
 WARNING: odd
 [Sat Nov  1 13:50:37 2026]
-Finished jobid: 4 (Rule: summary)
+Finished jobid: 4 (Rule: report)
 4 of 14 steps (29%) done
 [Sat Nov  1 13:50:37 2026]
 Error in rule merge:
@@ -87,10 +86,10 @@ Finished jobid: 0 (Rule: all)
 
 def test_jobs_are_told_chatter_is_dropped_errors_stay():
     assert list(thinned(JOBS.splitlines(keepends=True), clock=lambda: 0.0)) == [
-        "summary cells: started\n",
+        "report: started\n",
         "MissingInputException in rule x\n",
         "WARNING: odd\n",
-        "summary cells: done in 0 s\n",
+        "report: done in 0 s\n",
         "Error in rule merge:\n",
         "    jobid: 9\n",
         "    log: results/t/logs/merge.log (check log file(s) for error details)\n",
@@ -100,7 +99,7 @@ def test_jobs_are_told_chatter_is_dropped_errors_stay():
 def test_bars_show_jobs_without_blocks():
     out = io.StringIO()
     bars(JOBS.splitlines(keepends=True), out)
-    assert "summary cells" in out.getvalue() and "1/1" in out.getvalue()
+    assert "report" in out.getvalue() and "1/1" in out.getvalue()
     assert "Error in rule merge:" in out.getvalue() and "Building DAG" not in out.getvalue()
 
 

@@ -68,7 +68,7 @@ class Trial:
         )
 
     def pending(self, *argv: str) -> set[str]:
-        """Return the jobs that a run would do: `rule`, `rule run` or `summary stage`."""
+        """Return the jobs that a run would do: `rule` or `rule run`."""
         output = self.snakemake("--dry-run", *argv)
         jobs = set()
         for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:

@@ -37,7 +37,6 @@ RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $
 
 wildcard_constraints:
     run="|".join(CONFIG.runs),
-    stage="|".join(STAGES),
 
 
 product = partial(files.product, CONFIG)

@@ -1,31 +1,7 @@
-rule summary:
-    input:
-        products=lambda wildcards: files.summarized(CONFIG, wildcards.stage),
-        images=files.manifests(CONFIG),
-    output:
-        product("{stage}.json"),
-        product("{stage}.png"),
-    log:
-        product("logs/summary.{stage}.log"),
-    benchmark:
-        product("benchmarks/summary.{stage}.tsv")
-    conda:
-        "../envs/spreadflow.yaml"
-    threads: 1
-    resources:
-        mpi="",
-        tasks=1,
-        mem_mb=4000,
-        runtime=60,
-    params:
-        command=launch("summary"),
-    shell:
-        RUN
-
-
 rule report:
     input:
-        summaries=files.summaries(CONFIG),
+        products=files.reported(CONFIG),
+        images=files.manifests(CONFIG),
     output:
         product("report.html"),
     log:
@@ -38,9 +14,16 @@ rule report:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=4000,
+        runtime=60,
     params:
         command=launch("report"),
     shell:
         RUN
+
+
+onerror:
+    # what is finished may show why a stage failed
+    command = commands.report_of_finished(CONFIG)
+    if command:
+        shell("{command} || true")

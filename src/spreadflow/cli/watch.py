@@ -91,7 +91,7 @@ def events(lines: Iterable[str]) -> Iterator[Step | Job | str]:
             key, _, value = text.strip().partition(": ")
             announced[key] = value
             if key == "resources" and announced["rule"] != "all":
-                name = _name(announced)
+                name = announced["rule"]
                 names[announced.get("jobid", "")] = name
                 yield Job(name, is_over=False)
         elif start := JOB_STARTS.match(text):
@@ -106,13 +106,6 @@ def events(lines: Iterable[str]) -> Iterator[Step | Job | str]:
             announced = None
             if not CHATTER.match(text):
                 yield line
-
-
-def _name(announced: dict[str, str]) -> str:
-    """Return the name of a job: its rule, with the stage where one rule serves all stages."""
-    rule = announced["rule"]
-    stage = re.search(r"\bstage=(\w+)", announced.get("wildcards", ""))
-    return f"{rule} {stage[1]}" if stage else rule
 
 
 def thinned(

@@ -11,7 +11,6 @@ from spreadflow.trial.stages import STAGES, Stage
 
 RULES_OF_ONE_RANK = (
     *(stage.word for stage in STAGES if not stage.is_parallel),
-    "summary",
     "report",
 )
 """Rules without a launcher."""
