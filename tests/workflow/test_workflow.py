@@ -187,7 +187,7 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
     assert (trial.folder / "results/t/logs/index.r2.log").read_text() == "no such detector\n"
     assert (trial.folder / "results/t/r1/index.h5").exists()
     assert not (trial.folder / "results/t/r2/index.h5").exists()
-    assert "spreadflow report: data/r1/manifest.json: expected" in output
+    assert "spreadflow report: data/r1/manifest.json: (whole file): expected a manifest" in output
 
 
 @pytest.mark.chain
