@@ -18,8 +18,8 @@ predict  | images, reindex of all runs, stage1      | results/<trial>/predict.h5
 pack     | images and reindex of all runs, predict  | results/<trial>/pack.h5
 stage2   | pack, stage1, merge; mosaic if learned   | results/<trial>/stage2.h5, stage2.mtz
 spread   | wide or pack, stage1; mosaic if learned  | results/<trial>/spread.h5, spread.csv
-summary  | products of one stage, images            | results/<trial>/<stage>.json, <stage>.png
-report   | all summaries                            | results/<trial>/report.html
+report   | products of all stages, images           | results/<trial>/report.html, <stage>.json, <stage>.png
+summary  | products of one stage, images            | <stage>.json, <stage>.png: on a cluster, or asked for
 
 The configuration is validated by spreadflow.config before any job; each rule gets only the sections its stage reads.
 Run `snakemake --configfile config/demo.yaml`; without a configfile, config/config.yaml is taken.

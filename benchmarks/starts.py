@@ -1,9 +1,9 @@
 """What does a job of the workflow cost before it works, and what do figures and pictures cost?
 
-For each stage a process imports what the command of that stage imports, MPI among it; for each
-stage of a finished trial another one writes figures and picture, as the rule `summary` does, and
-one the page. User CPU seconds, on one thread, medians of several turns, with Python's bytecode and
-all compiled programs at hand: the first turn is not counted.
+For each stage a process imports what the command of that stage imports, MPI among it; another one
+writes figures and pictures of all stages of a finished trial and the page, as the rule `report`
+does. User CPU seconds, on one thread, medians of several turns, with Python's bytecode and all
+compiled programs at hand: the first turn is not counted.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from spreadflow.trial.threads import THREAD_CAPS
 BAR_START_S = 1.2
 """Most seconds of a start."""
 
-BAR_SUMMARIES_S = 15.0
-"""Most seconds of all summaries and the page of the demo."""
+BAR_REPORT_S = 15.0
+"""Most seconds of all figures and pictures and the page of the demo."""
 
 COMMAND = """
 import contextlib
@@ -34,6 +34,15 @@ with contextlib.suppress(SystemExit):
     main(["--version"])
 """
 """The command line before it does anything."""
+
+REPORT = """
+import sys
+import tempfile
+from spreadflow.cli import main
+with tempfile.TemporaryDirectory() as folder:
+    sys.exit(main(["report", *sys.argv[1:], "--out", f"{folder}/report.html"]))
+"""
+"""Figures, pictures and the page in a folder where there are none yet."""
 
 Words = list[str]
 """Arguments of Python."""
@@ -60,28 +69,12 @@ def start_of(stage: Stage) -> Words:
     return ["-c", f"{COMMAND}import spreadflow.stages.{module}"]
 
 
-def products_of(stage: Stage, trial: Path, images: list[Path]) -> list[Path]:
-    """Return the products that the summary of a stage reads: none where the trial lacks it."""
-    if stage.word == "simulate":
-        return images
-    name = stage.product or stage.outputs[0]
-    return sorted(trial.glob(name.format(run="*")))
-
-
-def summaries(trial: Path, images: list[Path], out: Path) -> dict[str, Words]:
-    """Return what writes each summary of a finished trial into a folder, and then the page."""
-    command = ["-m", "spreadflow.cli"]
-    words = {}
+def report_of(trial: Path, images: list[Path]) -> Words:
+    """Return what reports a finished trial. images: manifests of its runs, all simulated."""
+    products = list(images)
     for stage in STAGES:
-        products = products_of(stage, trial, images)
-        if products:
-            files = ["--products", *map(str, products), "--images", *map(str, images)]
-            figures = str(out / f"{stage.word}.json")
-            words[stage.word] = [*command, "summary", stage.word, *files, "--out", figures]
-    of_stages = [str(out / f"{word}.json") for word in words]
-    page = str(out / "report.html")
-    words["page"] = [*command, "report", "--summaries", *of_stages, "--out", page]
-    return words
+        products += sorted(trial.glob(stage.summarized.format(run="*")))
+    return ["-c", REPORT, "--products", *map(str, products), "--images", *map(str, images)]
 
 
 def measure(
@@ -101,7 +94,7 @@ def measure(
 
 
 def main() -> None:
-    """Print the seconds of all starts, and of the summaries of a trial where there is one."""
+    """Print the seconds of all starts, and of the report of a trial where there is one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trial", type=Path, help="folder of a finished trial")
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="manifests of its runs")
@@ -117,15 +110,13 @@ def main() -> None:
         jobs = {stage.word: start_of(stage) for stage in STAGES}
         jobs = {"command": ["-c", COMMAND]} | jobs
         starts = measure(jobs, sources, arguments.turns, folder)
-        drawn = {}
+        report = {}
         if arguments.trial:
-            print(f"figures, pictures and page: at most {BAR_SUMMARIES_S} s together")
-            jobs = summaries(arguments.trial, arguments.images, folder)
-            drawn = measure(jobs, sources, arguments.turns, folder)
-            sums = [sum(column) for column in zip(*drawn.values(), strict=True)]
-            print("all       ", *(f"{seconds:6.2f}" for seconds in sums))
+            print(f"figures, pictures and page: at most {BAR_REPORT_S} s together")
+            jobs = {"report": report_of(arguments.trial, arguments.images)}
+            report = measure(jobs, sources, arguments.turns, folder)
     if arguments.json:
-        figures = {"starts": starts, "summaries": drawn}
+        figures = {"starts": starts, "report": report}
         recorded.save(arguments.json, "starts", figures)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 
+import h5py
 import pytest
 
 from spreadflow.errors import FileError, StageWarning
-from spreadflow.report import page, table
+from spreadflow.report import page, summary, table
 from spreadflow.report.checks import collect
 
 pytestmark = pytest.mark.stage
@@ -24,6 +26,48 @@ def test_page_is_self_contained_and_its_links_lead_somewhere(trial, summaries):
     assert all((trial.folder / link).exists() for link in links)
     assert "✗" not in text
     assert text.count("✓") == 22
+
+
+def test_a_report_draws_what_is_missing_and_what_has_changed(trial, tmp_path):
+    """Summary and picture of the same files stay as they are."""
+    products = [tmp_path / name for name in ("merge.h5", "cells.h5")]
+    for path in products:
+        shutil.copy(trial.folder / path.name, path)
+    written = [
+        tmp_path / f"{word}.{kind}" for word in ("cells", "merge") for kind in ("json", "png")
+    ]
+    before: list[int] = []
+
+    def report(images=()) -> list[str]:
+        """Report, and return which files were written anew."""
+        paths = summary.write_missing(products, list(images), tmp_path)
+        assert [path.name for path in paths] == ["cells.json", "merge.json"]
+        times = [path.stat().st_mtime_ns for path in written]
+        anew = [
+            path.name
+            for path, time, earlier in zip(written, times, before or [0] * 4, strict=True)
+            if time != earlier
+        ]
+        before[:] = times
+        return anew
+
+    everything = ["cells.json", "cells.png", "merge.json", "merge.png"]
+    assert report() == everything
+    assert report() == []
+
+    (tmp_path / "cells.png").unlink()
+    assert report() == ["cells.json", "cells.png"]
+
+    with h5py.File(tmp_path / "merge.h5", "r+") as file:
+        file.attrs["key"] = "another"
+    assert report() == ["merge.json", "merge.png"]
+
+    assert report(trial.manifests) == everything
+
+
+def test_a_file_without_a_summary_is_refused(tmp_path):
+    with pytest.raises(FileError, match=r"spread.csv: expected one of manifest.json, index.h5"):
+        summary.write_missing([tmp_path / "spread.csv"], [], tmp_path)
 
 
 def test_counts_that_differ_are_found(summaries):

@@ -167,7 +167,7 @@ def test_powers_on_logarithmic_axes_are_plain_text():
     wide, narrow = page.subplots(2, 1)
     wide.set(yscale="log", ylim=(0.05, 2e4))
     narrow.set(yscale="log", ylim=(1.5e3, 6e3))
-    style._label_plainly(page)
+    style.plain_ticks(page)
     wide_labels, narrow_labels = (
         dict(zip(axis.get_ticklocs(minor=minor), texts(axis, minor), strict=True))
         for axis, minor in ((wide.yaxis, False), (narrow.yaxis, True))
@@ -195,7 +195,9 @@ def a_page() -> Figure:
 
 
 def test_a_picture_that_is_drawn_once_is_as_matplotlib_saves_it(tmp_path):
-    a_page().savefig(tmp_path / "saved.png", dpi=style.DPI)
+    saved_page = a_page()
+    style.plain_ticks(saved_page)
+    saved_page.savefig(tmp_path / "saved.png", dpi=style.DPI)
     style.save(a_page(), tmp_path / "once.png")
     saved, once = (image.imread(tmp_path / f"{name}.png") for name in ("saved", "once"))
     np.testing.assert_array_equal(once, saved)

@@ -17,26 +17,21 @@ SMALL = {"trial": "t", "runs": {run: {"simulate": {"n_single": 2}} for run in RU
 """A trial of two simulated runs."""
 
 
-def summaries(*stages: str) -> set[str]:
-    """Return the jobs that make figures of stages, and the report."""
-    return {f"summary {stage}" for stage in stages} | {"report"}
-
-
-STAGE2 = {"stage2"} | summaries("stage2")
-MERGE = {"merge"} | summaries("merge") | STAGE2
-LADDER = {"ladder"} | summaries("ladder")
-SPREAD = {"spread"} | summaries("spread")
-PACK = {"pack"} | summaries("pack") | STAGE2
-PREDICT = {"predict"} | summaries("predict") | PACK
-STAGE1 = {"stage1"} | summaries("stage1") | SPREAD | PREDICT
-WIDE = {"wide"} | summaries("wide") | SPREAD
-MOSAIC = {"mosaic"} | summaries("mosaic")
-ANNULUS = {"annulus"} | summaries("annulus") | LADDER | STAGE1
-CELLS = {"cells"} | summaries("cells") | MERGE | ANNULUS | WIDE
-REINDEX = {f"reindex {run}" for run in RUNS} | summaries("reindex") | CELLS
-LEVEL0 = {"level0"} | summaries("level0") | REINDEX
-INDEX = {f"index {run}" for run in RUNS} | summaries("index") | LEVEL0
-EVERYTHING = {f"simulate {run}" for run in RUNS} | summaries("simulate") | INDEX
+STAGE2 = {"stage2", "report"}
+MERGE = {"merge"} | STAGE2
+LADDER = {"ladder", "report"}
+SPREAD = {"spread", "report"}
+PACK = {"pack"} | STAGE2
+PREDICT = {"predict"} | PACK
+STAGE1 = {"stage1"} | SPREAD | PREDICT
+WIDE = {"wide"} | SPREAD
+MOSAIC = {"mosaic"}
+ANNULUS = {"annulus"} | LADDER | STAGE1
+CELLS = {"cells"} | MERGE | ANNULUS | WIDE
+REINDEX = {f"reindex {run}" for run in RUNS} | CELLS
+LEVEL0 = {"level0"} | REINDEX
+INDEX = {f"index {run}" for run in RUNS} | LEVEL0
+EVERYTHING = {f"simulate {run}" for run in RUNS} | INDEX
 
 EDITS = {
     "seed=2": EVERYTHING,
@@ -150,7 +145,7 @@ def with_run(tree: dict, run: str) -> dict:
 def test_an_added_run_joins_the_geometry():
     added = {"simulate r3", "index r3", "reindex r3"}
     pending = rerun(parse(SMALL), parse(with_run(SMALL, "r3")))
-    assert pending == added | summaries("simulate", "index") | LEVEL0
+    assert pending == added | LEVEL0
 
 
 def test_an_added_run_leaves_a_frozen_geometry_and_the_old_runs_alone():
@@ -161,14 +156,14 @@ def test_an_added_run_leaves_a_frozen_geometry_and_the_old_runs_alone():
     message = "freezing changes the section `cells` and nothing before it"
     assert rerun(parse(SMALL), parse(frozen)) == CELLS, message
     pending = rerun(parse(frozen), parse(with_run(frozen, "r3")))
-    assert pending == {"simulate r3", "reindex r3"} | summaries("simulate", "reindex") | CELLS
+    assert pending == {"simulate r3", "reindex r3"} | CELLS
 
 
 def test_a_spec_file_replaces_index_and_reindex_of_its_run():
     """The other run alone makes the geometry; without any other there is none."""
     one = copy.deepcopy(SMALL)
     one["runs"]["r2"]["spec"] = "spec.txt"
-    expected = EVERYTHING - {"index r2", "reindex r2"} | {"adopt r2"} | summaries("adopt")
+    expected = EVERYTHING - {"index r2", "reindex r2"} | {"adopt r2"}
     assert set(jobs(parse(one))) == expected
     both = copy.deepcopy(one)
     both["runs"]["r1"]["spec"] = "spec.txt"
@@ -177,7 +172,6 @@ def test_a_spec_file_replaces_index_and_reindex_of_its_run():
         name for name in names if name.split()[0] in ("index", "level0", "reindex", "adopt")
     }
     assert indexing == {"adopt r1", "adopt r2"}
-    assert "summary level0" not in names
 
 
 def test_external_images_replace_simulate():

@@ -114,6 +114,17 @@ def test_commands_of_a_workstation_are_those_of_the_document(whole_trial):
     assert len(documented("default")) == len(STAGES)
 
 
+def test_pictures_are_drawn_while_stages_run_on_a_cluster(whole_trial):
+    """On one machine one job draws them all at the end, unless one is asked for."""
+    words = ("--dry-run", "--printshellcmds")
+    on_cluster = whole_trial.snakemake(*words, "--workflow-profile", "slurm")
+    alone = whole_trial.snakemake(*words, "--cores", "8")
+    asked_for = whole_trial.snakemake(*words, "--cores", "8", "results/t/index.png")
+    for output, n in ((on_cluster, len(STAGES)), (alone, 0), (asked_for, 1)):
+        assert output.count("Shell command: ") > 1
+        assert len(re.findall(r"Shell command: .*spreadflow summary \w+ ", output)) == n
+
+
 @pytest.mark.parametrize("name", ["slurm", "alcf"])
 def test_one_allocation_runs_the_same_commands(whole_trial, name):
     profile = ("--workflow-profile", name)

@@ -25,7 +25,10 @@ rule summary:
 
 rule report:
     input:
-        summaries=files.summaries(CONFIG),
+        # where jobs are submitted, each stage's as soon as it is done: others still run for hours
+        triggers=files.summaries(CONFIG) if workflow.resource_settings.nodes else [],
+        products=files.reported(CONFIG),
+        images=files.manifests(CONFIG),
     output:
         product("report.html"),
     log:
@@ -38,9 +41,16 @@ rule report:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=4000,
+        runtime=60,
     params:
         command=launch("report"),
     shell:
         RUN
+
+
+onerror:
+    # what is finished may show why a stage failed
+    command = commands.report_of_finished(CONFIG)
+    if command:
+        shell("{command} || true")

@@ -18,9 +18,11 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--out", type=Path, required=True, help="the JSON; the PNG lies beside it")
     p.set_defaults(do=summary)
 
-    p = words.add_parser("report", help="all summaries of a trial on one HTML page")
-    p.add_argument("--summaries", type=Path, nargs="+", required=True)
-    p.add_argument("--out", type=Path, required=True)
+    report_help = "figures and pictures of all stages that have none yet, and one HTML page of all"
+    p = words.add_parser("report", help=report_help)
+    p.add_argument("--products", type=Path, nargs="+", required=True, help="those of all stages")
+    p.add_argument("--images", type=Path, nargs="*", default=[], help=images_help)
+    p.add_argument("--out", type=Path, required=True, help="the page; summaries lie beside it")
     p.set_defaults(do=report)
 
     p = words.add_parser("table", help="how a trial went, as a table")
@@ -41,10 +43,11 @@ def summary(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """Write the page of a trial."""
-    from spreadflow.report import page
+    """Write what is missing of the summaries of a trial, and its page."""
+    from spreadflow.report import page, summary
 
-    page.run(arguments.summaries, arguments.out)
+    out = arguments.out
+    page.run(summary.write_missing(arguments.products, arguments.images, out.parent), out)
 
 
 def table(arguments: argparse.Namespace) -> None:

@@ -65,7 +65,7 @@ def filters() -> dict[str, str]:
     from spreadflow.io.datasets import COMPRESSION
 
     data = np.arange(10_000)
-    with h5py.File("probe.h5", "w", driver="core", backing_store=False) as file:
+    with h5py.File("probe.h5", "w", driver="core", backing_store=False, locking=False) as file:
         file.create_dataset("data", data=data, chunks=data.shape, **COMPRESSION)
         assert (file["data"][:] == data).all(), "numbers are not those that were written"
     return {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version}

@@ -276,15 +276,14 @@ def _shoebox(axes: Any, box: Pixels, shape: tuple[int, int], place: Place) -> No
 def _bars(axes: Any, bins: list[dict[str, int]], color: str) -> None:
     """Draw what `_histogram` returned."""
     low, high, n = ([bin[name] for bin in bins] for name in ("from", "to", "n"))
-    left = np.subtract(low, 0.5)
-    width = np.subtract(high, low) + 1
-    axes.bar(left, n, width=width, align="edge", color=color, alpha=0.75)
+    edges = np.append(low, np.add(high[-1:], 1)) - 0.5
+    axes.stairs(n, edges, fill=True, color=color, alpha=0.75)
     style.few_ticks(axes)
 
 
 def _resolution(axes: Any, reflections: Reflections) -> None:
     """Draw how many reflections lie at each resolution."""
-    axes.hist(reflections.d, bins=30, color=style.GREEN, alpha=0.75)
+    axes.hist(reflections.d, bins=30, histtype="stepfilled", color=style.GREEN, alpha=0.75)
     axes.invert_xaxis()
     axes.set(title="resolution, Å", ylabel="reflections")
 
@@ -296,6 +295,8 @@ def _strength(axes: Any, reflections: Reflections) -> None:
         style.empty(axes, "no reflection is integrated")
         return
     edges = np.linspace(-3, 30, 34)
-    axes.hist(np.clip(strength, -3, 30), bins=edges, color=style.PURPLE, alpha=0.75)
+    axes.hist(
+        np.clip(strength, -3, 30), bins=edges, histtype="stepfilled", color=style.PURPLE, alpha=0.75
+    )
     axes.set_yscale("log")
     axes.set(title=f"I/σ (median {np.median(strength):.2f})", ylabel="reflections")

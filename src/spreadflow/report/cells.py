@@ -10,13 +10,13 @@ from matplotlib.patches import Ellipse
 from spreadflow.analysis.merging import cells
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
-from spreadflow.io.truth import read_truth
 from spreadflow.physics import unit_cell
 from spreadflow.products import Cells
 from spreadflow.products.cells import Clusters, Lattices
 from spreadflow.report import style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
+from spreadflow.report.runs import truth_in
 from spreadflow.report.style import say
 
 NAMES = ("a", "b", "c", "α", "β", "γ")
@@ -145,7 +145,7 @@ def _figures(product: Cells, attributes: dict, manifests: list[Path]) -> dict[st
 def _true_mean(manifests: list[Path]) -> np.ndarray | None:
     """Return (6,) the mean simulated cell, Å and degrees, or None where none is known."""
     true_cells: list[np.ndarray] = []
-    for truth in map(read_truth, manifests):
+    for truth in map(truth_in, manifests):
         if truth is not None:
             true_cells += map(unit_cell.cell_of, truth.lattices.A)
     if not true_cells:
@@ -309,7 +309,7 @@ def _histogram(axes: Any, lattices: Lattices, figures: dict, column: int) -> Non
     low, high = _view(values, accepted)
     edges = np.linspace(low, high, style.n_bins(len(values)) + 1)
     stacks = [values[accepted], values[~accepted]]
-    axes.hist(stacks, edges, stacked=True, color=[style.BLUE, style.ORANGE])
+    axes.hist(stacks, edges, stacked=True, histtype="stepfilled", color=[style.BLUE, style.ORANGE])
     if figures["true_mean"] is not None:
         axes.axvline(figures["true_mean"][column], color=style.INK, lw=1, ls="--", label="truth")
         axes.legend(loc="upper right")

@@ -148,22 +148,19 @@ def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
 
 def _against_truth(runs: list[IndexedRun]) -> dict[str, Any]:
     """Return what only a simulation can tell, pooled over the simulated runs."""
-    simulated = [(run, run.matched) for run in runs if run.matched is not None]
-    if not simulated:
+    compared = [run.compared for run in runs if run.compared is not None]
+    if not compared:
         return {"misorientation_deg_median": None}
-    matched_runs = [matched for _, matched in simulated]
-    figures = truth.orientations([matched.match for matched in matched_runs])
+    figures = truth.orientations([run.matched.match for run in runs if run.matched is not None])
 
-    counts = [truth.counts(matched) for matched in matched_runs]
+    counts = [of_run.counts for of_run in compared]
     figures |= {name: sum(count[name] for count in counts) for name in counts[0]}
-    indices = [truth.indices(matched) for matched in matched_runs]
+    indices = [of_run.indices for of_run in compared]
     figures |= _pooled(indices, "miller_right", "n_spots_indexed")
-    recalls = [
-        truth.recall(matched, run.section.d_min, run.detector.shape) for run, matched in simulated
-    ]
+    recalls = [of_run.recall for of_run in compared]
     figures |= _pooled(recalls, "prediction_recall", "n_strong_true")
 
-    pulls = np.concatenate([truth.pulls(matched) for matched in matched_runs])
+    pulls = np.concatenate([of_run.pulls for of_run in compared])
     has_pulls = len(pulls) > 1
     figures["n_pulls"] = len(pulls)
     figures["pull_mean"] = float(pulls.mean()) if has_pulls else None

@@ -170,7 +170,7 @@ def resolution_of_lattices(axes: Any, runs: list[IndexedRun]) -> None:
     if not len(d):
         style.empty(axes, "nothing was predicted")
         return
-    axes.hist(d, bins=style.n_bins(len(d)), color=style.BLUE, alpha=0.65)
+    axes.hist(d, bins=style.n_bins(len(d)), histtype="stepfilled", color=style.BLUE, alpha=0.65)
     axes.axvline(np.median(d), color=style.BLUE, lw=1.5)
     axes.invert_xaxis()
     axes.set(xlabel="d, Å", ylabel="lattices")

@@ -1,19 +1,28 @@
 """The product of `index` or `reindex` of one run, as its figures and pictures need it."""
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spreadflow.config import IndexSection
 from spreadflow.io import store
-from spreadflow.io.truth import read_truth
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.products import Column, Index, Reindex
 from spreadflow.report import style, truth
-from spreadflow.report.runs import manifest_of
+from spreadflow.report.runs import manifest_of, truth_in
 from spreadflow.units import wavelength
+
+
+class Compared(NamedTuple):
+    """What only a simulation tells of a run, as functions of `report.truth` return it."""
+
+    counts: dict[str, int]
+    indices: dict[str, Any]
+    recall: dict[str, Any]
+    pulls: np.ndarray
 
 
 class IndexedRun:
@@ -30,11 +39,24 @@ class IndexedRun:
         self.has_images = "manifest" in attributes
         """whether there are any; where they are is another question"""
         self.manifest = manifest_of(self.name, manifests)
-        simulated = read_truth(self.manifest) if self.manifest else None
+        simulated = truth_in(self.manifest) if self.manifest else None
         self.matched: truth.MatchedRun | None = None
         if simulated is not None:
             match = truth.match(self.product, simulated, self.section.space_group)
             self.matched = truth.MatchedRun(self.product, simulated, match)
+
+    @cached_property
+    def compared(self) -> Compared | None:
+        """What only a simulation tells of the run; None where it was not simulated."""
+        matched = self.matched
+        if matched is None:
+            return None
+        return Compared(
+            counts=truth.counts(matched),
+            indices=truth.indices(matched),
+            recall=truth.recall(matched, self.section.d_min, self.detector.shape),
+            pulls=truth.pulls(matched),
+        )
 
     def spot_positions_mm(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return (spot, 3) where spots are in the lab, mm. rows: the spots; by default all."""

@@ -244,16 +244,18 @@ def _rmsd(axes: Any, before: dict, after: dict) -> None:
 
 
 def _correlation(axes: Any, figures: dict) -> None:
-    """Draw the correlations of the refined parameters."""
+    """Draw the correlations of the refined parameters; over the whole width, which their names need
+    beside each other.
+    """
     names = [
         name.removesuffix("_mm").removesuffix("_rad").replace("_", " ")
         for name in figures["refined"]
     ]
     matrix = np.array(figures["correlation"])
-    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(matrix):
         color = "white" if abs(value) > 0.6 else style.INK
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set_title("correlations of the refined")

@@ -284,6 +284,7 @@ def _deviations(axes: Any, merged: Merged) -> None:
         np.clip(deviation, -edge, edge),
         np.linspace(-edge, edge, style.n_bins(len(deviation)) + 1),
         density=True,
+        histtype="stepfilled",
         color=style.BLUE,
         alpha=0.65,
         label="(I₁ − I₂) / 2σ",

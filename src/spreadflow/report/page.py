@@ -1,4 +1,4 @@
-"""`spreadflow report`: one self-contained HTML page of all summaries and pictures of a trial."""
+"""One self-contained HTML page of all summaries and pictures of a trial."""
 
 import base64
 import html

@@ -291,7 +291,7 @@ def _strengths(axes: Any, reflections: Reflections) -> None:
     choice = reflections.choice[rows]
     values = [limited[choice == kind] for kind in COLORS]
     edges = np.geomspace(1e-2, 1e3, 51)
-    axes.hist(values, bins=edges, stacked=True, color=list(COLORS.values()))
+    axes.hist(values, bins=edges, stacked=True, histtype="stepfilled", color=list(COLORS.values()))
     axes.set_xscale("log")
 
 

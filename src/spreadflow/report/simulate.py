@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
 from spreadflow.io import images
-from spreadflow.io.truth import read_truth, true_detector
+from spreadflow.io.truth import true_detector
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.products import KINDS, Truth
 from spreadflow.report import style
+from spreadflow.report.runs import truth_in
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
 
@@ -51,7 +52,7 @@ def headline(figures: dict[str, Any]) -> list[str]:
 
 def _read(manifest: Path) -> SimulatedRun | None:
     """Return a run, or None where it was not simulated."""
-    truth = read_truth(manifest)
+    truth = truth_in(manifest)
     if truth is None:
         return None
     return SimulatedRun(
@@ -125,7 +126,13 @@ def _picture(runs: list[SimulatedRun], figures: dict) -> Figure:
     photons, energies = _pulses(runs)
     style.histogram(axes["photons"], photons, "", style.GREEN)
     axes["photons"].set(title="photons of a pulse", ylabel="shots")
-    axes["energy"].hist(energies, bins=style.n_bins(len(energies)), color=style.ORANGE, alpha=0.65)
+    axes["energy"].hist(
+        energies,
+        bins=style.n_bins(len(energies)),
+        histtype="stepfilled",
+        color=style.ORANGE,
+        alpha=0.65,
+    )
     style.few_ticks(axes["energy"])
     axes["energy"].set(title="mean energy of a pulse", xlabel="eV", ylabel="shots")
     return page

@@ -199,7 +199,13 @@ def _sigma_z(axes: Any, values: np.ndarray) -> None:
     if not len(values):
         style.empty(axes, "no lattice was refined")
         return
-    axes.hist(values, bins=style.n_bins(len(values)), color=style.PURPLE, alpha=0.65)
+    axes.hist(
+        values,
+        bins=style.n_bins(len(values)),
+        histtype="stepfilled",
+        color=style.PURPLE,
+        alpha=0.65,
+    )
     axes.axvline(np.median(values), color=style.PURPLE, lw=1.5)
     axes.axvline(1.0, color=style.GREY, lw=1, ls=":")
     axes.set_ylabel("lattices")

@@ -1,4 +1,6 @@
-"""`spreadflow summary STAGE`: the JSON of a stage's figures and, beside it, the picture."""
+"""The JSON of a stage's figures and, beside it, the picture: of one stage (`spreadflow summary`),
+or of all those of a trial that have none yet (`spreadflow report`), one after the other.
+"""
 
 import json
 import math
@@ -9,9 +11,47 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from spreadflow import __version__
-from spreadflow.errors import warning_sentence
+from spreadflow.errors import FileError, warning_sentence
 from spreadflow.io.store import identity, replacing, warnings_of
-from spreadflow.report import module_of, style
+from spreadflow.report import WORDS, module_of, style
+from spreadflow.trial.stages import BY_FILE
+
+SOFTWARE = f"spreadflow {__version__}"
+"""What writes summaries."""
+
+
+def write_missing(products: list[Path], images: list[Path], folder: Path) -> list[Path]:
+    """Write the summaries of all stages that have products, and return their paths in the order of
+    the workflow. Those that are there, of the same files and by this version, are left as they are.
+
+    images: manifests of the runs. folder: where summaries lie. Raises FileError.
+    """
+    products_of: dict[str, list[Path]] = {}
+    for path in products:
+        if path.name not in BY_FILE:
+            known = ", ".join(BY_FILE)
+            raise FileError(path, f"one of {known}", path.name, "Leave it out.")
+        products_of.setdefault(BY_FILE[path.name].word, []).append(path)
+    paths = {stage: folder / f"{stage}.json" for stage in WORDS if stage in products_of}
+    for stage, path in paths.items():
+        if not _is_current(path, [*products_of[stage], *images]):
+            run(stage, products=products_of[stage], images=images, out=path)
+    return list(paths.values())
+
+
+def _is_current(path: Path, files: list[Path]) -> bool:
+    """Whether summary and picture are there, made by this version from these files as they are."""
+    try:
+        figures = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    is_same = figures.get("software") == SOFTWARE and figures.get("products") == _identities(files)
+    return is_same and path.with_suffix(".png").exists()
+
+
+def _identities(files: list[Path]) -> dict[str, str]:
+    """Return path → what tells the content of a file from any other."""
+    return {str(path): identity(path) for path in files}
 
 
 def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> None:
@@ -21,7 +61,7 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     """
     with matplotlib.rc_context(style.STYLE):
         figures, picture = module_of(stage).make(stage, list(products), list(images))
-        identities = {str(path): identity(path) for path in products}
+        identities = _identities([*products, *images])
         warnings = figures.get("warnings") or warnings_of(products)
         style.warn(picture, _sentences(warnings, picture))
         summary = {"stage": stage} | figures | {"warnings": warnings, "products": identities}
@@ -49,7 +89,7 @@ def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:
     """Write `out` (JSON) and, beside it, the picture (PNG)."""
     with replacing(out.with_suffix(".png")) as temporary:
         style.save(picture, temporary)
-    figures = {"software": f"spreadflow {__version__}"} | figures
+    figures = {"software": SOFTWARE} | figures
     text = json.dumps(_plain(figures), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(out) as temporary:
         temporary.write_text(text + "\n")

@@ -212,13 +212,14 @@ def _n_right(
     true_hkl = reflections.hkl[true_rows]
     positions = _positions(spots, rows)
     intensities = spots.intensity[rows]
-    n_right = 0
-    for position, intensity, index in zip(positions, intensities, hkl, strict=True):
-        distance = np.linalg.norm(true_positions - position, axis=1)
-        distance = np.where(photons >= BRIGHT_SHARE * intensity, distance, np.inf)
-        if len(distance) and np.isfinite(distance.min()):
-            n_right += int((true_hkl[distance.argmin()] == index).all())
-    return n_right
+    if not len(true_rows):
+        return 0
+    distance = np.linalg.norm(true_positions - positions[:, None], axis=-1)
+    distance[photons < BRIGHT_SHARE * intensities[:, None]] = np.inf
+    nearest = distance.argmin(axis=1)
+    has_neighbour = np.isfinite(distance.min(axis=1))
+    is_right = (true_hkl[nearest] == hkl).all(axis=1)
+    return int((is_right & has_neighbour).sum())
 
 
 def pulls(run: MatchedRun) -> np.ndarray:

@@ -7,10 +7,11 @@ number of ranks reruns nothing.
 
 import shlex
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from spreadflow.config import Config, section
-from spreadflow.trial.files import TRIGGERS, Files
+from spreadflow.trial.files import TRIGGERS, Files, manifests, product, reported
 from spreadflow.trial.stages import BY_WORD
 
 MAX_RANKS = 8
@@ -54,11 +55,29 @@ def command(
         arguments += ["--ranks", str(n_ranks)]
         if word in ("simulate", "adopt"):
             arguments += ["--run", wildcards["run"]]
-    else:
-        arguments += wildcards.values()
+    elif word == "summary":
+        arguments.append(wildcards["stage"])
+    program = _program(arguments, inputs, out)
+    container = resources.get("container", "")
+    return " ".join(filter(None, [launcher, container, program]))
+
+
+def report_of_finished(config: Config) -> str:
+    """Return the command that reports what is finished of a trial; empty where nothing is."""
+    finished, images = (
+        [path for path in paths if Path(path).exists()]
+        for paths in (reported(config), manifests(config))
+    )
+    if not finished:
+        return ""
+    inputs: Files = {"products": finished, "images": images}
+    return _program(["spreadflow", "report"], inputs, product(config, "report.html"))
+
+
+def _program(words: list[str], inputs: Files, out: str) -> str:
+    """Return the command line of a program: its first words, inputs by argument, and output."""
+    arguments = list(words)
     for name, files in inputs.items():
         if name != TRIGGERS:
             arguments += [f"--{name}", *([files] if isinstance(files, str) else files)]
-    program = shlex.join([*arguments, "--out", out])
-    container = resources.get("container", "")
-    return " ".join(filter(None, [launcher, container, program]))
+    return shlex.join([*arguments, "--out", out])

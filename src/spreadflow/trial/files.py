@@ -201,15 +201,18 @@ def summarized(config: Config, word: str) -> list[str]:
     stage = BY_WORD[word]
     if word == "simulate":
         return [manifest(config, run) for run in facts.simulated_runs(config)]
-    name = stage.product or stage.outputs[0]
     if stage.runs is None:
-        return [product(config, name)]
+        return [product(config, stage.summarized)]
     runs = list(config.runs) if word == "reindex" else stage.runs(config)
-    names = [name.format(run=run) for run in runs]
+    names = [stage.summarized.format(run=run) for run in runs]
     return [product(config, name) for name in names]
 
 
 def summaries(config: Config) -> list[str]:
     """Return the figures of all stages that the trial has."""
-    words = wanted(config)
-    return [product(config, f"{word}.json") for word in words]
+    return [product(config, f"{word}.json") for word in wanted(config)]
+
+
+def reported(config: Config) -> list[str]:
+    """Return the products that the figures and the pictures of all stages are made from."""
+    return [path for word in wanted(config) for path in summarized(config, word)]

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from spreadflow.config import Config, section
-from spreadflow.trial.files import inputs, manifests, outputs, product, summaries, summarized
+from spreadflow.trial.files import inputs, manifests, outputs, product, reported
 from spreadflow.trial.stages import BY_WORD, wanted
 
 
 class Job(NamedTuple):
-    """A job of the workflow: a stage of a run or of the trial, a summary, or the report."""
+    """A job of the workflow: a stage of a run or of the trial, or the report."""
 
     inputs: frozenset[str]
     outputs: frozenset[str]
@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
 
 def jobs(config: Config) -> dict[str, Job]:
-    """Return the jobs of a trial by name: `index <run>`, `merge`, `summary merge`, `report`."""
+    """Return the jobs of a trial by name: `index <run>`, `merge`, `report`."""
     jobs_by_name: dict[str, Job] = {}
     for word in wanted(config):
         runs = BY_WORD[word].runs
@@ -31,15 +31,9 @@ def jobs(config: Config) -> dict[str, Job]:
         else:
             for run in runs(config):
                 jobs_by_name[f"{word} {run}"] = _stage_job(config, word, run)
-        figures = product(config, f"{word}.json")
-        jobs_by_name[f"summary {word}"] = Job(
-            inputs=_flat([summarized(config, word), manifests(config)]),
-            outputs=frozenset([figures]),
-            text="",
-        )
     page = product(config, "report.html")
     jobs_by_name["report"] = Job(
-        inputs=frozenset(summaries(config)), outputs=frozenset([page]), text=""
+        inputs=_flat([reported(config), manifests(config)]), outputs=frozenset([page]), text=""
     )
     return jobs_by_name
 

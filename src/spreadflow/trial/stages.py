@@ -6,6 +6,7 @@ A new stage touches its row here, its section and its class of sections (`config
 """
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from spreadflow.trial import facts, inputs
@@ -67,6 +68,13 @@ class Stage(NamedTuple):
         """Names of the sections that the stage reads."""
         names = (name.replace("recordings", "recording") for name in self.config.model_fields)
         return tuple(name for name in names if name not in ("shots", "lattices"))
+
+    @property
+    def summarized(self) -> str:
+        """The file that figures and picture are made from, below the trial; `{run}` stands for
+        each run.
+        """
+        return self.product or self.outputs[0]
 
 
 STAGES = (
@@ -223,6 +231,9 @@ STAGES = (
 
 BY_WORD = {stage.word: stage for stage in STAGES}
 """The stages by their word."""
+
+BY_FILE = {PurePath(stage.summarized).name: stage for stage in STAGES}
+"""The stages by the name of the file that their figures are made from."""
 
 
 def wanted(config: "Config") -> list[str]:
