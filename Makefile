@@ -86,8 +86,9 @@ quick: $(READY)
 long: $(READY)  ## measurements that take minutes
 	pytest -m long $(PYTEST)
 
-faults: $(READY)  ## ranks that die, full disks, wrong launchers, hostile paths: docs/faults.md
-	pytest tests/faults tests/mpi/test_parallel.py tests/workflow/test_faults.py tests/workflow/test_workflow.py $(PYTEST)
+faults: $(READY)  ## ranks that die, full disks, wrong launchers, hostile paths: docs/faults.md (more in `long`)
+	pytest -m "not long" tests/faults tests/mpi/test_parallel.py tests/stages/test_readiness.py \
+	  tests/workflow/test_faults.py tests/workflow/test_workflow.py $(PYTEST)
 
 same: $(READY)  ## prove that results are those of another revision: make same BASE=<revision> [CHAIN=demo] [RENAMED=<file>]
 	@test -n "$(BASE)" || { echo "BASE is empty: make same BASE=<revision>" >&2; exit 2; }

@@ -7,9 +7,9 @@ import json
 import pytest
 import yaml
 
-from spreadflow.config import Config, check_ready, for_stage, load, overlay, parse, section
+from spreadflow.config import Config, for_stage, load, overlay, parse, section
 from spreadflow.config.base import Section
-from spreadflow.errors import ConfigError, FileError
+from spreadflow.errors import ConfigError
 from spreadflow.trial import BY_WORD
 
 RUNS = {"one": {"simulate": {"n_single": 4}}, "two": {"images": "data/two/manifest.json"}}
@@ -529,14 +529,3 @@ def test_axes_of_rotations_are_those_of_the_indexed_crystals(indexed, model, is_
         return
     with pytest.raises(ConfigError, match=f"of {indexed}, as indexed; found {model}"):
         parse(tree)
-
-
-def test_a_model_of_another_group_is_told_before_the_first_job(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    model = tmp_path / "model.pdb"
-    model.write_text("CRYST1   93.000   93.000  130.000  90.00  90.00 120.00 P 65 2 2\n")
-    runs = {"beamtime": {"images": str(tmp_path / "manifest.json")}}
-    tree = {"runs": runs, "index": HEXAGONAL, "structure_factors": {"model": str(model)}}
-    with pytest.raises(FileError, match="'P 61 2 2', as configured; found P 65 2 2"):
-        check_ready(parse(tree))
-    check_ready(parse(tree | {"index": HEXAGONAL | {"space_group": "P 65 2 2"}}))

@@ -11,7 +11,7 @@ import pytest
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def index(tiny_run) -> Callable[..., list[str]]:
     """`index(out, ranks=1, images=..., **keys)`: the command line of `index`. keys: of its
     section.
@@ -39,7 +39,7 @@ def index(tiny_run) -> Callable[..., list[str]]:
     return command
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ended() -> Callable[..., str]:
     """`ended(command, status, **how)` runs a command and returns what it wrote to stderr. how:
     arguments of `subprocess.run`.

@@ -3,6 +3,7 @@ the same product.
 """
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -11,39 +12,27 @@ from spreadflow.products import Index
 
 pytestmark = pytest.mark.chain
 
-DYING = """
-import os, sys
-from spreadflow import cli
-from spreadflow.io import store
+SIGNALLED = Path(__file__).with_name("signalled.py")
 
-number = int(sys.argv.pop(1))
-write = store.write_part
-written = []
 
-def second_kills(path, *content):
-    if written:
-        os.kill(os.getpid(), number)
-    written.append(path)
-    write(path, *content)
-
-store.write_part = second_kills
-sys.exit(cli.main(sys.argv[1:]))
-"""
-"""The command line: a rank gets a signal where it would write its second piece."""
+@pytest.fixture(scope="module")
+def whole(index, ended, tmp_path_factory) -> Path:
+    """The product of a stage that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole") / "index.h5"
+    ended(index(out), 0)
+    return out
 
 
 @pytest.mark.parametrize(
     "name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.long), "SIGINT"]
 )
-def test_a_rank_that_dies_costs_nothing_that_is_finished(index, ended, tmp_path, name):
+def test_a_rank_that_dies_costs_nothing_that_is_finished(index, ended, whole, tmp_path, name):
     number = signal.Signals[name]
-    whole = tmp_path / "whole" / "index.h5"
-    out = tmp_path / "killed" / "index.h5"
-    ended(index(whole), 0)
+    out = tmp_path / "index.h5"
 
     words = index(out, 2)
     start = words.index("-m")
-    words[start : start + 2] = ["-c", DYING, str(int(number))]
+    words[start : start + 2] = [str(SIGNALLED), str(int(number)), "2"]
     is_caught = number != signal.SIGKILL
     stderr = ended(words, 128 + number if is_caught else number)
     assert ("was interrupted by" in stderr) == is_caught

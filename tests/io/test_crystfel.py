@@ -241,6 +241,13 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, edit, named):
         opened(tmp_path, GEOM, edit)
 
 
+@pytest.mark.parametrize("stated", ["photon_energy = 0", "wavelength = -1.7 A", "wavelength = nan"])
+def test_an_energy_that_is_none_is_refused(tmp_path, stated):
+    geom = GEOM.replace(f"photon_energy = {crystfel_file.ENERGY} eV", stated)
+    with pytest.raises(FileError, match=f"{stated.split()[0]}: expected a"):
+        opened(tmp_path, geom)
+
+
 def test_a_file_without_its_geometry_says_what_to_do(tmp_path):
     files = crystfel_file.write(tmp_path)
     with pytest.raises(FileError, match="--geometry"):

@@ -240,6 +240,28 @@ def test_pixels_without_an_edge_are_refused(tmp_path, edge_mm):
         read_expt(path)
 
 
+@pytest.mark.parametrize("size", [[0, 5], [5, -1]])
+def test_panels_without_pixels_are_refused(tmp_path, size):
+    path = tmp_path / "a.expt"
+    write_expt(path, detector(1), wavelength=1.0)
+    tree = json.loads(path.read_text())
+    tree["detector"][0]["panels"][0]["image_size"] = size
+    path.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match="pixels along both axes"):
+        read_expt(path)
+
+
+@pytest.mark.parametrize("wavelength", [0.0, -1.0, np.nan, np.inf])
+def test_a_beam_without_a_wavelength_is_refused(tmp_path, wavelength):
+    path = tmp_path / "a.expt"
+    write_expt(path, detector(1), wavelength=1.0)
+    tree = json.loads(path.read_text())
+    tree["beam"][0]["wavelength"] = wavelength
+    path.write_text(json.dumps(tree))
+    with pytest.raises(FileError, match="a beam with a positive wavelength"):
+        read_expt(path)
+
+
 def test_a_list_nested_without_end_is_refused(tmp_path):
     path = tmp_path / "a.expt"
     path.write_text("[" * 200_000 + "]" * 200_000)
@@ -416,6 +438,14 @@ def _tilted(tree):
     tree["beam"][0]["direction"] = [0, 0.01, 1]
 
 
+def _no_wavelength(tree):
+    tree["beam"][0]["wavelength"] = float("nan")
+
+
+def _wavelength_0(tree):
+    tree["beam"][0]["wavelength"] = 0.0
+
+
 SPOILERS = [
     _no_crystal,
     _no_image,
@@ -425,6 +455,8 @@ SPOILERS = [
     _flat,
     _no_group,
     _tilted,
+    _no_wavelength,
+    _wavelength_0,
     _several_in_a_scan,
     _no_scan,
 ]

@@ -1,5 +1,9 @@
 """Masks, colours and outputs of the correlation in time."""
 
+import signal
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -106,3 +110,50 @@ def test_a_dataset_of_one_file_alone_differs(tmp_path):
             file[f"user/{name}"] = 1.0
     _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
     assert len(lines) == 2
+
+
+WRITING = """
+import os, resource, signal, sys
+from pathlib import Path
+
+import numpy as np
+
+from spreadflow.errors import FileError
+from spreadflow.io import g2
+from spreadflow.io.colours import read_pixels
+
+out = g2.G2File(Path(sys.argv[1]), is_replacing=False)
+shape = (300, 400)
+pixels = read_pixels(shape, None, None, None)
+columns = {"delays": np.array([1, 2]), "delay_counts": np.array([10, 9])}
+arrays = {name: np.ones((2, 120000)) for name in ("G2", "IF", "IP")}
+with out.open() as file:
+    g2.write_parameters(file, {}, {}, pixels)
+    g2.write_update(file["user"], 96, columns, arrays, pixels)
+size = os.stat(g2.in_progress(out.path)).st_size
+if sys.argv[2] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000000, size + 1000000))
+try:
+    with out.open() as file:
+        g2.write_update(file["user"], 192, columns, arrays, pixels)
+        if sys.argv[2] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+except FileError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+"""Two updates, of which the second is not written to its end."""
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(("end", "status"), [("killed", -signal.SIGKILL), ("full", 4)])
+def test_what_was_published_stays_readable_where_the_next_update_fails(tmp_path, end, status):
+    out = tmp_path / "g2.h5"
+    words = [sys.executable, "-c", WRITING, out, end]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    if end == "full":
+        assert "g2.h5.inprogress: expected a place to write to; found [Errno 27]" in done.stdout
+    with h5py.File(g2.in_progress(out), "r", locking=False) as file:
+        (update,) = file["user"].values()
+        assert np.all(update["sums/G2"][()] == 1.0)

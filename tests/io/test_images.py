@@ -263,18 +263,20 @@ def test_mask_that_is_none_is_an_error(run, tmp_path, content):
 
 
 def test_spectra_that_make_no_sense(tmp_path):
-    photons = np.ones((5, 8))
+    photons = np.ones((6, 8))
     photons[0] = 0
     photons[1, 2] = np.nan
     photons[2] = -1
     photons[3, 0] = -0.5
+    photons[5] = 1e308
     path = tmp_path / "0.nxs"
-    write(path, noise(5), photons)
+    with np.errstate(over="ignore"):
+        write(path, noise(6), photons)
     manifest = tmp_path / "manifest.json"
     images.write_manifest(manifest, RUN, [path])
     source = images.Source(manifest)
 
-    assert outcomes(source) == [Outcome.BAD_SPECTRUM] * 3 + ["read", "read"]
+    assert outcomes(source) == [Outcome.BAD_SPECTRUM] * 3 + ["read", "read", Outcome.BAD_SPECTRUM]
     assert source.read(3).spectrum.photons.min() == 0
 
 

@@ -370,12 +370,17 @@ def _other_mask(f):
     f["entry/instrument/detector/pixel_mask"] = np.zeros((2, 24, 26))
 
 
+def _no_pixels(f):
+    f["entry/instrument/detector/module/data_size"][...] = [0, 26]
+
+
 def _dangling(f):
     f["entry/instrument/detector/module/module_offset"].attrs["depends_on"] = "/nowhere"
 
 
 @pytest.mark.parametrize(
-    "spoil", [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _dangling]
+    "spoil",
+    [_not_nxmx, _no_modules, _circle, _ampere, _upstream, _other_mask, _no_pixels, _dangling],
 )
 def test_spoiled_header_is_one_clear_error(tmp_path, spoil):
     write(tmp_path / "a.nxs", one_panel())

@@ -433,6 +433,15 @@ def test_replacing_is_all_or_nothing(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_what_killed_runs_left_of_a_product_is_removed_and_nothing_else(tmp_path):
+    left = [".merge.h5.12.tmp", ".merge.mtz.7.tmp"]
+    others = ["merge.h5", "merge.mtz", ".merge2.h5.9.tmp", ".annulus.h5.3.tmp", "merge.tmp"]
+    for name in [*left, *others]:
+        (tmp_path / name).touch()
+    store.remove_unfinished(tmp_path / "merge.h5")
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
 def test_identity_is_key_or_checksum(tmp_path, block):
     make(tmp_path / "index.h5", block)
     first = store.identity(tmp_path / "index.h5")

@@ -162,6 +162,8 @@ def test_a_name_that_can_be_read_in_two_ways_is_refused(tmp_path, rows, words):
         ({"occ": "      "}, "expected occupancy in columns 55-60"),
         ({"b": "******"}, "expected B in columns 61-66"),
         ({"occ": " -0.50"}, "-0.5, 12 of 7 (Fe), A/201(FES)/FE1"),
+        ({"occ": "  9.00"}, "occupancies from 0 to 2, and B of 0 or more"),
+        ({"b": " -3.00"}, "1, -3 of 7 (Fe), A/201(FES)/FE1"),
     ],
 )
 def test_numbers_that_are_none_are_refused_by_row(tmp_path, changes, words):

@@ -125,10 +125,11 @@ def test_one_rank_under_a_launcher_of_several_is_refused(tmp_path):
     assert "Traceback" not in completed.stderr
 
 
-def test_ranks_without_a_launcher_are_refused(tmp_path):
-    completed = _without_launcher(2, tmp_path)
+@pytest.mark.parametrize("ranks", [2, 0])
+def test_ranks_without_a_launcher_are_refused(tmp_path, ranks):
+    completed = _without_launcher(ranks, tmp_path)
     assert completed.returncode == 5
-    assert "expected 2 MPI ranks (--ranks); found a communicator of 1" in completed.stderr
+    assert f"expected {ranks} MPI ranks (--ranks); found a communicator of 1" in completed.stderr
     assert "Traceback" not in completed.stderr
 
 

@@ -1,6 +1,7 @@
 """How loops are compiled, and where what was compiled is kept."""
 
 import ast
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_what_is_imported_is_looked_at_too():
     by_name = {path.stem: path for path in LOOPS}
     assert "exp" in imported_functions(by_name["component_loops"])
     assert "judge" in imported_functions(by_name["step_loops"])
+
+
+def test_what_is_compiled_is_kept_where_a_folder_takes_it(tmp_path, monkeypatch):
+    """Nobody can write to /proc, not even root."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert compiling._cache_folder().parent == tmp_path
+
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    assert compiling._cache_folder() is None
 
 
 def test_another_state_of_the_loops_has_a_folder_of_its_own(tmp_path, monkeypatch):

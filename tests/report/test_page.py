@@ -1,8 +1,11 @@
 """The report and the closing table of a trial."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import h5py
 import pytest
@@ -112,6 +115,34 @@ def test_warnings_come_first(summaries, tmp_path, capsys, monkeypatch):
     table.run(tmp_path)
     text = capsys.readouterr().out
     assert text.index(f"warning: {sentence}") < text.index("observations of")
+
+
+def test_what_summaries_hold_is_text_and_no_page(summaries, tmp_path):
+    figures = json.loads(summaries["merge"].read_text())
+    script = "<script>alert(1)</script>"
+    warning = StageWarning(script, script, script, script)._asdict()
+    spoilt = {"software": script, "products": {script: script}, script: script}
+    spoilt |= {"warnings": [warning]}
+    (tmp_path / "merge.json").write_text(json.dumps(figures | spoilt))
+    page.run([tmp_path / "merge.json"], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 6
+
+
+@pytest.mark.chain
+def test_the_page_needs_no_locale(summaries, tmp_path):
+    (tmp_path / "merge.json").write_bytes(summaries["merge"].read_bytes())
+    words = ["report", "--summaries", "merge.json", "--out", "report.html"]
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "spreadflow.cli", *words],
+        cwd=tmp_path,
+        env=os.environ | ascii_alone,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "report.html").read_text(encoding="utf-8").isascii()
 
 
 def test_a_folder_without_summaries_is_said(tmp_path):

@@ -1,4 +1,6 @@
-"""Workflows that are killed, interrupted or started twice in one folder."""
+"""Workflows that are killed, interrupted or started twice in one folder; clocks that are wrong,
+folders that are shared or linked.
+"""
 
 import os
 import shutil
@@ -14,7 +16,16 @@ pytestmark = pytest.mark.chain
 
 REPOSITORY = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.prefix) / "bin" / "snakemake"
+STUB = Path(__file__).with_name("stub")
 WAITING = "#!/bin/bash\ntouch started\nexec sleep 60\n"
+HELD = f"#!/bin/bash\ntouch started\nwhile [ ! -e go ]; do sleep 0.05; done\n'{STUB}' \"$@\"\n"
+"""A stage that ends when it may."""
+
+TRIAL = {"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}}
+FIRST_STAGES = ("--", "level0")
+"""Words for Snakemake: no more than is needed, simulate, index and level0."""
+
+HOUR_S = 3600.0
 
 
 def _until(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -34,7 +45,7 @@ def _started(folder: Path, *words: object) -> subprocess.Popen:
 
 
 def test_a_second_workflow_is_refused_and_a_killed_one_is_unlocked(new_trial, tmp_path):
-    trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
+    trial = new_trial(TRIAL)
     waiting = tmp_path / "waiting"
     waiting.write_text(WAITING)
     waiting.chmod(0o755)
@@ -52,6 +63,79 @@ def test_a_second_workflow_is_refused_and_a_killed_one_is_unlocked(new_trial, tm
     trial.snakemake("--unlock")
     trial.finish("--rerun-incomplete")
     assert (trial.folder / "results/t/report.html").exists()
+
+
+def test_a_workflow_that_is_terminated_ends_its_jobs_and_goes_on_later(new_trial, tmp_path):
+    trial = new_trial(TRIAL)
+    held = tmp_path / "held"
+    held.write_text(HELD)
+    held.chmod(0o755)
+    first = _started(trial.folder, "--cores", 1, "--default-resources", f"container={held}")
+    try:
+        _until(trial.folder / "started", first)
+        os.kill(first.pid, signal.SIGTERM)
+        (trial.folder / "go").touch()
+        first.wait(60)
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+    manifest = trial.folder / "data/r/manifest.json"
+    at = manifest.stat().st_mtime_ns
+    assert not (trial.folder / "results/t/r/index.h5").exists()
+
+    trial.finish(*FIRST_STAGES)
+    assert manifest.stat().st_mtime_ns == at
+    assert (trial.folder / "results/t/level0.expt").exists()
+
+
+def _shift(path: Path, seconds: float) -> None:
+    """Give a file a time that is later by so much."""
+    at = path.stat().st_mtime + seconds
+    os.utime(path, (at, at))
+
+
+def test_a_clock_that_was_ahead_is_named_and_costs_nothing(new_trial, tmp_path):
+    """The manifest of a run comes from a machine whose clock is an hour ahead."""
+    recorded = tmp_path / "manifest.json"
+    recorded.write_text("{}")
+    target = {"cell": [67.2, 59.8, 47.2, 90.0, 110.3, 90.0], "space_group": "C 1 2 1"}
+    trial = new_trial({"trial": "t", "runs": {"r": {"images": str(recorded)}}, "index": target})
+    _shift(recorded, HOUR_S)
+    output = trial.snakemake("--cores", "1", "--default-resources", f"container={STUB}", status=1)
+    assert "clock skew" in output
+    assert str(recorded) in output
+
+    _shift(recorded, -HOUR_S)
+    trial.finish(*FIRST_STAGES)
+    assert trial.pending(*FIRST_STAGES) == set()
+
+
+def test_a_clock_that_was_behind_reruns_no_job_whose_inputs_are_the_same(new_trial):
+    """The products lie an hour before the images that they were made from."""
+    trial = new_trial(TRIAL)
+    trial.finish(*FIRST_STAGES)
+    for path in (trial.folder / "results").rglob("*"):
+        _shift(path, -HOUR_S)
+    assert trial.pending(*FIRST_STAGES) == set()
+
+
+def test_trials_share_images_that_are_made_once(new_trial):
+    trial = new_trial(TRIAL)
+    trial.finish(*FIRST_STAGES)
+    trial.write(TRIAL | {"trial": "other"})
+    jobs = trial.pending()
+    assert "index r" in jobs
+    assert "simulate r" not in jobs
+
+
+def test_folders_may_be_links(new_trial, tmp_path):
+    trial = new_trial(TRIAL)
+    for name in ("data", "results"):
+        (tmp_path / "elsewhere" / name).mkdir(parents=True)
+        (trial.folder / name).symlink_to(tmp_path / "elsewhere" / name)
+    trial.finish(*FIRST_STAGES)
+    assert (tmp_path / "elsewhere/results/t/level0.expt").exists()
+    assert trial.pending(*FIRST_STAGES) == set()
 
 
 @pytest.mark.long

@@ -49,6 +49,7 @@ def _candidates(path, value):
             5,
             0.5,
             ["r1"],
+            ["oxidized", "reduced"],
             [1.0, 1.0],
             "file.h5",
             "P 1 2 1",

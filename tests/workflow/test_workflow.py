@@ -1,10 +1,13 @@
 """The workflow's manners: lint, errors before any job, logs of failures, records of every rule."""
 
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +16,7 @@ from spreadflow.config import Config, check_ready, load, overlay, parse, setting
 from spreadflow.config.commented import FIRST_LOOK, document
 from spreadflow.config.trial import TARGET
 from spreadflow.errors import ConfigError, FileError
-from spreadflow.trial import BY_WORD, STAGES
+from spreadflow.trial import BY_WORD, STAGES, commands
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = {"trial": "t", "runs": {run: {"simulate": {"n_single": 2}} for run in ("r1", "r2")}}
@@ -75,6 +78,23 @@ MISTAKES = {
     "site twice": (
         "structure_factors={sites: [{atom: FE1, curve: metallic}, {atom: [FE1], curve: reduced}]}",
         ["structure_factors.sites", "two sites"],
+    ),
+    "cell in nm": (
+        "index={cell: [6.72, 5.98, 4.72, 90, 110.3, 90]}",
+        ["index.cell", "1000 Å³", "not in nm"],
+    ),
+    "cell in pm": ("crystal={cell: [6720, 5980, 4720, 90, 110.3, 90]}", ["crystal.cell", "5000 Å"]),
+    "huge seed": ("seed=100000000000000000000000", ["seed", "9223372036854775808"]),
+    "negative seed": ("structure_factors={phantom_seed: -1}", ["phantom_seed", "-1"]),
+    "no folder": ("results=''", ["results", "not empty"]),
+    "no file": ("merge={reference: ''}", ["merge.reference", "not empty"]),
+    "results in the data": ("results=data/own", ["results", "neither `data`", "data/own"]),
+    "results are the data": ("data=./results", ["results", "neither `data`"]),
+    "data in the trial": ("data=results/t/data", ["data", "results/t/data"]),
+    "yes deep in a list": ("detector={bad_pixels: [[yes, 0, 1, 0, 1]]}", ["bad_pixels", "yes"]),
+    "curves of other sites": (
+        "spread={known: [oxidized]}",
+        ["spread.known", "2 curves, one for each of FE1, FE2"],
     ),
     "beam in keV": ("beam={energy_ev: 7.12}", ["beam.energy_ev", "1000", "7.12"]),
     "pixel in metres": ("detector={pixel_mm: 0.000177}", ["detector.pixel_mm", "0.000177"]),
@@ -148,6 +168,14 @@ def test_a_missing_file_is_named(edit, words):
     with pytest.raises(FileError, match="an existing file") as error:
         check_ready(parse(overlay(SMALL, setting(edit))))
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("key", ["results", "data"])
+def test_a_folder_that_can_not_be_made_is_named(tmp_path, key):
+    (tmp_path / "file").touch()
+    config = parse(SMALL | {key: str(tmp_path / "file" / "folder")})
+    with pytest.raises(FileError, match=f"mine.yaml: {key}: expected a place for .*/file/folder"):
+        check_ready(config, "mine.yaml")
 
 
 @pytest.mark.chain
@@ -273,6 +301,22 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("text", ["beam.photons=1:30:00", "index={d_min: 2.0, d_min: 3.0}"])
+def test_traps_of_yaml_are_named_in_settings(text):
+    with pytest.raises(ConfigError, match=r"in sixties|the key d_min twice"):
+        setting(text)
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("edit", ["seed=yes", "beam={photons: 1:30:00}", "beam={photons: on}"])
+def test_traps_of_yaml_are_named_on_the_command_line(finished, edit):
+    """Snakemake reads `--config` as text, which becomes a number or none here."""
+    output = finished.snakemake("--dry-run", "--config", edit, status=1)
+    sentences = [line for line in output.splitlines() if "expected" in line]
+    assert len(sentences) == 1
+    assert "number" in sentences[0] or "integer" in sentences[0]
+
+
 @pytest.mark.chain
 def test_the_workflow_names_the_file_that_is_wrong(new_trial):
     trial = new_trial(SMALL)
@@ -307,6 +351,31 @@ def test_no_letter_of_a_path_reaches_the_shell(tmp_path, new_trial):
     linked = {"Snakefile", "workflow", "profiles", "config"}
     assert there == linked | {HOSTILE, f"{HOSTILE} data"}
     assert [path.name for path in tmp_path.iterdir()] == [trial.folder.name]
+
+
+def test_no_letter_of_a_key_reaches_the_shell():
+    sites = [{"atom": HOSTILE, "curve": "metallic"}]
+    config = parse(SMALL | {"structure_factors": {"sites": sites}})
+    resources = SimpleNamespace(mpi="", tasks=1, get=lambda name, default: default)
+    line = commands.command(config, "stage1", {}, {"shoeboxes": HOSTILE}, HOSTILE, resources)
+    words = shlex.split(line)
+    assert words[words.index("--shoeboxes") + 1] == words[words.index("--out") + 1] == HOSTILE
+    sections = json.loads(words[words.index("--config") + 1])
+    assert sections["structure_factors"]["sites"][0]["atom"] == HOSTILE
+
+
+@pytest.mark.chain
+def test_names_of_two_hundred_letters_are_not_too_long(new_trial):
+    name = "".join(f"{n:04d}" for n in range(50))
+    assert len(name) == 200
+    trial = new_trial({"trial": name, "runs": {name: {"simulate": {"n_single": 2}}}})
+    trial.finish("--", "level0")
+    assert (trial.folder / "results" / name / "level0.expt").is_file()
+
+
+def test_without_a_launcher_a_rule_asks_for_the_one_core_that_it_uses():
+    assert commands.most_ranks("") == 1
+    assert commands.most_ranks("mpiexec") == 8
 
 
 @pytest.mark.parametrize("key", ["data", "results", "merge.reference"])

@@ -12,6 +12,7 @@ from spreadflow import config as schema
 from spreadflow.doctor import jobs
 from spreadflow.doctor.host import here
 from spreadflow.errors import SpreadflowError
+from spreadflow.stages import readiness
 from spreadflow.trial import BY_WORD, commands, files, launchers, wanted
 
 if not workflow.overwrite_configfiles:  # no --configfile; a module is handed its configuration
@@ -25,13 +26,14 @@ try:
         schema.read(path)
     CONFIG = schema.parse(config, CONFIG_FILES)
     schema.check_ready(CONFIG, CONFIG_FILES)
+    readiness.check(CONFIG, CONFIG_FILES)
 except SpreadflowError as error:
     raise WorkflowError(str(error)) from None
 
 STAGES = wanted(CONFIG)
 HOST = here(CONFIG.results)
 MPI = HOST.launcher
-MAX_RANKS = commands.MAX_RANKS
+MAX_RANKS = commands.most_ranks(MPI)
 RUN = "{params.command} 2> {log:q} || {{ code=$?; tail -n 30 {log:q} >&2; exit $code; }}"
 
 
@@ -60,7 +62,7 @@ def launch(word):
 
 
 def ranks(wildcards, threads):
-    return threads if MPI else 1
+    return threads
 
 
 LEFT = " ".join(launchers.left_behind(os.environ))  # our launchers begin without another's traces

@@ -94,6 +94,7 @@ def _compare(request: "Request") -> None:
     """Compare the outputs of both tests. Raises FileError where they differ."""
     from spreadflow.errors import FileError
     from spreadflow.io import g2
+    from spreadflow.io.store import replacing
 
     section = request.section
     first, second = (Path(str(name)) for name in (section.out, section.test_out))
@@ -101,8 +102,10 @@ def _compare(request: "Request") -> None:
     print("\n".join([*lines, f"largest relative difference: {worst:.3g}"]))
     summary = first.with_suffix(".json")
     if summary.exists():
-        figures = json.loads(summary.read_text()) | {"max_relative_error_vs_loop": worst}
-        summary.write_text(json.dumps(figures, indent=1) + "\n")
+        figures = json.loads(summary.read_text(encoding="utf-8"))
+        figures["max_relative_error_vs_loop"] = worst
+        with replacing(summary) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if lines:
         expected = f"the numbers of {second} within {section.largest_difference:g}"
         raise FileError(first, expected, f"{len(lines)} datasets that differ", lines[0])

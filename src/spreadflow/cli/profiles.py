@@ -38,14 +38,18 @@ def install(folder: Path = Path("profiles")) -> list[Path]:
         raise FileError(folder, "a folder of profiles", "none", todo)
 
     home = Path(get_appdirs().user_config_dir)
-    home.mkdir(parents=True, exist_ok=True)
-    links = []
-    for profile in profiles:
-        link = home / profile.name
-        if link.exists() and not link.is_symlink():
-            expected = "no profile of this name"
-            raise FileError(link, expected, "one that is not a link", "Rename or remove it.")
-        link.unlink(missing_ok=True)
-        link.symlink_to(profile)
-        links.append(link)
-    return links
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        return [_linked(home / profile.name, profile) for profile in profiles]
+    except OSError as error:
+        raise FileError(home, "a folder to write to", error, "Set XDG_CONFIG_HOME.") from None
+
+
+def _linked(link: Path, profile: Path) -> Path:
+    """Make a link to a profile, and return it. Raises FileError, OSError."""
+    if link.exists() and not link.is_symlink():
+        expected = "no profile of this name"
+        raise FileError(link, expected, "one that is not a link", "Rename or remove it.")
+    link.unlink(missing_ok=True)
+    link.symlink_to(profile)
+    return link

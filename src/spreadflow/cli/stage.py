@@ -62,6 +62,7 @@ def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
 def run(arguments: argparse.Namespace) -> None:
     """Run a stage. Where one rank does not come to its end, all end."""
     from spreadflow.config import OVERLAYS, for_stage
+    from spreadflow.io import store
     from spreadflow.parallel import ending_together
 
     stage = BY_WORD[arguments.word]
@@ -70,4 +71,5 @@ def run(arguments: argparse.Namespace) -> None:
         module = importlib.import_module(f"spreadflow.stages.{module_name}")
         config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
         inputs = inputs_of(stage, arguments)
+        world.once(lambda: store.remove_unfinished(arguments.out))
         module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)

@@ -4,6 +4,7 @@ readable errors.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
 import gemmi
@@ -40,19 +41,21 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_yes(cls, value: Any) -> Any:
+    def _no_traps(cls, value: Any) -> Any:
         """Refuse true and false where they are no values of a key: YAML has them for yes, no, on
-        and off, and they would count as 1 and 0. Raises Inconsistent.
+        and off, and they would count as 1 and 0; and empty paths, which would stand for the folder
+        that the program runs in. Raises Inconsistent.
         """
         keys = value if isinstance(value, Mapping) else {}
         for name, field in cls.model_fields.items():
             key = field.alias or name
-            values = keys[key] if isinstance(keys.get(key), list) else [keys.get(key)]
-            if any(isinstance(one, bool) for one in values):
-                types = set(_types_in(field.annotation))
-                if types.isdisjoint((bool, Any)):
-                    expected = "a value that is neither true nor false (yes, no, on, off)"
-                    raise Inconsistent(key, expected, keys[key])
+            values = list(_values_in(keys.get(key)))
+            types = set(_types_in(field.annotation))
+            if any(isinstance(one, bool) for one in values) and types.isdisjoint((bool, Any)):
+                expected = "a value that is neither true nor false (yes, no, on, off)"
+                raise Inconsistent(key, expected, keys[key])
+            if "" in values and Path in types:
+                raise Inconsistent(key, "a path that is not empty", "''")
         return value
 
 
@@ -66,6 +69,15 @@ class Inconsistent(ValueError):
         self.expected = expected
         self.found = found
         super().__init__(f"{key}: expected {expected}; found {found}")
+
+
+def _values_in(value: Any) -> Iterator[Any]:
+    """Yield a value, or those in a list and in the lists within it."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _values_in(inner)
+    else:
+        yield value
 
 
 def _types_in(annotation: Any) -> Iterator[Any]:
@@ -90,11 +102,29 @@ def _space_group(name: str) -> str:
     return group.xhm()
 
 
+SMALLEST_CELL = 1000.0
+"""Volume of a unit cell, Å³, at least: crystals of peptides have 2000. A protein's of 100 Å along
+each edge has no more in nm³.
+"""
+
+LONGEST_EDGE = 5000.0
+"""Of a unit cell, Å, at most: crystals of viruses have 1500. Lists of reflections grow with the
+volume.
+"""
+
+
 def _cell(cell: list[float]) -> list[float]:
-    """Return a cell as it is. Raises ValueError for numbers that make no cell."""
+    """Return a cell as it is. Raises ValueError for numbers that make no cell, or one that no
+    crystal has.
+    """
     is_possible = len(cell) == 6 and min(cell) > 0 and max(cell[3:]) < 180
     if not is_possible or not gemmi.UnitCell(*cell).volume > 0:
         raise ValueError("six positive numbers a b c (Å) α β γ (degrees, < 180) of positive volume")
+    if max(cell[:3]) > LONGEST_EDGE or gemmi.UnitCell(*cell).volume < SMALLEST_CELL:
+        raise ValueError(
+            f"a cell of at least {SMALLEST_CELL:g} Å³ with edges of at most {LONGEST_EDGE:g} Å "
+            "(in Å, not in nm)"
+        )
     return cell
 
 
@@ -112,6 +142,9 @@ Resolution = Annotated[float, Field(ge=0.3, le=10_000)]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What random numbers begin with."""
 
 EDGE_TOLERANCE = 0.01
 """Relative difference of edges that count as equal."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from spreadflow.config.base import Fraction, Section
+from spreadflow.config.base import Fraction, Section, Seed
 
 
 class SpeckleSection(Section):
@@ -39,7 +39,7 @@ class SpeckleSection(Section):
     """pixels that are always 0: the first ones"""
     n_saturated: NonNegativeInt = 0
     """pixels that saturate in one shot of a hundred: the last ones"""
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
     """of everything random"""
 
 

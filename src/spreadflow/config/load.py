@@ -1,10 +1,10 @@
 """YAML files → the validated configuration, and of that to each stage what it declares."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
-import gemmi
 import yaml
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from spreadflow.config.base import Section, explain
 from spreadflow.config.recording import RecordingSection
 from spreadflow.config.simulation import NAMED_CURVES, LatticesSection, StructureFactorsSection
 from spreadflow.config.stages import STAGE_CONFIGS
-from spreadflow.config.trial import MODELS, OVERLAYS, OVERLAYS_OF, Config, overlay
+from spreadflow.config.trial import OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
 
 WILDCARD = set("{}\n\r")
@@ -58,7 +58,7 @@ for _kind in ("int", "float"):
 def read(path: Path | str) -> dict:
     """Return the sections that a YAML file has, not validated. Raises ConfigError."""
     try:
-        layer = yaml.load(Path(path).read_text(), _Loader) or {}
+        layer = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         todo = "Check the path and the indentation."
         raise ConfigError(path, "a readable YAML file", error, todo) from None
@@ -90,7 +90,7 @@ def setting(text: str) -> dict:
         todo = "For example beam.photons=5e11."
         raise ConfigError("--set", "section.key=value", repr(text), todo)
     try:
-        tree = yaml.safe_load(value)
+        tree = yaml.load(value, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}", "a value in YAML", error, "Correct it.") from None
     for word in reversed(words):
@@ -144,7 +144,7 @@ def _curve_file(curve: str) -> Path | None:
 
 def check_ready(config: Config, where: object = "config") -> None:
     """Raise where a trial could not run: ConfigError without a run or for a path that Snakemake
-    does not take, FileError for a named file that does not exist.
+    does not take, FileError for a named file that does not exist, or a folder that can't be made.
 
     What the trial itself writes need not be there yet. Snakemake does not notice that a file is
     missing as long as what was made from it is still there.
@@ -156,6 +156,7 @@ def check_ready(config: Config, where: object = "config") -> None:
         if WILDCARD & set(str(path)):
             expected = "a path without braces and line breaks, which Snakemake takes for wildcards"
             raise ConfigError(f"{where}: {key}", expected, repr(str(path)), "Take another name.")
+    _check_places(config, where)
     own_merge = config.results / config.trial / "merge.mtz"
     for key, path in named.items():
         if path == own_merge or path.is_file():
@@ -163,31 +164,23 @@ def check_ready(config: Config, where: object = "config") -> None:
         is_manifest = key.endswith(".images")
         todo = "Write it with `spreadflow manifest`." if is_manifest else "Check the path."
         raise FileError(f"{where}: {key}", "an existing file", path, todo)
-    if config.is_recorded:
-        _check_models(config, where)
 
 
-def _check_models(config: Config, where: object) -> None:
-    """Raise FileError where a model is of another space group than it is configured with: stages
-    that read it come after all images were indexed.
+def _check_places(config: Config, where: object) -> None:
+    """Raise FileError where the folders of a new trial, and of its simulated images, can't be made.
+    A trial that is there may be finished, and needs no place.
     """
-    for key in MODELS:
-        factors: StructureFactorsSection = config.resolved(key)
-        if factors.model is None:
+    trial = config.results / config.trial
+    is_simulated = any(run.simulate for run in config.runs.values())
+    for key, folder in {"results": trial, "data": config.data}.items():
+        if os.path.exists(folder) or (key == "data" and not is_simulated):
             continue
-        try:
-            group = gemmi.read_structure(
-                str(factors.model), format=gemmi.CoorFormat.Detect
-            ).find_spacegroup()
-        except (OSError, RuntimeError, ValueError) as error:
-            place = f"{where}: {key}.model: {factors.model}"
-            todo = "Check the path."
-            raise FileError(place, "a PDB or mmCIF file", error, todo) from None
-        if group is not None and group.xhm() != factors.space_group:
-            place = f"{where}: {key}.model: {factors.model}"
-            expected = f"space group '{factors.space_group}', as configured"
-            todo = f"Set index.space_group, or {key}.space_group."
-            raise FileError(place, expected, group.xhm(), todo)
+        parents = Path(os.path.abspath(folder)).parents
+        above = next(path for path in parents if os.path.exists(path))
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            expected = f"a place for {folder}"
+            found = f"{above}, where nothing can be made"
+            raise FileError(f"{where}: {key}", expected, found, "Name another folder.")
 
 
 def section(config: Config, stage: str, run: str | None = None) -> str:
@@ -211,7 +204,7 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
                 (model,) = get_args(field.annotation)
                 part = [_cut(config.recording_of(one), model) for one in config.pictured_runs]
             case _:
-                part = _part(config, stage, name)
+                part = config.resolved(key_of(stage, name))
         if isinstance(part, Section):
             part = part.model_dump(mode="json", by_alias=True)
         parts[name] = part
@@ -236,11 +229,10 @@ def _recording(config: Config, run: str | None) -> RecordingSection:
     return config.recording
 
 
-def _part(config: Config, stage: str, name: str) -> Any:
-    """Return a section, or a key beside the sections, as a stage sees it."""
+def key_of(stage: str, name: str) -> str:
+    """Return the key of a section as a stage sees it: that of the overlay, where it has one."""
     overlay_key = f"{OVERLAYS_OF.get(stage, stage)}.{name}"
-    key = overlay_key if overlay_key in OVERLAYS else name
-    return config.resolved(key)
+    return overlay_key if overlay_key in OVERLAYS else name
 
 
 def _simulated_shots(config: Config, run: str | None) -> Section:

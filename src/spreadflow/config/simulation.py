@@ -19,6 +19,7 @@ from spreadflow.config.base import (
     Inconsistent,
     Resolution,
     Section,
+    Seed,
     SpaceGroupName,
     check_cell_fits_group,
 )
@@ -109,7 +110,7 @@ class StructureFactorsSection(Section):
     model: Path | None = None
     """PDB or mmCIF; null = the embedded phantom, built from the seed for this cell and space group
     """
-    phantom_seed: int = 1
+    phantom_seed: Seed = 1
     """seed of the embedded phantom"""
     space_group: SpaceGroupName | None = None
     """of the model; null = that of `crystal` or, where no run is simulated, of `reindex`"""

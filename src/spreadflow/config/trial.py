@@ -1,10 +1,11 @@
 """The whole configuration: which sections there are, and which lie over others."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import gemmi
-from pydantic import AfterValidator, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from spreadflow.config.analysis import (
     AnnulusSection,
@@ -18,6 +19,7 @@ from spreadflow.config.analysis import (
 from spreadflow.config.base import (
     Inconsistent,
     Section,
+    Seed,
     check_cell_fits_group,
     first_error,
     rotations_and_centring,
@@ -90,6 +92,11 @@ def overlay(base: dict, top: dict) -> dict:
     return merged
 
 
+def _is_within(path: str, folder: str) -> bool:
+    """Whether an absolute path is that of a folder, or of something in it."""
+    return os.path.commonpath([path, folder]) == folder
+
+
 WIDE_DEFAULTS = {"d_max": 20.0}
 """The keys in which `wide` differs from `annulus` where it is not configured: a lower resolution.
 """
@@ -105,7 +112,7 @@ class Config(Section):
 
     trial: FolderName = "trial"
     """name of this way to analyse: folder below `results`"""
-    seed: NonNegativeInt = 1
+    seed: Seed = 1
     """of everything random"""
     data: Path = Path("data")
     """folder of the runs' images"""
@@ -164,8 +171,10 @@ class Config(Section):
         self._check_target()
         self._check_overlays()
         self._check_group_of_model()
+        self._check_folders()
         self._check_own_products()
         self._check_ranges()
+        self._check_curves()
         self._check_restrained_cell()
         self._check_names_of_runs()
         return self
@@ -231,6 +240,19 @@ class Config(Section):
                 below, expected, found = first_error(error, RecordingSection)
                 raise Inconsistent(f"runs.{run}.recording.{below}", expected, found) from None
 
+    def _check_folders(self) -> None:
+        """Raise Inconsistent where trials would lie among the images of runs, or these in the
+        trial.
+        """
+        data, results = map(os.path.abspath, (self.data, self.results))
+        if _is_within(results, data):
+            expected = f"a folder that is neither `data`, {self.data}, nor within it"
+            raise Inconsistent("results", expected, self.results)
+        trial = os.path.join(results, self.trial)
+        if _is_within(data, trial):
+            expected = f"a folder that is not within that of the trial, {self.results / self.trial}"
+            raise Inconsistent("data", expected, self.data)
+
     def _check_own_products(self) -> None:
         """Raise Inconsistent where a trial would read what it writes."""
         expected = "a copy of the file that this trial itself writes"
@@ -257,6 +279,14 @@ class Config(Section):
         if self.spread.d_max <= finest:
             expected = f"more than {key}.d_min, {finest}"
             raise Inconsistent("spread.d_max", expected, self.spread.d_max)
+
+    def _check_curves(self) -> None:
+        """Raise Inconsistent where the known curves are not one for each site."""
+        known = self.spread.known
+        names = [site.label for site in self.resolved("stage1.structure_factors").sites]
+        if known is not None and len(known) != len(names):
+            expected = f"{len(names)} curves, one for each of {', '.join(names)}"
+            raise Inconsistent("spread.known", expected, known)
 
     def _check_restrained_cell(self) -> None:
         """Raise Inconsistent where stage 1 restrains the cell to one that the group forbids."""

@@ -10,7 +10,7 @@ from spreadflow.doctor.host import Host
 from spreadflow.doctor.jobs import Job, job
 from spreadflow.errors import ConfigError
 from spreadflow.trial import BY_WORD, wanted
-from spreadflow.trial.commands import MAX_RANKS
+from spreadflow.trial.commands import most_ranks
 
 FOLDER = Path("profiles")
 """Where profiles lie, in the folder of the workflow."""
@@ -43,10 +43,10 @@ def jobs(config: Config, profile: Mapping[str, Any], host: Host) -> list[Job]:
     defaults = _resources(profile.get("default-resources"))
     changes = profile.get("set-resources") or {}
     is_here = profile.get("executor", "local") == "local"
-    cores = min(len(os.sched_getaffinity(0)), MAX_RANKS)
+    cores = min(len(os.sched_getaffinity(0)), most_ranks(host.launcher))
     trial = []
     for word in wanted(config):
-        ranks = cores if host.launcher and BY_WORD[word].is_parallel else 1
+        ranks = cores if BY_WORD[word].is_parallel else 1
         own = {"mpi": host.launcher, "tasks": ranks}
         trial.append(job(word, defaults | own | _resources(changes.get(word)), is_here))
     return trial

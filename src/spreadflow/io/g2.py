@@ -18,6 +18,12 @@ import numpy as np
 from spreadflow import __version__
 from spreadflow.errors import FileError
 from spreadflow.io.colours import Pixels
+from spreadflow.io.new_hdf5 import longer_hdf5, new_hdf5
+
+FORMAT = ("v108", "v108")
+"""Versions of HDF5's format: the last one in which a file is not marked while it is written to.
+Nobody could open a file with this mark after its writer was killed.
+"""
 
 SCHEMA = 1
 """Version of what this adds to the older layout: sums, counts, pixels."""
@@ -68,9 +74,10 @@ class G2File:
         self._temporary = in_progress(path)
         if path.exists() and not is_replacing:
             raise FileError(path, "no file of this name", "one", "Use --overwrite or remove it.")
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with h5py.File(self._temporary, "x", libver=("v110", "v110"), locking=False) as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch(exist_ok=False)
+            with new_hdf5(self._temporary, libver=FORMAT) as file:
                 file.attrs["schema"] = SCHEMA
                 file.attrs["software"] = f"spreadflow {__version__}"
         except OSError as error:
@@ -80,9 +87,15 @@ class G2File:
 
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
-        """Open the file for writing, for a while."""
-        with h5py.File(self._temporary, "r+", locking=False) as file:
-            yield file
+        """Open the file for writing, for a while. Raises FileError where the disk does not take
+        it.
+        """
+        try:
+            with longer_hdf5(self._temporary, libver=FORMAT) as file:
+                yield file
+        except OSError as error:
+            todo = "Make room. What was published before is in the file."
+            raise FileError(self._temporary, "a place to write to", error, todo) from None
 
     def finish(self) -> None:
         """Give the file its name."""

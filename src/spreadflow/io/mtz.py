@@ -163,11 +163,9 @@ def _empty(name: str, cell: np.ndarray, space_group: str, wavelength: float) -> 
 
 def save(mtz: gemmi.Mtz, path: Path | str) -> None:
     """Write a table to a file. Raises FileError."""
+    content = mtz.write_to_bytes()  # gemmi itself does not notice that the disk is full
     with replacing(Path(path)) as temporary:
-        try:
-            mtz.write_to_file(str(temporary))
-        except RuntimeError as error:  # of gemmi, where the disk is full
-            raise OSError(str(error)) from None
+        temporary.write_bytes(content)
 
 
 def _rows(merged: MergedTable) -> np.ndarray:

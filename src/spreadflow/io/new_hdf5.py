@@ -1,4 +1,4 @@
-"""New HDF5 files on disks that may be full.
+"""HDF5 files that are written to disks that may be full.
 
 Where a write fails, HDF5 fails again when it closes what is open, and ends the process with a
 segmentation fault. Here it meets a file that takes everything; the first error is raised when HDF5
@@ -15,10 +15,10 @@ import h5py
 
 
 class _Sink(io.FileIO):
-    """A new file that keeps the first error of writing instead of raising it."""
+    """A file that keeps the first error of writing instead of raising it. mode: as of `open`."""
 
-    def __init__(self, path: Path):
-        super().__init__(path, "w+")
+    def __init__(self, path: Path, mode: str):
+        super().__init__(path, mode)
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
@@ -48,9 +48,23 @@ def new_hdf5(path: Path, **how: Any) -> Iterator[h5py.File]:
 
     how: arguments of h5py.
     """
-    with _Sink(path) as sink:
+    with _whole(_Sink(path, "w+"), "w", how) as f:
+        yield f
+
+
+@contextmanager
+def longer_hdf5(path: Path, **how: Any) -> Iterator[h5py.File]:
+    """Yield a file that there is, open for what is added to it, as `new_hdf5` does."""
+    with _whole(_Sink(path, "r+"), "r+", how) as f:
+        yield f
+
+
+@contextmanager
+def _whole(sink: _Sink, mode: str, how: dict[str, Any]) -> Iterator[h5py.File]:
+    """Yield the HDF5 file in a sink. Raises OSError where it is not written as a whole."""
+    with sink:
         try:
-            with h5py.File(sink, "w", locking=False, **how) as f:
+            with h5py.File(sink, mode, locking=False, **how) as f:
                 yield f
         finally:
             if sink.error is not None:

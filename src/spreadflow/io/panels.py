@@ -136,12 +136,15 @@ def with_sensor(whole: Detector, sensor: Sensor) -> Detector:
 
 
 def check(where: object, whole: Detector) -> None:
-    """Raise FileError for a detector whose numbers are not finite, with a panel whose axes are not
-    perpendicular unit vectors, or which is not downstream of the sample. where: the file.
+    """Raise FileError for a detector whose numbers are not finite, without pixels, with a panel
+    whose axes are not perpendicular unit vectors, or which is not downstream of the sample. where:
+    the file.
     """
     axes = np.stack([whole.fast, whole.slow], axis=1)
     if not (np.isfinite(whole.origin_mm).all() and np.isfinite(axes).all()):
         raise FileError(where, "finite positions of panels", "others", ABOUT_GEOMETRY)
+    if min(whole.shape) < 1:
+        raise FileError(where, "pixels along both axes of panels", whole.shape, ABOUT_GEOMETRY)
     if not 0 < whole.pixel_mm < np.inf:
         raise FileError(where, "pixels with an edge", f"{whole.pixel_mm} mm", ABOUT_GEOMETRY)
     lengths_mm = (whole.thickness_mm, whole.attenuation_mm)

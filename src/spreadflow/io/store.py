@@ -8,6 +8,7 @@ part, and the columns that the schema says are in it: who needs only these opens
 """
 
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -66,6 +67,15 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed runs have left of a file, and of those beside it that differ in the ending
+    alone.
+    """
+    for unfinished in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp"):
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def digest(*parts: object) -> str:
@@ -132,7 +142,7 @@ def write_part(path: Path, product: Product, key: str) -> None:
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
     """Write columns of equal length as a table of text, their names in the first line."""
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))

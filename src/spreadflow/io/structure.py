@@ -31,6 +31,9 @@ ON_AXIS_ANG = 0.5
 MOST_OCCUPIED = 1.01
 """Occupancy of a place, all mates together, above which the file counts an atom several times."""
 
+LARGEST_OCCUPANCY = 2.0
+"""Of an atom; the refinement of heavy atoms may take it above 1."""
+
 GIVE_MODEL = "Give a PDB or mmCIF file of the crystal."
 """What to do about a file that is no model."""
 
@@ -136,8 +139,12 @@ def _check_atoms(path: Path | str, places: Sequence[gemmi.CRA]) -> None:
         raise FileError(path, "elements with known form factors", found, todo)
     for place in places:
         atom = place.atom
-        if not np.isfinite([*atom.pos.tolist(), atom.occ, atom.b_iso]).all() or atom.occ < 0.0:
-            expected = "places, occupancies of 0 or more, and B of all atoms"
+        is_finite = np.isfinite([*atom.pos.tolist(), atom.occ, atom.b_iso]).all()
+        if not is_finite or not 0.0 <= atom.occ <= LARGEST_OCCUPANCY or atom.b_iso < 0.0:
+            expected = (
+                f"places, occupancies from 0 to {LARGEST_OCCUPANCY:g}, and B of 0 or more of all "
+                "atoms"
+            )
             found = f"{atom.pos.tolist()}, {atom.occ:g}, {atom.b_iso:g} of {_in_words(place)}"
             raise FileError(path, expected, found, "Correct its row.")
 

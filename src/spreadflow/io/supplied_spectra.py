@@ -27,7 +27,7 @@ def read_lam(path: Path | str) -> Spectrum:
     """
     path = Path(path)
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise FileError(path, "a spectrum", error, "Check the path.") from None
     rows = []

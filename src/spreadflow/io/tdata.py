@@ -19,4 +19,4 @@ def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
         lines.append(" ".join([*numbers, symbol]) + "\n")
 
     with replacing(Path(path)) as temporary:
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), encoding="utf-8")

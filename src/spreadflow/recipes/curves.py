@@ -21,6 +21,7 @@ from spreadflow.physics import anomalous
 from spreadflow.physics.structure_factors import StructureFactors
 from spreadflow.products import Spread, spread
 from spreadflow.recipes import factors
+from spreadflow.recipes.curve_nodes import nodes_of
 from spreadflow.recipes.lattice_sums import LatticeSums
 
 QUOTED = {"none": "free", "kramers_kronig": "kramers_kronig", "smooth": "smooth", "known": "known"}
@@ -31,11 +32,6 @@ LATTICES_PER_UNKNOWN = 1.5
 fewer it gives one factor for all unknowns.
 """
 
-STEP_TOLERANCE_EV = 1e-6
-"""Amount, eV, by which the step of the nodes may fall below the spacing of the channels: energies
-are rounded.
-"""
-
 
 def site_names(config: SpreadConfig) -> list[str]:
     """Return the names of the sites whose curves are refined."""
@@ -43,37 +39,10 @@ def site_names(config: SpreadConfig) -> list[str]:
 
 
 def check(config: SpreadConfig) -> None:
-    """Raise ConfigError where there is nothing to refine, or where the known curves are not one for
-    each site.
-    """
-    sites = site_names(config)
-    known = config.spread.known
-    if not sites:
+    """Raise ConfigError where there is nothing to refine."""
+    if not site_names(config):
         todo = "Name at least one."
         raise ConfigError("structure_factors.sites", "the metal sites", "none", todo)
-    if known is not None and len(known) != len(sites):
-        expected = f"{len(sites)} curves, one for each of {', '.join(sites)}"
-        raise ConfigError("spread.known", expected, known, "Correct it.")
-
-
-def _nodes(config: SpreadConfig, energies_ev: np.ndarray) -> np.ndarray:
-    """Return the nodes (node,), eV: on channels, from the first one within the range. Raises
-    ConfigError.
-    """
-    section = config.spread
-    channel_ev = np.median(np.diff(energies_ev))
-    if section.step_ev < channel_ev - STEP_TOLERANCE_EV:
-        expected = f"at least the distance of channels, {channel_ev:g} eV"
-        todo = "Raise it: pixels know nothing in between."
-        raise ConfigError("spread.step_ev", expected, section.step_ev, todo)
-    low, high = section.range_ev or (energies_ev[0], energies_ev[-1])
-    within = energies_ev[(energies_ev >= low) & (energies_ev <= high)]
-    nodes = planning.nodes(within, section.step_ev)
-    if len(nodes) < 2:
-        expected = f"at least two nodes within {low:g}-{high:g} eV"
-        todo = "Lower it, or widen spread.range_ev."
-        raise ConfigError("spread.step_ev", expected, section.step_ev, todo)
-    return nodes
 
 
 def start_curves(model: StructureFactors) -> np.ndarray:
@@ -96,7 +65,7 @@ def parametrisations(
     """
     section = config.spread
     start = start_curves(model)
-    nodes = _nodes(config, energies_ev)
+    nodes = nodes_of(section, energies_ev)
     free = dispersion.free(start, energies_ev, nodes)
     sigma_e = section.kramers_kronig_sigma_e
     if sigma_e:

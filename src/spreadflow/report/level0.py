@@ -33,7 +33,7 @@ def make(_stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict
     """Return figures of the joint refinement, and the picture."""
     path = products[0].with_suffix(".fit.json")
     try:
-        fit = json.loads(path.read_text())
+        fit = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise FileError(path, "the figures of level0 (JSON)", error, "Rerun level0.") from None
     figures = fit | _against_truth(manifests)

@@ -85,7 +85,6 @@ def draw(
         counts = list(figures["kinds"].values())
         style.bars(of_kinds, names, counts, [COLORS[name] for name in names])
         of_kinds.set_title("pixels of each kind")
-        out.parent.mkdir(parents=True, exist_ok=True)
         style.save(figure, out)
 
 

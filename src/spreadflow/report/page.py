@@ -84,14 +84,14 @@ def run(summaries: list[Path], out: Path) -> None:
     head = f'<meta charset="utf-8"><title>{trial}: spreadflow</title><style>{STYLE}</style>'
     page = f'<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>'
     with replacing(out) as temporary:
-        temporary.write_text(f"<!doctype html>{page}\n")
+        temporary.write_text(f"<!doctype html>{page}\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return a summary. Raises FileError."""
     todo = "Run `spreadflow summary` for that stage."
     try:
-        figures = json.loads(path.read_text())
+        figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise FileError(path, "a summary (JSON)", error, todo) from None
     if figures.get("stage") not in WORDS:

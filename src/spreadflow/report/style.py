@@ -23,6 +23,7 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Affine2D
 
+from spreadflow.io.store import replacing
 from spreadflow.models import Detector, Shot
 from spreadflow.physics import geometry
 from spreadflow.report.layout import Layout
@@ -148,11 +149,13 @@ def page(title: str, subtitle: str, width: float = 13.0, height: float = 7.6) ->
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure (PNG). It is drawn once: `savefig` would go through all of it a second time,
-    before, to lay it out.
+    before, to lay it out. Raises FileError.
     """
     plain_ticks(figure)
     figure.dpi = DPI
-    FigureCanvasAgg(figure).print_png(path, pil_kwargs={"compress_level": COMPRESSION})
+    with replacing(path) as temporary:
+        canvas = FigureCanvasAgg(figure)
+        canvas.print_png(temporary, pil_kwargs={"compress_level": COMPRESSION})
 
 
 def warn(figure: Figure, sentences: Sequence[str]) -> None:

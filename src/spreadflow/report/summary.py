@@ -87,12 +87,11 @@ def _without_blanks(text: str) -> str:
 
 def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:
     """Write `out` (JSON) and, beside it, the picture (PNG)."""
-    with replacing(out.with_suffix(".png")) as temporary:
-        style.save(picture, temporary)
+    style.save(picture, out.with_suffix(".png"))
     figures = {"software": SOFTWARE} | figures
     text = json.dumps(_plain(figures), indent=1, ensure_ascii=False, allow_nan=False)
     with replacing(out) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -95,7 +95,7 @@ def _seconds(benchmarks: Path) -> dict[str, float]:
     """
     seconds: dict[str, float] = {}
     for path in sorted(benchmarks.glob("*.tsv")):
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         rule = path.name.split(".")[0]
         seconds[rule] = seconds.get(rule, 0.0) + sum(float(row["s"]) for row in rows)

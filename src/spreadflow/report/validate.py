@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from spreadflow.analysis.recording.estimates import Estimates
 from spreadflow.models import Detector, Shot
@@ -82,7 +81,7 @@ def draw(
         style.still(of_still, shot, detector)
         of_still.set_title("the first shot, without the pixels that are masked")
         _draw_gain(of_gain, found)
-        _save(figure, out)
+        style.save(figure, out)
 
 
 def _draw_gain(axes: Any, found: Estimates) -> None:
@@ -115,9 +114,3 @@ def _draw_gain(axes: Any, found: Estimates) -> None:
     axes.set_xlabel("background, ADU")
     axes.set_ylabel("variance, ADU²")
     axes.legend()
-
-
-def _save(figure: Figure, out: Path) -> None:
-    """Write a picture."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    style.save(figure, out)

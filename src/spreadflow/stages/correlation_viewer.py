@@ -149,7 +149,7 @@ class G2Viewer:
             },
         }
         with store.replacing(output.path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.ndarray]:

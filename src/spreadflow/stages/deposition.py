@@ -38,8 +38,9 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
         observations = unmerged.table(product, is_in_asu=False)  # no M/ISYM would tell mates apart
         document.add_copied_block(_block("unmerged", observations))
     path = out.with_name(f"{out.name}.cif")
+    content = document.as_string()  # gemmi itself does not notice that the disk is full
     with replacing(path) as temporary:
-        document.write_file(str(temporary))
+        temporary.write_text(content, encoding="utf-8")
     return [path]
 
 

@@ -61,7 +61,9 @@ def run(request: Request, at: Callable[[int], None]) -> Masked:
 
     figures = _figures(request, source, unusable)
     with store.replacing(request.out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        temporary.write_text(
+            json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return Masked(figures, unusable, _mean(held), source.detector)
 
 

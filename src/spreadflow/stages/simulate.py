@@ -17,7 +17,7 @@ import numpy as np
 from spreadflow import __version__, build, products
 from spreadflow.config import SimulateConfig
 from spreadflow.errors import ConfigError
-from spreadflow.io import images, nexus_writer, store
+from spreadflow.io import checksums, images, nexus_writer, store
 from spreadflow.io.spectra import Bank
 from spreadflow.io.truth import FileTruth, TrueIntensities
 from spreadflow.log import Progress, logger
@@ -150,7 +150,7 @@ def _is_done(path: Path, key: str) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as f:
             return f.attrs.get("key") == key
-    except OSError:
+    except checksums.DAMAGES:
         return False
 
 

@@ -74,7 +74,6 @@ def run(request: Request) -> Started:
     spots = estimates.spot_settings(found, settled.offset_adu, settled.adu_per_photon)
 
     folder = request.data / request.run
-    folder.mkdir(parents=True, exist_ok=True)
     mask = None
     if found.unusable.all.any():
         mask = folder / "mask.h5"
@@ -93,7 +92,7 @@ def run(request: Request) -> Started:
     n_shots = sum(file.n_frames for file in manifest.files)
     text = _config_text(request, crystal, spots, n_shots, remarks)
     with store.replacing(request.config) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     missing = [key for key, value in crystal.items() if value is None]
     return Started(folder / "manifest.json", request.config, remarks, missing)
 

@@ -30,6 +30,13 @@ class Resources(Protocol):
         """Return a resource that a profile may leave out."""
 
 
+def most_ranks(launcher: str) -> int:
+    """Return how many ranks, and cores, a rule asks for: without a launcher a stage is one process
+    on one core.
+    """
+    return MAX_RANKS if launcher else 1
+
+
 def memory(word: str) -> Callable[[object, int], int]:
     """Return the function of a rule that says how many MB it takes on the cores it is granted."""
     return lambda wildcards, threads: BY_WORD[word].memory_mb * threads

@@ -136,9 +136,12 @@ def _energies_ev(geom: Geom, frames: Frames) -> np.ndarray | None:
 
 def _values(stated: Quantity, frames: Frames, units: Mapping[str, float]) -> np.ndarray:
     """Return a quantity of each frame, in the unit of factor 1 where its own is known. Raises
-    FileError for a dataset of another number of values than frames.
+    FileError for a number that is not positive, and for a dataset of another number of values than
+    frames.
     """
     if stated.number is not None:
+        if stated.number <= 0:
+            raise FileError(stated.where, "a positive number", stated.number, ABOUT_GEOM)
         return np.full(frames.n_frames, stated.number * (unit_factor(stated.unit, units) or 1.0))
     values = []
     names = list(dict.fromkeys(event.name for event in frames.events))

@@ -228,7 +228,7 @@ def write_manifest(
         raise _explain(error, out) from None
 
     with store.replacing(out) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
+        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
 
 

@@ -52,12 +52,12 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
     is_indexed = store.kind(product) in ("index", "reindex")
     shots = _indexed(product, images) if is_indexed else _lattices(product, images)
     stream, geom = (out.with_name(f"{out.name}{ending}") for ending in (".stream", ".geom"))
-    with store.replacing(stream) as temporary, open(temporary, "w") as file:
+    with store.replacing(stream) as temporary, open(temporary, "w", encoding="utf-8") as file:
         write_header(file, shots.detector, shots.energy_ev, shots.target)
         for number, (name, shot) in enumerate(shots.shots, start=1):
             write_shot(file, number, name, shot, shots.detector, shots.target.space_group)
     with store.replacing(geom) as temporary:
-        temporary.write_text(geom_of(shots.detector, energy_ev=shots.energy_ev))
+        temporary.write_text(geom_of(shots.detector, energy_ev=shots.energy_ev), encoding="utf-8")
     return [stream, geom]
 
 

@@ -46,7 +46,7 @@ def read_length_sigma(path: Path | str) -> float | None:
     """
     path = Path(path)
     with _explained(path, "a detector"):
-        sigma = json.loads(path.read_text()).get(LENGTH_SIGMA)
+        sigma = json.loads(path.read_text(encoding="utf-8")).get(LENGTH_SIGMA)
         return None if sigma is None else float(sigma)
 
 
@@ -61,7 +61,7 @@ def read_expt(path: Path | str) -> Detector:
         tree = _tree(path)
         numbers = sorted({experiment["detector"] for experiment in tree["experiment"]})
         for beam in tree["beam"]:
-            _check_direction(path, beam)
+            _check_beam(path, beam)
         detectors = [detector_of(path, tree["detector"][number]) for number in numbers]
     if not detectors:
         raise FileError(path, "experiments with a detector", "no experiment", TODO)
@@ -132,7 +132,7 @@ class ExperimentList:
                 raise FileError(where, expected, f"one without {', '.join(missing)}", todo)
             crystal = self._tree["crystal"][experiment["crystal"]]
             beam = self._tree["beam"][experiment["beam"]]
-            _check_direction(where, beam)
+            _check_beam(where, beam)
             image, frame = self._image(where, n, experiment)
             return Experiment(
                 identifier=str(experiment.get("identifier", "")),
@@ -227,8 +227,11 @@ def refuse_pickle(path: Path, content: bytes) -> None:
         raise FileError(path, "a file of DIALS 2 or later", "a pickle, as DIALS 1 wrote", todo)
 
 
-def _check_direction(where: object, beam: dict) -> None:
-    """Raise FileError where a beam is tilted."""
+def _check_beam(where: object, beam: dict) -> None:
+    """Raise FileError where a beam is tilted, or has a wavelength that is none."""
+    length = beam.get("wavelength")
+    if length is not None and not 0 < length < np.inf:
+        raise FileError(where, "a beam with a positive wavelength", length, TODO)
     if not np.allclose(beam["direction"], [0, 0, 1], atol=1e-9):
         todo = "Refine the detector, not the direction of the beam."
         raise FileError(where, "a beam along the lab z axis", beam["direction"], todo)

@@ -58,7 +58,7 @@ def write_expt(
     if length_sigma is not None:
         experiments[LENGTH_SIGMA] = float(length_sigma)
     with store.replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(experiments, indent=2) + "\n")
+        temporary.write_text(json.dumps(experiments, indent=2) + "\n", encoding="utf-8")
 
 
 def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector]) -> None:
@@ -87,7 +87,9 @@ def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[
         )
     trees = [detector_tree(detector, TRUSTED_RANGE) for detector in detectors]
     with store.replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(_experiment_list(**lists, detector=trees)) + "\n")
+        temporary.write_text(
+            json.dumps(_experiment_list(**lists, detector=trees)) + "\n", encoding="utf-8"
+        )
 
 
 def _experiment_list(**lists: list) -> dict[str, Any]:
