@@ -133,10 +133,14 @@ def test_what_summaries_hold_is_text_and_no_page(summaries, tmp_path):
 @pytest.mark.chain
 def test_the_page_needs_no_locale(summaries, tmp_path):
     (tmp_path / "merge.json").write_bytes(summaries["merge"].read_bytes())
-    words = ["report", "--summaries", "merge.json", "--out", "report.html"]
+    program = (
+        "from pathlib import Path\n"
+        "from spreadflow.report import page\n"
+        "page.run([Path('merge.json')], Path('report.html'))\n"
+    )
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "spreadflow.cli", *words],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env=os.environ | ascii_alone,
         capture_output=True,

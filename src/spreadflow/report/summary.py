@@ -42,8 +42,8 @@ def write_missing(products: list[Path], images: list[Path], folder: Path) -> lis
 def _is_current(path: Path, files: list[Path]) -> bool:
     """Whether summary and picture are there, made by this version from these files as they are."""
     try:
-        figures = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
     is_same = figures.get("software") == SOFTWARE and figures.get("products") == _identities(files)
     return is_same and path.with_suffix(".png").exists()
