@@ -4,8 +4,8 @@ viewer publishes what the workers have.
 A block of shots crosses the network once, in one collective of its reader and all workers, of which
 each owns some of the pixels. Readers read ahead by a block. The viewer receives in its main thread
 and publishes in another: it holds up nobody until two results wait to be published. Where all are
-interrupted, the viewer first publishes what it has. Without MPI one process has all roles, and does
-the same in the same order.
+interrupted, the viewer first finishes what it is publishing. Without MPI one process has all roles,
+and does the same in the same order.
 """
 
 import time
@@ -437,10 +437,15 @@ class _Publisher:
 
 @contextmanager
 def _publishing(viewer: Viewer, most_waiting: int) -> Iterator[_Publisher]:
-    """Provide a publisher; in the end, whatever ends this block, wait until it has published all
-    that it was handed.
+    """Provide a publisher; in the end wait until it has published all that it was handed. Where the
+    block is broken off, what it is publishing is finished, and what waits is dropped.
     """
-    with ThreadPoolExecutor(1) as thread:
-        publisher = _Publisher(viewer, thread, most_waiting)
+    thread = ThreadPoolExecutor(1)
+    publisher = _Publisher(viewer, thread, most_waiting)
+    try:
         yield publisher
+        thread.shutdown()
+    except BaseException:
+        thread.shutdown(cancel_futures=True)
+        raise
     publisher.check()
