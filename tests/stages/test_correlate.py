@@ -280,6 +280,7 @@ def test_options_replace_keys(old_file):
     assert cli.main(["correlate", "-c", str(old_file), *words]) == 0
     with h5py.File(folder / "o.h5") as file:
         np.testing.assert_array_equal(file["system/pixels"], [7])
+        assert file["system/system_params/times"][()] == 10  # of 30
         (update,) = file["user"].values()
         np.testing.assert_array_equal(update["delay_counts"], [9, 8, 6])
 

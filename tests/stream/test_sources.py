@@ -30,7 +30,13 @@ SPECKLE = Speckle(
 
 def everything(source, n_readers: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and images of all blocks, in the order of the blocks."""
-    readers = [list(source.blocks(k, n_readers, lambda _event: True)) for k in range(n_readers)]
+    readers = [
+        [
+            block._replace(images=block.images.copy())
+            for block in source.blocks(k, n_readers, lambda _event: True)
+        ]
+        for k in range(n_readers)
+    ]
     blocks = [
         readers[n % n_readers][n // n_readers] for n in range(sum(len(own) for own in readers))
     ]

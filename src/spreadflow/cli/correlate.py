@@ -17,7 +17,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
     ranks_help = "ranks the launcher was asked for (default: as many as it started)"
     p.add_argument("--ranks", type=int, help=ranks_help)
-    p.add_argument("-n", "--numevents", type=int, help="the first so many shots alone")
+    numevents_help = "the first so many shots alone; a longer buffer gets as short"
+    p.add_argument("-n", "--numevents", type=int, help=numevents_help)
     p.add_argument(
         "-v", "--verbosity", choices=["debug", "info", "warning", "error"], help="of the log"
     )
@@ -25,7 +26,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
     p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
     p.add_argument("-s", "--numServers", type=int, help="ranks that read")
-    early_help = "the earliest block that is ready comes first; readers take no turns"
+    early_help = "readers take no turns: the earliest of their next blocks comes first"
     p.add_argument("--earlyServer", action="store_true", help=early_help)
     p.add_argument("--overwrite", action="store_true", help="replace an output of this name")
     tests = p.add_mutually_exclusive_group()

@@ -87,7 +87,7 @@ class CorrelateSection(Section):
     delays: list[PositiveInt] | DelaysSection = DelaysSection()
     """in units of the shot id; not of `multi_tau`"""
     buffer_shots: PositiveInt = 2000
-    """shots at hand: no delay reaches further"""
+    """shots at hand, no more than `n_shots`: no delay reaches further"""
     n_levels: PositiveInt = 8
     """of `multi_tau`; each lasts twice as long as the one before"""
     n_lags: PositiveInt = 8
@@ -105,7 +105,7 @@ class CorrelateSection(Section):
     reader_hosts: list[str] = []
     """hosts that they may be at; none = any"""
     takes_turns: bool = True
-    """whether readers take turns, else the earliest block that is ready comes first"""
+    """whether readers take turns, else the earliest of their next blocks comes first"""
     user_class: str | None = None
     """MODULE:CLASS or MODULE.CLASS or FILE.py:CLASS with callbacks; null = G2 alone"""
     user_params: dict[str, Any] = {}

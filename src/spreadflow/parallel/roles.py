@@ -3,14 +3,16 @@ viewer publishes what the workers have.
 
 A block of shots crosses the network once, in one collective of its reader and all workers, of which
 each owns some of the pixels. Readers read ahead by a block. The viewer receives in its main thread
-and publishes in another: it holds up nobody until two results wait to be published. Without MPI one
-process has all roles, and does the same in the same order.
+and publishes in another: it holds up nobody until two results wait to be published. Where all are
+interrupted, the viewer first finishes what it is publishing. Without MPI one process has all roles,
+and does the same in the same order.
 """
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -114,7 +116,7 @@ class Agreement(NamedTuple):
     update_shots: int
     """shots between updates; 0 = only at the end"""
     takes_turns: bool
-    """whether readers take turns, else the earliest block that is ready comes first"""
+    """whether readers take turns, else the earliest of their next blocks comes first"""
     n_arrays: int
     n_delays: int
     n_numbers: int
@@ -196,30 +198,31 @@ def play(world: World, assignment: Assignment | None, players: Players, agreed: 
         _play_all(players, agreed)
         return
     lines = _Lines(world, assignment)
-    if world.rank == assignment.viewer:
-        _play_viewer(players.viewer(), lines, agreed)
-    elif world.rank == assignment.master:
-        _play_master(lines, agreed)
-    elif world.rank in assignment.readers:
-        _play_reader(players.reader(), lines, agreed)
-    else:
-        _play_worker(players.worker(assignment.workers.index(world.rank)), lines, agreed)
+    with _ending_with_the_viewer(lines):
+        if world.rank == assignment.viewer:
+            _play_viewer(players.viewer(), lines, agreed)
+        elif world.rank == assignment.master:
+            _play_master(lines, agreed)
+        elif world.rank in assignment.readers:
+            _play_reader(players.reader(), lines, agreed)
+        else:
+            _play_worker(players.worker(assignment.workers.index(world.rank)), lines, agreed)
     world.barrier()
 
 
 def _play_all(players: Players, agreed: Agreement) -> None:
     """Do the work of all roles in one process."""
     worker = players.worker(0)
-    viewer = players.viewer()
     updates = _Updates(agreed.update_shots)
-    for packet in players.reader().packets(0, 1):
-        n = len(packet.shot_ids)
-        if n:
-            worker.take(packet.shot_ids, packet.pixels.reshape(n, -1))
-        last_shot_id = int(packet.shot_ids[-1]) if n else 0
-        if updates.sent(n, packet.n_dropped, last_shot_id):
-            viewer.publish(updates.update(is_last=False), [worker.result()])
-    viewer.publish(updates.update(is_last=True), [worker.result()])
+    with _publishing(players.viewer(), most_waiting=0) as publisher:
+        for packet in players.reader().packets(0, 1):
+            n = len(packet.shot_ids)
+            if n:
+                worker.take(packet.shot_ids, packet.pixels.reshape(n, -1))
+            last_shot_id = int(packet.shot_ids[-1]) if n else 0
+            if updates.sent(n, packet.n_dropped, last_shot_id):
+                publisher.put(updates.update(is_last=False), [worker.result()])
+        publisher.put(updates.update(is_last=True), [worker.result()])
 
 
 class _Lines:
@@ -256,6 +259,18 @@ def _await(request: Any, look: Callable[[], None] = lambda: None) -> None:
         time.sleep(nap_s)
         nap_s = min(2 * nap_s, LONGEST_NAP_S)
         look()
+
+
+@contextmanager
+def _ending_with_the_viewer(lines: _Lines) -> Iterator[None]:
+    """Where all ranks are interrupted in this block, have them wait for each other: the first one
+    to leave would end the viewer in the middle of what it publishes.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _await(lines.all.Ibarrier())
+        raise
 
 
 def _message(agreed: Agreement) -> np.ndarray:
@@ -371,66 +386,66 @@ def _play_worker(worker: Worker, lines: _Lines, agreed: Agreement) -> None:
 
 def _play_viewer(viewer: Viewer, lines: _Lines, agreed: Agreement) -> None:
     """Receive results, and have them published by a thread of their own."""
-    publisher = _Publisher(viewer)
     message = _message(agreed)
-    while message[0] != END:
-        request = lines.all.Irecv(message, lines.assignment.master, ORDER_TAG)
-        _await(request, publisher.check)
-        n_shots, n_dropped, last_shot_id = message[2:N_HEAD].tolist()
-        results = []
-        for rank, width in zip(lines.assignment.workers, agreed.widths, strict=True):
-            result = Result(
-                values=np.empty((agreed.n_arrays, agreed.n_delays, width)),
-                numbers=np.empty(agreed.n_numbers, np.int64),
-                flags=np.empty(width, np.int8),
-            )
-            for i, part in enumerate(result):
-                _await(lines.all.Irecv(part, rank, RESULT_TAG + i), publisher.check)
-            results.append(result)
-        update = Update(n_shots, n_dropped, last_shot_id, bool(message[0] == END))
-        publisher.put(update, results)
-    publisher.finish()
+    with _publishing(viewer, MOST_WAITING) as publisher:
+        while message[0] != END:
+            request = lines.all.Irecv(message, lines.assignment.master, ORDER_TAG)
+            _await(request, publisher.check)
+            results = _received(lines, agreed, publisher)
+            n_shots, n_dropped, last_shot_id = message[2:N_HEAD].tolist()
+            update = Update(n_shots, n_dropped, last_shot_id, bool(message[0] == END))
+            publisher.put(update, results)
+
+
+def _received(lines: _Lines, agreed: Agreement, publisher: "_Publisher") -> list[Result]:
+    """Receive the results of all workers."""
+    results = []
+    for rank, width in zip(lines.assignment.workers, agreed.widths, strict=True):
+        result = Result(
+            values=np.empty((agreed.n_arrays, agreed.n_delays, width)),
+            numbers=np.empty(agreed.n_numbers, np.int64),
+            flags=np.empty(width, np.int8),
+        )
+        for i, part in enumerate(result):
+            _await(lines.all.Irecv(part, rank, RESULT_TAG + i), publisher.check)
+        results.append(result)
+    return results
 
 
 class _Publisher:
-    """A thread that publishes results in their order."""
+    """Publishes results in their order in a thread. most_waiting: results that may wait when `put`
+    returns, beside the one that is published; 0 = it is published, too.
+    """
 
-    def __init__(self, viewer: Viewer):
+    def __init__(self, viewer: Viewer, thread: ThreadPoolExecutor, most_waiting: int):
         self._viewer = viewer
-        self._waiting: queue.Queue = queue.Queue(MOST_WAITING)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        """Publish until there is nothing more to come; keep the error that ends it."""
-        try:
-            while (item := self._waiting.get()) is not None:
-                self._viewer.publish(*item)
-        except BaseException as error:
-            self._error = error
+        self._thread = thread
+        self._most = most_waiting + 1 if most_waiting else 0
+        self._unpublished: deque[Future] = deque()
 
     def check(self) -> None:
-        """Raise the error that ended the thread."""
-        if self._error is not None:
-            raise self._error
+        """Raise the error of a publication that failed."""
+        while self._unpublished and self._unpublished[0].done():
+            self._unpublished.popleft().result()
 
     def put(self, update: Update, results: list[Result]) -> None:
-        """Hand over results; wait where too many wait already."""
-        self._put((update, results))
+        """Hand over results; wait where too many wait already. Raises as `check`."""
+        self._unpublished.append(self._thread.submit(self._viewer.publish, update, results))
+        while len(self._unpublished) > self._most:
+            self._unpublished.popleft().result()
 
-    def finish(self) -> None:
-        """Wait until all is published."""
-        self._put(None)
-        self._thread.join()
-        self.check()
 
-    def _put(self, item: tuple[Update, list[Result]] | None) -> None:
-        """Hand over an item. Raises the error that ended the thread."""
-        while True:
-            self.check()
-            try:
-                self._waiting.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+@contextmanager
+def _publishing(viewer: Viewer, most_waiting: int) -> Iterator[_Publisher]:
+    """Provide a publisher; in the end wait until it has published all that it was handed. Where the
+    block is broken off, what it is publishing is finished, and what waits is dropped.
+    """
+    thread = ThreadPoolExecutor(1)
+    publisher = _Publisher(viewer, thread, most_waiting)
+    try:
+        yield publisher
+        thread.shutdown()
+    except BaseException:
+        thread.shutdown(cancel_futures=True)
+        raise
+    publisher.check()

@@ -141,6 +141,9 @@ def _setting(request: Request, world: World) -> _Setting:
     if request.is_test:
         changes = {"mask": section.test_mask or section.mask, "n_shots": section.test_shots}
         section = section.model_copy(update=changes)
+    if section.n_shots:
+        n_held = min(section.buffer_shots, section.n_shots)
+        section = section.model_copy(update={"buffer_shots": n_held})
     log = logger("correlate", world)
     if request.verbosity and world.rank == 0:
         log.setLevel(request.verbosity.upper())
@@ -152,6 +155,7 @@ def _setting(request: Request, world: World) -> _Setting:
     delays = _delays(section)
     system_params = dict(request.system_params) or _system_params(section)
     system_params["delays"] = delays.tolist()
+    system_params["times"] = section.buffer_shots
     return _Setting(
         section=section,
         user_class=request.user_class or section.user_class,
@@ -166,7 +170,6 @@ def _setting(request: Request, world: World) -> _Setting:
 def _system_params(section: CorrelateSection) -> dict[str, Any]:
     """Return the parameters that a user's class is handed, also by their names in ParCorAna."""
     parameters = section.model_dump(mode="json", exclude={"user_params", "simulated"})
-    parameters["times"] = section.buffer_shots
     parameters["update"] = section.update_shots
     parameters["numServers"] = section.readers
     return {name: value for name, value in parameters.items() if value is not None}

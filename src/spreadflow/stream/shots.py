@@ -21,7 +21,9 @@ class Block(NamedTuple):
     shot_ids: np.ndarray
     """(shot,) int64 times; they may have gaps, come twice or out of order"""
     images: np.ndarray
-    """(shot, ...) float32, each in the shape of the detector; anything where not valid"""
+    """(shot, ...) float32, each in the shape of the detector; anything where not valid, and as soon
+    as the next block is asked for
+    """
     is_valid: np.ndarray
     """(shot,) bool, False where a shot was refused or can not be read"""
 

@@ -29,8 +29,8 @@ class Stack(Protocol):
     def shape(self) -> tuple[int, ...]:
         """The shape of one of them."""
 
-    def image(self, number: int) -> np.ndarray:
-        """Return one of them. Raises OSError where it is damaged."""
+    def read(self, number: int, image: np.ndarray) -> None:
+        """Set a float32 array to one of them. Raises OSError where it is damaged."""
 
 
 class DatasetStack:
@@ -45,9 +45,9 @@ class DatasetStack:
             raise FileError(path, expected, error, "Check correlate.dataset.") from None
         self.shape = tuple(shape)
 
-    def image(self, number: int) -> np.ndarray:
-        """Return an image as it is stored."""
-        return self._images[number]
+    def read(self, number: int, image: np.ndarray) -> None:
+        """Set an array to the numbers of an image as they are stored."""
+        self._images.read_direct(image, np.s_[number])
 
 
 class FileStack:
@@ -61,10 +61,10 @@ class FileStack:
         self.shape = self._file.mask.shape
         self._offset_adu, self._adu_per_photon = self._file.pedestal
 
-    def image(self, number: int) -> np.ndarray:
-        """Return an image in photons."""
+    def read(self, number: int, image: np.ndarray) -> None:
+        """Set an array to an image in photons."""
         photons = (self._file.frame(number) - self._offset_adu) / self._adu_per_photon
-        return np.where(self._file.mask, photons, np.nan)
+        image[:] = np.where(self._file.mask, photons, np.nan)
 
 
 class Stacks:
@@ -107,10 +107,14 @@ class Stacks:
             self.shot_ids = np.concatenate(ids)
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
-        """Yield the blocks of one reader, as `Source`."""
+        """Yield the blocks of one reader, as `Source`. All are in the same memory: to get as much
+        anew takes as long as to read it.
+        """
+        n_together = min(self._block_shots, self.n_shots)
+        together = np.empty((n_together, *self.shape), np.float32)
         for part in slices(self.n_shots, self._block_shots, reader, n_readers):
             ids = self.shot_ids[part]
-            images = np.empty((len(ids), *self.shape), np.float32)
+            images = together[: len(ids)]
             is_valid = np.zeros(len(ids), bool)
             for i, shot_id in enumerate(ids.tolist()):
                 number = part.start + i
@@ -125,7 +129,7 @@ class Stacks:
             self._stack = self._open(self._paths[file])
             self._number = file
         try:
-            image[:] = self._stack.image(number - int(self._bounds[file]))
+            self._stack.read(number - int(self._bounds[file]), image)
         except OSError:
             return False
         return True

@@ -5,6 +5,7 @@ import pytest
 
 from spreadflow.analysis.correlation import calculators, multi_tau
 from spreadflow.analysis.correlation.calculators import CALCULATORS, Limits
+from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.double_loop import double_loop
 from spreadflow.analysis.correlation.multi_tau import MultiTau
 
@@ -92,6 +93,37 @@ def test_calculators_equal_the_double_loop_at_every_update(kind):
                 np.testing.assert_allclose(
                     getattr(sums, name), getattr(expected, name), rtol=1e-9, atol=1e-9
                 )
+
+
+@pytest.mark.parametrize("n_missing", [0, 5])
+def test_long_runs_equal_the_double_loop(n_missing):
+    """Consecutive shots have loops of their own, and sums that were formed beforehand."""
+    rng = np.random.default_rng(8)
+    missing = rng.choice(600, n_missing, replace=False)
+    times = np.delete(np.arange(600), missing)
+    images = rng.gamma(2.0, 3.0, (len(times), 11)).astype(np.float32)
+    delays = spaced(1, 400, 21, is_logarithmic=True)
+    calculator = CALCULATORS["accumulating"](11, delays, 600, LIMITS)
+    for first in range(0, len(times), 250):
+        calculator.add(times[first : first + 250], images[first : first + 250])
+    terms = calculator.history.standing(delays).terms
+    assert len(terms.runs) > 3
+    assert len(terms.others) > 3
+    sums = calculator.result()
+    expected = double_loop(times, images, delays)
+    np.testing.assert_array_equal(sums.counts, expected.counts)
+    for name in ("g2", "past", "future"):
+        np.testing.assert_allclose(getattr(sums, name), getattr(expected, name), rtol=1e-12)
+
+
+def test_nothing_is_lost_beside_large_values():
+    """What a pixel has in one shot costs no digits of its sums over other shots."""
+    values = np.full((60, 2), 1e-4, np.float32)
+    values[10] = 3e5
+    calculator = CALCULATORS["at_end"](2, np.array([40]), 60, LIMITS)
+    calculator.add(np.arange(60), values)
+    sums = calculator.result()
+    np.testing.assert_allclose(sums.future[0], 20 * np.float64(np.float32(1e-4)), rtol=1e-14)
 
 
 def test_pixels_do_not_depend_on_their_neighbours():

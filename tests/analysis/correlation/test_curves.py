@@ -49,10 +49,14 @@ def test_delays_are_distinct_and_as_many_as_asked_for(number):
     np.testing.assert_array_equal(spaced(1, 3, 100, is_logarithmic=True), [1, 2, 3])
 
 
-def simulated(seed: int, n_shots: int = 1500, n_pixels: int = 256) -> SimulatedShots:
-    """Return speckle with gaps: contrast 1/2, Γ = 0.05."""
+N_RUNS = 80
+"""Groups of pixels of simulated speckle: as many runs, with the same shots."""
+
+
+def speckle_sums(calculator_for, n_pixels: int, seed: int = 1) -> Sums:
+    """Return the sums that a calculator forms of speckle with gaps: contrast 1/2, Γ = 0.05."""
     speckle = Speckle(
-        n_shots=n_shots,
+        n_shots=1500,
         shape=(n_pixels,),
         mean_photons=2.0,
         decay=0.05,
@@ -69,42 +73,38 @@ def simulated(seed: int, n_shots: int = 1500, n_pixels: int = 256) -> SimulatedS
         saturated=1e6,
         seed=seed,
     )
-    return SimulatedShots(speckle, 256)
-
-
-def fitted(calculator, seed: int):
-    """Return the decay fitted to what a calculator makes of simulated speckle."""
-    source = simulated(seed)
-    for block in source.blocks(0, 1, lambda _event: True):
+    calculator = calculator_for(n_pixels)
+    for block in SimulatedShots(speckle, 256).blocks(0, 1, lambda _event: True):
         calculator.add(block.shot_ids, block.images)
-    sums = calculator.result()
-    ones = np.ones(sums.g2.shape[1], int)
-    (curve,) = curves(sums, ones, ones)
-    return fit_decay(curve)
+    return calculator.result()
+
+
+def exact(n_pixels: int):
+    """Return the calculator of the whole run."""
+    delays = spaced(1, 100, 20, is_logarithmic=True)
+    return CALCULATORS["accumulating"](n_pixels, delays, 400, Limits(1e-5, 1e6))
 
 
 @pytest.mark.stage
 def test_contrast_and_rate_of_speckle_come_back_within_their_sigmas():
-    delays = spaced(1, 100, 20, is_logarithmic=True)
-    fits = [
-        fitted(CALCULATORS["accumulating"](256, delays, 400, Limits(1e-5, 1e6)), seed)
-        for seed in range(20)
-    ]
+    """The standard deviation of as many pulls scatters by 1/√(2 · 80) = 0.08."""
+    n_pixels = 64
+    sums = speckle_sums(exact, N_RUNS * n_pixels)
+    run_of_pixel = np.repeat(np.arange(N_RUNS) + 1, n_pixels)
+    fits = [fit_decay(curve) for curve in curves(sums, run_of_pixel, run_of_pixel)]
+    assert len(fits) == N_RUNS
     for name, true, k in (("contrast", 0.5, 1), ("rate", 0.05, 2)):
         pulls = np.array([(getattr(fit, name) - true) / fit.sigmas[k] for fit in fits])
-        print(name, np.mean(pulls), np.std(pulls))
-        assert abs(np.mean(pulls)) < 3 / np.sqrt(20)
-        assert 0.6 < np.std(pulls) < 1.5  # 0.8-1.2 within the scatter of 20
+        assert abs(np.mean(pulls)) < 3 / np.sqrt(N_RUNS)
+        assert 0.8 < np.std(pulls) < 1.2
 
 
 @pytest.mark.stage
 def test_multi_tau_agrees_within_its_bias():
-    exact = fitted(
-        CALCULATORS["accumulating"](
-            256, spaced(1, 100, 20, is_logarithmic=True), 400, Limits(1e-5, 1e6)
-        ),
-        7,
+    ones = np.ones(256, int)
+    of_exact, of_multi_tau = (
+        fit_decay(curves(speckle_sums(calculator_for, 256, seed=7), ones, ones)[0])
+        for calculator_for in (exact, lambda n: MultiTau(n, 5, 8, Limits(1e-5, 1e6)))
     )
-    averaged = fitted(MultiTau(256, 5, 8, Limits(1e-5, 1e6)), 7)
-    assert averaged.rate == pytest.approx(exact.rate, abs=3 * exact.sigmas[2])
-    assert averaged.contrast == pytest.approx(exact.contrast, abs=3 * exact.sigmas[1])
+    assert of_multi_tau.rate == pytest.approx(of_exact.rate, abs=3 * of_exact.sigmas[2])
+    assert of_multi_tau.contrast == pytest.approx(of_exact.contrast, abs=3 * of_exact.sigmas[1])

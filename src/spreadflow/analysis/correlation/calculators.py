@@ -9,12 +9,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from spreadflow.analysis.correlation import lag_loops
-from spreadflow.analysis.correlation.history import Counts, History, Stretches
+from spreadflow.analysis.correlation.history import Counts, History, Partners
 from spreadflow.analysis.correlation.sums import Sums
+from spreadflow.analysis.correlation.terms import n_filled
+from spreadflow.analysis.correlation.tiles import by_pixel, empty_sums, n_tiles
+from spreadflow.physics.lanes import LANES
 
 ARRIVING = 256
-"""Shots that are worked on at once: sums and lines of a pixel are then read from memory once in as
-many shots, and the line of 2000 shots fits into the processor's first cache.
+"""Shots that are worked on at once: sums and values of a tile are then read from memory once in as
+many shots, and 2000 shots of a tile fit into the processor's second cache.
 """
 
 
@@ -52,7 +55,7 @@ class _Buffered:
         self.delays = np.asarray(delays, np.int64)
         self.history = History(n_shots, min(ARRIVING, n_shots))
         self.limits = limits
-        self.lines = np.zeros((n_pixels, self.history.n_rows), np.float32)
+        self.lines = np.zeros((n_tiles(n_pixels), self.history.n_rows * LANES), np.float32)
         self.is_bad = np.zeros(n_pixels, np.int8)
 
     @property
@@ -65,24 +68,26 @@ class _Buffered:
             rows = self.history.insert(times[first : first + step])
             shots = np.flatnonzero(rows >= 0)
             limits = self.limits.single()
-            lag_loops.store(images, first + shots, rows[shots], limits, self.lines, self.is_bad)
+            lag_loops.keep(images, first + shots, rows[shots], limits, self.lines, self.is_bad)
             self._update()
 
     def _update(self) -> None:
         """Follow the block that was inserted."""
 
     def _empty(self) -> np.ndarray:
-        """Return sums (pixel, delay, 3) of nothing."""
-        return np.zeros((len(self.lines), len(self.delays), 3))
+        """Return sums of nothing, as of `lag_loops.add_up`."""
+        return empty_sums(len(self.is_bad), n_filled(len(self.delays)))
 
-    def _add(self, stretches: Stretches, sign: float, sums: np.ndarray) -> np.ndarray:
+    def _add(self, partners: Partners, sign: float, sums: np.ndarray) -> np.ndarray:
         """Add what partners contribute to sums. Return their numbers by delay, with the sign."""
-        lag_loops.add(self.lines, stretches.rows, stretches.bounds, sign, sums)
-        return int(sign) * stretches.counts
+        if len(partners.rows):
+            lag_loops.add_up(self.lines, partners.rows, partners.terms, sign, sums)
+        return int(sign) * partners.counts
 
     def _result(self, n_partners: np.ndarray, sums: np.ndarray) -> Sums:
-        """Return sums (pixel, delay, 3) as the protocol has them."""
-        g2, past, future = (np.ascontiguousarray(sums[:, :, i].T) for i in range(3))
+        """Return sums as the protocol has them."""
+        places = np.arange(len(self.delays))
+        g2, past, future = by_pixel(sums, places, len(self.is_bad))
         return Sums(self.delays, n_partners.copy(), g2, past, future, self.is_bad.copy())
 
 
@@ -106,8 +111,8 @@ class Accumulating(_Buffered):
         self._n_partners = np.zeros(len(self.delays), np.int64)
 
     def _update(self) -> None:
-        for stretches in self.history.entering(self.delays):
-            self._n_partners += self._add(stretches, 1.0, self._sums)
+        for partners in self.history.entering(self.delays):
+            self._n_partners += self._add(partners, 1.0, self._sums)
 
     def result(self) -> Sums:
         return self._result(self._n_partners, self._sums)

@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.correlation.lag_loops import Held, partners
+from spreadflow.analysis.correlation.partner_loops import Held, partners
+from spreadflow.analysis.correlation.terms import Terms, terms
 
 STILL_HELD = np.iinfo(np.int64).max
 """Removal of a shot that is held."""
 
 
-class Stretches(NamedTuple):
-    """Partners of some shots, as `lag_loops.partners` returns them."""
+class Partners(NamedTuple):
+    """Partners of some shots, and what is to be summed over them."""
 
     rows: np.ndarray
-    """(stretch, 3) int64 row of the first earlier shot, row of the first later one, length"""
-    bounds: np.ndarray
-    """(delay + 1,) int64 first stretch of each delay"""
+    """(row,) int64 of the buffer, of all shots that have a part in it; in the tile of the terms
+    they follow each other
+    """
+    terms: Terms
     counts: np.ndarray
     """(delay,) int64 partners"""
 
@@ -122,7 +124,7 @@ class History:
         self._new.append(row)
         return row
 
-    def entering(self, delays: np.ndarray) -> tuple[Stretches, Stretches]:
+    def entering(self, delays: np.ndarray) -> tuple[Partners, Partners]:
         """Return the partners that the shots of the last block found as they arrived: earlier ones,
         and later ones, which had arrived before.
         """
@@ -134,7 +136,7 @@ class History:
             self._partners(delays, rows, moments, 1, held),
         )
 
-    def leaving(self, delays: np.ndarray) -> Stretches:
+    def leaving(self, delays: np.ndarray) -> Partners:
         """Return the partners that the shots which the last block removed had when they were: all
         of them later ones, as the oldest is removed.
         """
@@ -142,7 +144,7 @@ class History:
         held = self._held(self._removed)
         return self._partners(delays, rows, self._removal[rows], 1, held)
 
-    def standing(self, delays: np.ndarray) -> Stretches:
+    def standing(self, delays: np.ndarray) -> Partners:
         """Return all partners among the shots that are held."""
         held = self._held([])
         now = np.full(len(held.rows), self.counts.n_shots)
@@ -155,8 +157,21 @@ class History:
         return Held(self._time_of_row[rows], rows, self._arrival, self._removal)
 
     def _partners(
-        self, delays: np.ndarray, rows: np.ndarray, moments: np.ndarray, step: int, held: Held
-    ) -> Stretches:
+        self, delays: np.ndarray, shots: np.ndarray, moments: np.ndarray, step: int, held: Held
+    ) -> Partners:
         """Return the partners of the shots in some rows at some moments."""
-        times = self._time_of_row[rows]
-        return Stretches(*partners(delays, rows, times, moments, step, held))
+        others = partners(delays, self._time_of_row[shots], moments, step, held)
+        is_there = others >= 0
+        has_part = np.zeros(self.n_rows, bool)
+        has_part[others[is_there]] = True
+        has_part[shots[is_there.any(axis=0)]] = True
+        rows = np.flatnonzero(has_part)
+        nothing = len(rows)
+        row_of_tile = np.full(self.n_rows, nothing)
+        row_of_tile[rows] = np.arange(nothing)
+        in_tile = np.where(is_there, row_of_tile[others], nothing)
+        return Partners(
+            rows=rows,
+            terms=terms(row_of_tile[shots], in_tile, step, nothing),
+            counts=np.count_nonzero(is_there, axis=1),
+        )

@@ -10,11 +10,17 @@ import numpy as np
 from spreadflow.analysis.correlation import lag_loops
 from spreadflow.analysis.correlation.calculators import Limits
 from spreadflow.analysis.correlation.history import STILL_HELD, Counts
-from spreadflow.analysis.correlation.lag_loops import Held, Levels, partners
+from spreadflow.analysis.correlation.lag_loops import Levels
+from spreadflow.analysis.correlation.partner_loops import Held, partners
 from spreadflow.analysis.correlation.sums import Sums
+from spreadflow.analysis.correlation.terms import Terms, joined, n_filled, terms
+from spreadflow.analysis.correlation.tiles import by_pixel, empty_sums, n_tiles
+from spreadflow.physics.lanes import LANES
 
 AT_ONCE = 512
-"""Shots that are worked on at once, so that frames of the middle levels still come in stretches."""
+"""Shots that are worked on at once, so that frames of the middle levels still come in runs, and
+those of all levels fit into the processor's second cache.
+"""
 
 
 def lags_of(level: int, n_lags: int) -> np.ndarray:
@@ -25,17 +31,6 @@ def lags_of(level: int, n_lags: int) -> np.ndarray:
 def delays_of(n_levels: int, n_lags: int) -> np.ndarray:
     """Return the delays of all levels, ascending, in units of the shot id."""
     return np.concatenate([lags_of(level, n_lags) << level for level in range(n_levels)])
-
-
-def _pieces(places: np.ndarray) -> np.ndarray:
-    """Return frames that are averaged with the next one as pieces of a line: (piece, 2) int64 first
-    place and number of means. places: of these frames, ascending.
-    """
-    is_start = np.ones(len(places), bool)
-    is_start[1:] = np.diff(places) != 2
-    starts = np.flatnonzero(is_start)
-    n_means = np.diff(np.append(starts, len(places)))
-    return np.stack([places[starts], n_means], axis=1)
 
 
 class MultiTau:
@@ -49,13 +44,16 @@ class MultiTau:
         self.n_lags = n_lags
         self.limits = limits
         self.counts = Counts(0, 0, 0, 0)
-        lags = [lags_of(level, n_lags) for level in range(n_levels)]
-        self._first_lag = np.cumsum([0, *map(len, lags)])
+        numbers = [len(lags_of(level, n_lags)) for level in range(n_levels)]
+        *first_lags, n_all = np.cumsum([0, *map(n_filled, numbers)]).tolist()
+        lags = [np.arange(n) for n in numbers]
+        self._places = np.concatenate([a + b for a, b in zip(first_lags, lags, strict=True)])
+        """(lag,) where its sums are"""
         self.delays = delays_of(n_levels, n_lags)
         self._n_partners = np.zeros(len(self.delays), np.int64)
-        self._sums = np.zeros((n_pixels, len(self.delays), 3))
-        self._kept = np.zeros((n_pixels, n_levels, n_lags))
-        self._kept_times = [np.zeros(0, np.int64) for _ in lags]
+        self._sums = empty_sums(n_pixels, n_all)
+        self._kept = np.zeros((n_tiles(n_pixels), n_levels, n_lags * LANES))
+        self._kept_times = [np.zeros(0, np.int64) for _ in numbers]
         self.is_bad = np.zeros(n_pixels, np.int8)
 
     def add(self, times: np.ndarray, images: np.ndarray) -> None:
@@ -65,10 +63,10 @@ class MultiTau:
             order = self._accepted(times[block])
             if not len(order):
                 continue
-            levels = self._levels(times[block][order])
+            levels, summed = self._levels(times[block][order])
             limits = self.limits.single()
             lag_loops.multi_tau(
-                images[block], order, limits, levels, self._kept, self.is_bad, self._sums
+                images[block], order, limits, levels, summed, self._kept, self.is_bad, self._sums
             )
 
     def _accepted(self, times: np.ndarray) -> np.ndarray:
@@ -87,52 +85,54 @@ class MultiTau:
         )
         return accepted
 
-    def _levels(self, times: np.ndarray) -> Levels:
-        """Return how frames at new, ascending times pass through the levels; keep the times of the
-        frames that the next block begins with.
+    def _levels(self, times: np.ndarray) -> tuple[Levels, Terms]:
+        """Return how frames at new, ascending times pass through the levels, and what is summed;
+        keep the times of the frames that the next block begins with.
         """
-        columns: dict[str, list] = {name: [] for name in ("kept", "line", "next", "pieces")}
-        stretches = []
-        numbers = []
-        pieces = []
-        for level in range(self.n_levels):
-            kept = self._kept_times[level]
+        lines = []
+        n_kept = []
+        means = []
+        first_rows = [0]
+        for kept in self._kept_times:
             line = np.concatenate([kept, times])
-            first, last = self._first_lag[level : level + 2]
-            rows, bounds, n_partners = self._partners(line, len(kept), level)
-            self._n_partners[first:last] += n_partners
-            stretches.append(rows)
-            numbers.append(np.diff(bounds))
             is_left = (line[:-1] % 2 == 0) & (np.diff(line) == 1)
             places = np.flatnonzero(is_left)
             places = places[places + 1 >= len(kept)]
-            self._kept_times[level] = line[line > line[-1] - self.n_lags] if len(line) else line
-            pieces.append(_pieces(places))
-            columns["kept"].append(len(kept))
-            columns["line"].append(len(line))
-            columns["next"].append(len(self._kept_times[level]))
-            columns["pieces"].append(len(pieces[-1]))
+            lines.append(line)
+            n_kept.append(len(kept))
+            means.append(first_rows[-1] + places)
+            first_rows.append(first_rows[-1] + len(line))
             times = line[places] >> 1
-        return Levels(
-            n_kept=np.array(columns["kept"]),
-            n_line=np.array(columns["line"]),
-            n_kept_next=np.array(columns["next"]),
-            first_lag=self._first_lag,
-            stretches=np.concatenate(stretches),
-            bounds=np.cumsum([0, *np.concatenate(numbers)]),
-            pieces=np.concatenate(pieces),
-            first_piece=np.cumsum([0, *columns["pieces"]]),
+        self._kept_times = [line[line > line[-1:] - self.n_lags] for line in lines]
+        parts = []
+        for level, line in enumerate(lines):
+            parts.append(self._terms(level, line, n_kept[level], first_rows[level], first_rows[-1]))
+        levels = Levels(
+            first_row=np.array(first_rows),
+            n_kept=np.array(n_kept),
+            n_kept_next=np.array([len(kept) for kept in self._kept_times]),
+            means=np.concatenate(means),
+            first_mean=np.cumsum([0, *map(len, means)]),
         )
+        self._n_partners += np.concatenate([counts for _, counts in parts])
+        return levels, joined([of_level for of_level, _ in parts])
 
-    def _partners(self, line: np.ndarray, n_kept: int, level: int) -> tuple[np.ndarray, ...]:
-        """Return the partners that new frames of a level have, with places in its line for rows."""
+    def _terms(
+        self, level: int, line: np.ndarray, n_kept: int, first_row: int, nothing: int
+    ) -> tuple[Terms, np.ndarray]:
+        """Return what is summed over the partners that the new frames of a level have, and their
+        number by lag. line: times of its frames, kept ones first; first_row, nothing: in the tile.
+        """
         places = np.arange(len(line))
         held = Held(line, places, places, np.full(len(line), STILL_HELD))
         new = places[n_kept:]
-        return partners(lags_of(level, self.n_lags), new, line[n_kept:], new, -1, held)
+        others = partners(lags_of(level, self.n_lags), line[n_kept:], new, -1, held)
+        is_there = others >= 0
+        rows = np.where(is_there, first_row + others, nothing)
+        return terms(first_row + new, rows, -1, nothing), np.count_nonzero(is_there, axis=1)
 
     def result(self) -> Sums:
         """Return the sums as they are now."""
-        g2, past, future = (np.ascontiguousarray(self._sums[:, :, i].T) for i in range(3))
+        g2, past, future = by_pixel(self._sums, self._places, len(self.is_bad))
         n_partners = self._n_partners.copy()
         return Sums(self.delays, n_partners, g2, past, future, self.is_bad.copy())
