@@ -117,11 +117,12 @@ def test_a_stage_that_fails_is_told(tmp_path, new_trial):
 
 
 @pytest.mark.chain
+@pytest.mark.long
 def test_an_interrupted_workflow_deletes_its_jobs_and_goes_on(tmp_path, new_trial):
     """Deletes them unless Snakemake is looking at their state just then (profiles/README.md)."""
     trial = new_trial(SIMULATED)
     slow = tmp_path / "slow"
-    slow.write_text("#!/bin/bash\ntouch started\nexec sleep 100\n")
+    slow.write_text("#!/bin/bash\ntouch started\nexec sleep 50\n")
     slow.chmod(0o755)
     pbs = Pbs(tmp_path, slow)
     process = pbs.snakemake(trial.folder, seconds=30)
