@@ -38,7 +38,7 @@ set --
 for path in /etc/pip.conf /etc/ssl/certs; do
     if [ -e "$path" ]; then set -- "$@" --volume "$path:$path:ro"; fi
 done
-buildah bud --isolation chroot --network host --layers=false "$@" --ignorefile .dockerignore \
+buildah bud --isolation chroot --network host --layers=false "$@" \
     --build-arg BASE="$base" --file "containers/$name.Dockerfile" --tag "$image" .
 
 buildah from --pull-never --name "$container" "$image"
