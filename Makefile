@@ -130,6 +130,8 @@ config: $(READY)  ## write config/config.yaml and the generated docs from the co
 lock: $(READY)  ## resolve the dependencies of pyproject.toml (add LOCK_FLAGS=--upgrade for newer ones)
 	echo uv | $(LOCK) - -o requirements-uv.lock
 	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra mpi --extra slurm -o requirements.lock
+	$(LOCK) requirements.lock pyproject.toml --extra cuda -o requirements-cuda.lock
+	$(LOCK) requirements.lock pyproject.toml --extra rocm -o requirements-rocm.lock
 	$(LOCK) requirements.lock pyproject.toml --extra dev -o requirements-dev.lock
 	printf 'cctbx-base\nnumpy\nsix\n' | $(LOCK) --no-deps - -o requirements-cctbx.lock
 

@@ -1,14 +1,15 @@
 # CPU image: the locked packages and this checkout. Build from the root of the checkout:
 #   docker build -f containers/cpu.Dockerfile -t spreadflow:cpu .
-FROM python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE}
 
 WORKDIR /opt/spreadflow
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY src ./src
 COPY containers/install.sh ./containers/install.sh
-RUN sh containers/install.sh
+RUN sh containers/install.sh requirements.lock
 
-# Caches (JAX, matplotlib) must not go to a home that may be read-only on compute nodes.
+# Caches (JAX, Numba, matplotlib) must not go to a home that may be read-only on compute nodes.
 ENV XDG_CACHE_HOME=/tmp/spreadflow-cache MPLCONFIGDIR=/tmp/spreadflow-cache/matplotlib
 
 CMD ["spreadflow", "--help"]
