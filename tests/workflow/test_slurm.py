@@ -29,7 +29,6 @@ ENVIRONMENT = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 
 HERE_ONLY = {
     "latency-wait": 5,
-    "slurm-init-seconds-before-status-checks": 4,
     "slurm-no-account": True,
     "slurm-status-command": "squeue",  # there is no accounting here
 }
@@ -37,7 +36,7 @@ HERE_ONLY = {
 PRODUCT = "results/tiny/tiny/index.h5"
 """Of the first two stages of the tiny trial, each on both nodes."""
 
-FEW_SHOTS = {"n_single": 3, "n_blank": 1, "n_double": 0, "n_saturated": 0, "n_unreadable": 0}
+FEW_SHOTS = {"n_single": 2, "n_blank": 1, "n_double": 0, "n_saturated": 0, "n_unreadable": 0}
 
 STOPPING = f"""\
 #!/bin/bash
@@ -119,7 +118,8 @@ def local(tmp_path_factory, few_shots, chain) -> Path:
 
 def workflow(profile: Path, config: Path, *words: object) -> list[str]:
     """Return the command line of Snakemake. words: targets, and more options."""
-    command = [Path(sys.prefix, "bin", "snakemake"), "--snakefile", REPOSITORY / "Snakefile"]
+    command = [sys.executable, HERE / "prompt_snakemake.py"]
+    command += ["--snakefile", REPOSITORY / "Snakefile"]
     command += ["--workflow-profile", profile, *words, "--configfile", config]
     return [*map(str, command)]
 
@@ -210,6 +210,7 @@ def test_a_job_that_slurm_ends_is_named_and_goes_on(
 @pytest.mark.chain
 @pytest.mark.long
 def test_jobs_outlive_a_workflow_that_is_killed_and_it_goes_on(cluster, start, new_trial, tmp_path):
+    """What they finish in the meantime does not run again."""
     trial = new_trial({"trial": "t", "runs": {"r": {"simulate": {"n_single": 2}}}})
     manifest = trial.folder / "data" / "r" / "manifest.json"
     go = tmp_path / "go"
@@ -225,28 +226,13 @@ def test_jobs_outlive_a_workflow_that_is_killed_and_it_goes_on(cluster, start, n
     while cluster.running() and time.monotonic() < patience:
         time.sleep(0.2)
     assert manifest.read_text() == "simulate 2\n"
+    written_at = manifest.stat().st_mtime_ns
 
     trial.snakemake("--unlock")
     completed = _run(trial.folder, 300, *command)
     assert completed.returncode == 0, completed.stderr[-5000:]
     assert (trial.folder / "results/t/r/index.h5").read_text() == "index 2\n"
-
-
-@pytest.mark.chain
-@pytest.mark.long
-@pytest.mark.usefixtures("cluster")
-def test_the_tiny_chain_on_two_nodes(tmp_path, request):
-    """Every product and summary is the same as without Slurm, bit for bit."""
-    work = tmp_path / "work"
-    work.mkdir()
-    command = workflow(write_profile(tmp_path), REPOSITORY / "config" / "tiny.yaml")
-    completed = _run(work, 1800, *command)
-    assert completed.returncode == 0, completed.stderr[-5000:]
-
-    tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
-    differences, n_compared = same.compare(tiny_chain, work, same.Renamed({}))
-    assert differences == []
-    assert n_compared > 1000
+    assert manifest.stat().st_mtime_ns == written_at
 
 
 def _run(folder: Path, seconds: int, *command: object) -> subprocess.CompletedProcess:
