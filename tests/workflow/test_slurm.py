@@ -235,6 +235,23 @@ def test_jobs_outlive_a_workflow_that_is_killed_and_it_goes_on(cluster, start, n
     assert manifest.stat().st_mtime_ns == written_at
 
 
+@pytest.mark.chain
+@pytest.mark.long
+@pytest.mark.usefixtures("cluster")
+def test_the_tiny_chain_on_two_nodes(tmp_path, request):
+    """Every product and summary is the same as without Slurm, bit for bit."""
+    work = tmp_path / "work"
+    work.mkdir()
+    command = workflow(write_profile(tmp_path), REPOSITORY / "config" / "tiny.yaml")
+    completed = _run(work, 1800, *command)
+    assert completed.returncode == 0, completed.stderr[-5000:]
+
+    tiny_chain = request.getfixturevalue("tiny_chain")  # only where there is a Slurm
+    differences, n_compared = same.compare(tiny_chain, work, same.Renamed({}))
+    assert differences == []
+    assert n_compared > 1000
+
+
 def _run(folder: Path, seconds: int, *command: object) -> subprocess.CompletedProcess:
     """Run a command under a hard limit."""
     return subprocess.run(
