@@ -4,6 +4,7 @@ with apt if needed.
 Never touches a machine that has a Slurm: an existing slurm.conf that is not of this file means no.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 CONF = Path("/etc/slurm/slurm.conf")
 MARK = "# written by the tests of spreadflow"
+NODES = ("n1", "n2")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 SETTINGS = """\
 {mark}
@@ -41,6 +43,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min
 JobAcctGatherType=jobacct_gather/linux
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
+JobRequeue=0
 SlurmdParameters=config_overrides
 MinJobAge=600
 KillWait=5
@@ -88,11 +91,11 @@ class Slurm:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._pid_files = [
-            folder / "slurmctld.pid",
-            folder / "slurmd.n1.pid",
-            folder / "slurmd.n2.pid",
-        ]
+        self._pid_files = [folder / "slurmctld.pid", *map(self._pid_file, NODES)]
+
+    def _pid_file(self, node: str) -> Path:
+        """Return the path of the file that holds the number of a node's daemon."""
+        return self.folder / f"slurmd.{node}.pid"
 
     def __enter__(self) -> "Slurm":
         install()
@@ -105,7 +108,7 @@ class Slurm:
         try:
             self._start()
         except NoSlurm:
-            self.__exit__()
+            self._stop()
             raise
         return self
 
@@ -119,15 +122,54 @@ class Slurm:
             self._pid_files.append(munge_pid)
         _do("slurmctld", "-c")
         time.sleep(1)
-        for node in ("n1", "n2"):
+        for node in NODES:
             _do("slurmd", "-N", node)
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
         for _ in range(30):
-            if len(_do("sinfo", "-h", "-N", "-t", "idle").splitlines()) == 2:
+            if len(_do("sinfo", "-h", "-N", "-t", "idle").splitlines()) == len(NODES):
                 return
             time.sleep(0.5)
         raise NoSlurm(f"the nodes did not come up: {_do('sinfo', '-R')}")
 
+    def running(self) -> dict[str, str]:
+        """Return the numbers of the jobs that run → their nodes."""
+        lines = _do("squeue", "-h", "-t", "running", "-o", "%i %N").splitlines()
+        return dict(line.split() for line in lines)
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job, as its owner does."""
+        _do("scancel", job)
+
+    def limit(self, job: str, minutes: int) -> None:
+        """Give a job that runs another time limit."""
+        _do("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
+    def lose(self, node: str) -> None:
+        """Kill the daemon of a node and all that jobs run there, and have the controller find out,
+        which by itself takes it minutes.
+        """
+        for pid in [int(self._pid_file(node).read_text()), *_processes_of_jobs(node)]:
+            with contextlib.suppress(ProcessLookupError):  # it ended with one before it
+                os.kill(pid, signal.SIGKILL)
+        _do("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
+    def restore(self, node: str) -> None:
+        """Start a node again that was lost, and wait until both are idle."""
+        _do("slurmd", "-N", node)
+        self._wait_until_idle()
+
     def __exit__(self, *_exc: object) -> None:
+        """Cancel the jobs that a test left, which would outlive the daemons, and stop these."""
+        with contextlib.suppress(NoSlurm):
+            _do("scancel", "--user", "root")
+            patience = time.monotonic() + 20
+            while _do("squeue", "-h") and time.monotonic() < patience:
+                time.sleep(0.2)
+        self._stop()
+
+    def _stop(self) -> None:
         """Stop the daemons that were started here, by their pid files, and wait for their end."""
         pids = []
         for pid_file in self._pid_files:
@@ -142,6 +184,24 @@ class Slurm:
         for pid in filter(_runs, pids):
             os.kill(pid, signal.SIGKILL)
         CONF.unlink(missing_ok=True)
+
+
+def _processes_of_jobs(node: str) -> list[int]:
+    """Return the numbers of the processes of jobs on a node, those that watch over them first."""
+    watching = set()
+    watched = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            name = Path(f"/proc/{parent}/comm").read_text().strip()
+        except OSError:
+            continue
+        if f"SLURMD_NODENAME={node}".encode() in variables:
+            watched.add(int(folder.name))
+            if name == "slurmstepd":
+                watching.add(int(parent))
+    return [*watching, *watched]
 
 
 def _runs(pid: int) -> bool:
