@@ -101,7 +101,7 @@ def work(told: str, ranks: int, out: Path) -> None:
     def images(name):
         return simulate.run(settings, run="bench", out=out / name / "manifest.json", world=world)
 
-    with patch.object(simulate, "Simulator", lambda _: simulator):
+    with patch.object(simulate, "Simulator", lambda *_: simulator):
         images("warm")
         clocks = {"cpu": user_cpu, "system": system_cpu, "wall": time.perf_counter}
         start = {name: clock() for name, clock in clocks.items()}
