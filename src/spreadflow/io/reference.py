@@ -61,13 +61,9 @@ def _of_model(path: Path, cell: np.ndarray, space_group: str, d_min: float) -> R
     """Return the reference that a model makes: |F_atoms + F_solvent|² in its own cell."""
     model, remarks = structure.whole(path, GIVE_REFERENCE)
     model.setup_entities()
-    if model.cell.is_crystal():
-        own_cell = np.array(model.cell.parameters)
-        check_crystal(path, model.find_spacegroup(), own_cell, cell, space_group)
-    else:
-        model.cell = gemmi.UnitCell(*cell)
-        model.spacegroup_hm = space_group
-        remarks.append("the file has no unit cell; those of the lattices are taken")
+    remarks += structure.fill_cell(model, cell, space_group)
+    own_cell = np.array(model.cell.parameters)
+    check_crystal(path, model.find_spacegroup(), own_cell, cell, space_group)
 
     calculator = gemmi.DensityCalculatorX()
     calculator.d_min = d_min

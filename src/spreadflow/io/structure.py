@@ -53,9 +53,8 @@ def read(path: Path | str, cell: np.ndarray, space_group: str) -> Structure:
     be `space_group`. Raises FileError.
     """
     structure, remarks = whole(path)
+    remarks += fill_cell(structure, unit_cell.degrees(cell), space_group)
     remarks += _check_crystal(path, structure, cell, space_group)
-    if not structure.cell.is_crystal():
-        structure.cell = gemmi.UnitCell(*unit_cell.degrees(cell))
     structure.spacegroup_hm = space_group
     structure.setup_cell_images()
 
@@ -97,6 +96,17 @@ def whole(path: Path | str, todo: str = GIVE_MODEL) -> tuple[gemmi.Structure, li
     remarks += _complete(structure)
     _check_atoms(path, list(structure[0].all()))
     return structure, remarks
+
+
+def fill_cell(structure: gemmi.Structure, cell: np.ndarray, space_group: str) -> list[str]:
+    """Give a structure without a unit cell the configured one and its space group, and return a
+    remark on that; none where the file has its own. cell: (6,) Å, degrees.
+    """
+    if structure.cell.is_crystal():
+        return []
+    structure.cell = gemmi.UnitCell(*cell)
+    structure.spacegroup_hm = space_group
+    return ["the file has no unit cell; the configured cell and space group are taken"]
 
 
 def _text(path: Path | str, todo: str) -> str:
@@ -207,8 +217,6 @@ def _check_crystal(
     """Return remarks on what the file does not say of its crystal. Raises FileError where it is
     another one than the configuration's.
     """
-    if not structure.cell.is_crystal():
-        return ["the file has no unit cell; the configured cell and space group are taken"]
     configured = unit_cell.degrees(cell)
     own = np.array(structure.cell.parameters)
     if not is_same_cell(own, configured):
