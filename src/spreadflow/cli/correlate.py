@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("correlate", help="correlate pixels in time (G2)")
+    _add_merge(p.add_subparsers(metavar="TOOL", title="tools"))
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
-    p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
+    p.add_argument("-c", "--config", type=Path, help=config_help)
     ranks_help = "ranks the launcher was asked for (default: as many as it started)"
     p.add_argument("--ranks", type=int, help=ranks_help)
     numevents_help = "the first so many shots alone; a longer buffer gets as short"
@@ -37,6 +38,22 @@ def add_to(words: argparse._SubParsersAction) -> None:
     cmp_help = "compare the outputs of the two"
     tests.add_argument("--cmp", action="store_true", help=cmp_help)
     p.set_defaults(do=run)
+
+
+def _add_merge(tools: argparse._SubParsersAction) -> None:
+    """Add the tool that joins outputs."""
+    p = tools.add_parser("merge", help="join outputs: sums of runs, or of shards of pixels")
+    p.add_argument("outputs", nargs="+", type=Path, metavar="FILE")
+    p.add_argument("-o", "--h5output", required=True, help="the output")
+    p.add_argument("--overwrite", action="store_true", help="replace an output of this name")
+    p.set_defaults(do=merge)
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    """Join outputs."""
+    from spreadflow.stages import correlation_merge
+
+    correlation_merge.merge(arguments.outputs, arguments.h5output, arguments.overwrite)
 
 
 def changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -75,8 +92,13 @@ def run(arguments: argparse.Namespace) -> None:
 def _request(arguments: argparse.Namespace) -> "Request":
     """Return what is asked for. Raises ConfigError."""
     from spreadflow.config import parcorana
+    from spreadflow.errors import ConfigError
     from spreadflow.stages.correlate import Request
 
+    if arguments.config is None:
+        raise ConfigError(
+            "-c FILE", "a configuration", "none", "docs/correlate.md says what it is."
+        )
     is_test = arguments.test_main or arguments.test_alt
     read = parcorana.read if arguments.config.suffix == ".py" else parcorana.from_yaml
     configured = read(arguments.config, changes(arguments))
