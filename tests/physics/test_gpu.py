@@ -147,6 +147,25 @@ def test_one_number_that_is_wrong_is_noticed(every, name):
         assert kernels.difference(kernel, expected, others) > kernel.tolerance
 
 
+@pytest.mark.stage
+def test_the_benchmark_measures_and_compares(every, capsys):
+    """A kernel that is right, and one whose bound is too tight, on the second CPU."""
+    benchmark("recorded")  # which it imports
+    device = benchmark("device")
+    cpu, other = jax.devices("cpu")
+    assert device.devices("cpu") == [other]
+    assert device.devices(None) == ([] if jax.default_backend() == "cpu" else jax.local_devices())
+    right = every["background"]
+    figures = device.compare([right], cpu, [other])
+    row = figures["devices"]["cpu 1"]["kernels"]["background"]
+    assert row["difference"] == 0.0
+    assert min(row["call_s"], row["stay_s"], figures["cpu"]["background"]["call_s"]) > 0
+    moved = sum(array.nbytes for array in map(np.asarray, (*right.arguments, right.run())))
+    assert row["bytes"] == moved
+    assert "*" not in device.line(right, figures, row)
+    assert "*" in device.line(right, figures, row | {"difference": 2 * right.tolerance})
+
+
 # ---------------------------------------------------------------- no TF32
 
 
