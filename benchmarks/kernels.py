@@ -65,7 +65,7 @@ class Size(NamedTuple):
     """points of the brute force"""
 
 
-STILL = Size(edge=1920, d_min=2.1, n_boxes=50, n_points=1 << 17)
+STILL = Size(edge=1920, d_min=2.1, n_boxes=50, n_points=1 << 15)
 """That of the demo: its stills, and a lattice of stage 1."""
 
 QUICK = Size(edge=192, d_min=5.0, n_boxes=4, n_points=1 << 8)
