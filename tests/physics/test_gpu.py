@@ -125,6 +125,7 @@ def test_every_compiled_function_is_compared(every):
     assert {name for name, one in functions.items() if id(one) not in compared} == set()
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("name", NAMES)
 def test_one_number_that_is_wrong_is_noticed(every, name):
     """The largest, rounded to TF32; a count off by two; the other answer."""
