@@ -36,6 +36,7 @@ PARTS = {
         "docs/correlate",
         "docs/diffbragg",
         "docs/facilities",
+        "docs/devices",
         "profiles/README",
         "docs/commands",
         "containers/README",

@@ -20,7 +20,7 @@ from numba.core import event
 LONGEST_UNMARKED_S = 1.0
 """Processor seconds that an unmarked test may take, set-up included."""
 
-SLOWER_TIERS = ("stage", "chain", "long")
+SLOWER_TIERS = ("stage", "chain", "long", "gpu")
 """Marks of tests that may take longer."""
 
 ALLOWED_TO_COMPILE_S = 0.5

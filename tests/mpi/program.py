@@ -48,11 +48,23 @@ def slow_first_rank(world: World) -> list[int]:
     return world.gather(n_blocks)
 
 
+def places(world: World) -> list[list]:
+    """Return the number of each rank on its node, and the device that an array of it is on."""
+    import jax.numpy as jnp
+
+    from spreadflow.stages import devices
+
+    devices.take(world, "stage1")
+    (device,) = jnp.zeros(1).devices()
+    return world.gather([world.rank_on_node(), device.id])
+
+
 def main() -> None:
     what = sys.argv[1]
     ranks = int(sys.argv[2])
     world = World(ranks)
-    result = {"total": total, "share": share, "slow": slow_first_rank}[what](world)
+    programs = {"total": total, "share": share, "slow": slow_first_rank, "places": places}
+    result = programs[what](world)
     world.once(lambda: print(json.dumps(result)))
 
 

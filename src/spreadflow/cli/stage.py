@@ -72,4 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
         inputs = inputs_of(stage, arguments)
         world.once(lambda: store.remove_unfinished(arguments.out))
+        if stage.is_in_jax:
+            from spreadflow.stages import devices
+
+            devices.take(world, stage.word)
         module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)

@@ -90,6 +90,19 @@ class World:
         """
         return self._comm
 
+    def rank_on_node(self) -> int:
+        """Return the number of this rank among those of its node, which share its memory, from 0.
+        Collective.
+        """
+        if self._comm is None:
+            return 0
+        from mpi4py import MPI
+
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        rank = node.rank
+        node.Free()
+        return rank
+
     def share(self, n_blocks: int) -> Iterator[int]:
         """Yield the blocks that this rank shall do; they are handed out first come, first served.
         Collective.

@@ -43,6 +43,8 @@ class Stage(NamedTuple):
     """whether a trial of this configuration has the stage"""
     is_parallel: bool = True
     """whether the stage runs on many ranks"""
+    is_in_jax: bool = True
+    """whether any of it is computed in JAX, on a device of each rank"""
     memory_mb: int = 1500
     """memory of a rank, MB"""
     minutes: int = 240
@@ -94,6 +96,7 @@ STAGES = (
         inputs=inputs.IndexInputs,
         outputs=("{run}/index.h5",),
         is_wanted=_indexes_here,
+        is_in_jax=False,
         runs=facts.indexed_runs,
     ),
     Stage(
@@ -114,6 +117,7 @@ STAGES = (
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
         is_wanted=lambda config: bool(facts.adopted_runs(config)),
+        is_in_jax=False,
         runs=facts.adopted_runs,
         product="{run}/adopt.h5",
     ),
@@ -122,6 +126,7 @@ STAGES = (
         meaning="as `index`, but with the detector where it truly is",
         inputs=inputs.ReindexInputs,
         outputs=("{run}/reindex.h5",),
+        is_in_jax=False,
         runs=facts.indexed_runs,
     ),
     Stage(
@@ -130,6 +135,7 @@ STAGES = (
         inputs=inputs.CellsInputs,
         outputs=("cells.h5", "cells.tdata"),
         is_parallel=False,
+        is_in_jax=False,
         memory_mb=4000,
         minutes=60,
     ),
@@ -138,6 +144,7 @@ STAGES = (
         meaning="merged intensities (IMEAN, I(+), I(−)); scales, error model, statistics",
         inputs=inputs.MergeInputs,
         outputs=("merge.h5", "merge.mtz"),
+        is_in_jax=False,
         minutes=120,
         ranks_divisor=4,
     ),
@@ -147,6 +154,7 @@ STAGES = (
         inputs=inputs.AnnulusInputs,
         outputs=("annulus.h5",),
         is_wanted=facts.has_images,
+        is_in_jax=False,
         minutes=120,
     ),
     Stage(
@@ -155,6 +163,7 @@ STAGES = (
         inputs=inputs.AnnulusInputs,
         outputs=("wide.h5",),
         is_wanted=facts.needs_wide,
+        is_in_jax=False,
         minutes=120,
     ),
     Stage(
@@ -202,6 +211,7 @@ STAGES = (
         inputs=inputs.PackInputs,
         outputs=("pack.h5",),
         is_wanted=facts.has_stage2,
+        is_in_jax=False,
         memory_mb=2500,
         minutes=120,
         ranks_divisor=2,
