@@ -1,11 +1,15 @@
 """The configuration of `correlate`: the section in YAML, or a Python file of ParCorAna.
 
 Such a file defines two dictionaries, `system_params` and `user_params`. Keys of psana-1 are
-accepted and say nothing where there is no psana: `dataset` is then a file or a pattern of files,
-and `src` the path of the images in HDF5 files, empty for image files of a format that is known.
+accepted and say nothing without it: `dataset` is a file or a pattern of files, and `src` the path
+of the images in HDF5 files, empty for image files of a format that is known. Modules beside the
+file may be imported; so may ParCorAna and psana, for which there are stand-ins.
 """
 
 import runpy
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,8 @@ from spreadflow.config.correlate import CorrelateSection
 from spreadflow.config.load import load
 from spreadflow.config.trial import overlay
 from spreadflow.errors import ConfigError
+from spreadflow.stages.correlation_callbacks import load_class
+from spreadflow.stages.parcorana_modules import OWN_CLASSES, standing_in
 
 SYSTEM_KEYS = {
     "dataset": "files",
@@ -48,7 +54,7 @@ USER_KEYS = {
 NEEDED = ("dataset", "src", "maskNdarrayCoords", "times", "delays", "h5output", "userClass")
 """Keys of `system_params` that have no default."""
 
-WITHOUT_MEANING = {
+WITHOUT_MEANING = (
     "psanaType",
     "psanaOptions",
     "ndarrayProducerOutKey",
@@ -57,16 +63,25 @@ WITHOUT_MEANING = {
     "outputArrayType",
     "workerStoreDtype",
     "elementsPerWorker",
-}
+)
 """Keys that say nothing without psana: images are as the files have them, stored as float32."""
 
-OWN_CLASSES = {
-    "G2atEnd": "at_end",
-    "G2onGoing": "accumulating",
-    "G2IncrementalAccumulator": "accumulating",
-    "G2IncrementalWindowed": "windowed",
-}
-"""Names of `userClass` that are calculators here."""
+USER_WITHOUT_MEANING = (
+    "LLD",
+    "debug_plot",
+    "iX",
+    "iY",
+    "ipimb_srcs",
+    "ipimb_threshold_lower",
+    "plot_colors",
+    "print_delay_curves",
+    "psmon_plot",
+    "psmon_port",
+)
+"""Keys of `user_params` that our own classes take no notice of; a user's class may."""
+
+ABOUT = "docs/callbacks.md has all keys."
+"""What to do about a key."""
 
 
 class Configured(NamedTuple):
@@ -74,7 +89,7 @@ class Configured(NamedTuple):
 
     section: CorrelateSection
     user_class: str | type | None = None
-    system_params: dict[str, Any] = {}
+    system_params: Mapping[str, Any] = {}
     """as they stand in a Python file"""
     verbosity: str | None = None
     warnings: tuple[str, ...] = ()
@@ -91,16 +106,9 @@ def from_yaml(path: Path, changes: dict[str, Any]) -> Configured:
 
 def read(path: Path, changes: dict[str, Any]) -> Configured:
     """Read a Python file, with some keys of the section replaced. Raises ConfigError."""
-    system, user = _dictionaries(path)
-    missing = [name for name in NEEDED if name not in system]
-    if missing:
-        todo = "docs/correlate.md has all keys."
-        raise ConfigError(f"{path}: system_params", ", ".join(NEEDED), f"no {missing}", todo)
-    known = {*SYSTEM_KEYS, *WITHOUT_MEANING, "userClass", "verbosity"}
-    warnings = tuple(
-        f"{path}: system_params: {name} is not known, and says nothing"
-        for name in sorted(system.keys() - known)
-    )
+    with _importing(path):
+        system, user = _dictionaries(path)
+        user_class = _user_class(path, system)
     keys: dict[str, Any] = {"user_params": user}
     for names, parameters in ((SYSTEM_KEYS, system), (USER_KEYS, user)):
         keys |= {
@@ -110,17 +118,47 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
         }
     keys["files"] = [keys["files"]]
     keys["dataset"] = keys["dataset"] or None
-    keys["delays"] = [int(delay) for delay in keys["delays"]]
-    user_class = system["userClass"]
-    if user_class in OWN_CLASSES:
-        keys["calculator"] = OWN_CLASSES[user_class]
-        user_class = None
-    section = _valid(path, overlay(keys, changes))
-    return Configured(section, user_class, system, system.get("verbosity"), warnings)
+    keys["delays"] = _whole_numbers(path, keys["delays"])
+    return Configured(
+        section=_valid(path, overlay(keys, changes)),
+        user_class=user_class,
+        system_params=system,
+        verbosity=system.get("verbosity"),
+        warnings=tuple(_warnings(path, system, user, user_class)),
+    )
+
+
+def _warnings(
+    path: Path, system: dict[str, Any], user: dict[str, Any], user_class: type
+) -> Iterator[str]:
+    """Yield a sentence about the keys that say nothing: unknown ones, and those of psana-1."""
+    known = {*SYSTEM_KEYS, *WITHOUT_MEANING, "userClass", "verbosity"}
+    for name in sorted(system.keys() - known):
+        yield f"{path}: system_params: {name} is not known, and says nothing"
+    unused = [name for name in WITHOUT_MEANING if name in system]
+    if unused:
+        why = "images are as their files have them, and are stored as float32"
+        yield f"{path}: system_params: {', '.join(unused)} say nothing here: {why}"
+    of_viewer = [name for name in USER_WITHOUT_MEANING if name in user]
+    if of_viewer and user_class in OWN_CLASSES.values():
+        why = f"{user_class.__name__} neither draws nor asks for other detectors"
+        yield f"{path}: user_params: {', '.join(of_viewer)} say nothing here: {why}"
+
+
+@contextmanager
+def _importing(path: Path) -> Iterator[None]:
+    """Let what a Python file imports be found for a while: modules beside it, and stand-ins."""
+    folder = str(path.absolute().parent)
+    sys.path.insert(0, folder)
+    try:
+        with standing_in():
+            yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _dictionaries(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a Python file; return its two dictionaries. Raises ConfigError."""
+    """Run a Python file; return its two dictionaries, complete. Raises ConfigError."""
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
@@ -134,7 +172,30 @@ def _dictionaries(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     system, user = both
     assert isinstance(system, dict)
     assert isinstance(user, dict)
+    missing = [name for name in NEEDED if name not in system]
+    if missing:
+        raise ConfigError(f"{path}: system_params", ", ".join(NEEDED), f"no {missing}", ABOUT)
     return system, user
+
+
+def _user_class(path: Path, system: dict[str, Any]) -> type:
+    """Return the class that a file names, or one of our own of this name. Raises ConfigError."""
+    named = system["userClass"]
+    if isinstance(named, str):
+        return OWN_CLASSES.get(named) or load_class(named)
+    if not isinstance(named, type):
+        where = f"{path}: system_params.userClass"
+        raise ConfigError(where, "a class or the name of one", repr(named), ABOUT)
+    return named
+
+
+def _whole_numbers(path: Path, delays: Any) -> list[int]:
+    """Return delays as a list. Raises ConfigError."""
+    try:
+        return [int(delay) for delay in delays]
+    except (TypeError, ValueError):
+        where = f"{path}: system_params.delays"
+        raise ConfigError(where, "a list of whole numbers", repr(delays), ABOUT) from None
 
 
 def _valid(path: Path, keys: dict[str, Any]) -> CorrelateSection:
