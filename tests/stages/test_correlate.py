@@ -2,7 +2,8 @@
 
 import json
 import sys
-from importlib.metadata import EntryPoints
+from collections import OrderedDict
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,7 +239,7 @@ def test_every_callback_has_a_default():
     callbacks = correlation_callbacks.Callbacks(user)
     own = {"serverEventOk", "serverFinalDataArray"}
     assert {name for name in CALLBACKS if callbacks.get(name)} == own
-    assert len(CALLBACKS) == 14
+    assert len(CALLBACKS) == 13
     assert callbacks.array_names == ("G2", "IF", "IP")
 
 
@@ -260,7 +261,7 @@ FLAGS = np.zeros(15, np.int8)
         ("fwArrayNames", "SQ", "a list of different names"),
         ("serverEventOk", None, "True or False"),
         ("serverFinalDataArray", np.ones(3), r"an image of shape \(3, 5\)"),
-        ("serverFinalDataArray", np.full((3, 5), "a"), "numbers"),
+        ("serverFinalDataArray", np.full((3, 5), "a"), r"an image of .*, numbers"),
         ("workerAdjustData", np.ones(15), "nothing"),
         ("workerCalc", None, "three things"),
         ("workerCalc", ({"G2": ONES}, N, FLAGS), "arrays"),
@@ -289,8 +290,9 @@ def test_what_a_callback_returns_is_checked_and_the_error_names_it(tmp_path, nam
 )
 def test_arguments_of_callbacks_are_checked_before_the_first_shot(tmp_path, name, method):
     user_class = type("Mine", (Contrast,), {name: method})
+    own = section(tmp_path, user_params={"scale": 1.0})
     with pytest.raises(ConfigError, match=rf"Mine\.{name}: expected arguments"):
-        correlate.run(Request(section(tmp_path), user_class), World())
+        correlate.run(Request(own, user_class), World())
     assert not list(tmp_path.iterdir())
 
 
@@ -310,9 +312,10 @@ def test_a_class_asks_for_a_calculator_that_there_is(tmp_path):
 
 
 def test_a_class_is_found_by_an_entry_point(monkeypatch):
-    points = EntryPoints([SimpleNamespace(name="minimal", load=lambda: Minimal)])
+    point = EntryPoint("minimal", "collections:OrderedDict", correlation_callbacks.GROUP)
+    points = EntryPoints([point])
     monkeypatch.setattr(correlation_callbacks, "entry_points", lambda group: points)
-    assert correlation_callbacks.load_class("minimal") is Minimal
+    assert correlation_callbacks.load_class("minimal") is OrderedDict
     with pytest.raises(ConfigError, match="'minimal'"):
         correlation_callbacks.load_class("maximal")
     with pytest.raises(ConfigError, match="nowhere"):
@@ -535,6 +538,52 @@ def test_a_file_and_a_module_as_at_lcls_run_unchanged(old_file, capsys):
 
     for test in ("--test_main", "--test_alt", "--cmp"):
         assert cli.main([*words, "-o", str(folder / "main.h5"), test]) == 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "src", "expected"),
+    [
+        ("exp=mfx1:run=20", "epix", {"experiment": "mfx1", "run": 20, "dataset": "epix.raw.calib"}),
+        ("exp=mfx1:run=20:live:dir=/d", "a.raw.raw", {"is_live": True, "folder": "/d"}),
+        ("exp=mfx1:run=20", "DetInfo(MfxEndstation.0:Epix100a.0)", "docs/files.md, XTC"),
+        ("exp=mfx1:run=20-22", "epix", "one run"),
+    ],
+)
+def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", dataset)
+    old_file.write_text(text.replace('"src": "images"', f'"src": "{src}"'))
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            parcorana.read(old_file, {})
+        return
+    section = parcorana.read(old_file, {}).section
+    found = section.psana.model_dump() | {"dataset": section.dataset}
+    assert expected.items() <= found.items()
+    assert section.files == []
+
+
+VISIBILITY = Path(__file__).parents[2] / "docs" / "visibility.py"
+
+
+@pytest.mark.stage
+def test_the_class_of_the_tutorial_measures_how_fast_speckle_fades(tmp_path):
+    exposures = [1, 2, 4, 8, 16, 32, 64]
+    own = section(
+        tmp_path,
+        simulated={"n_shots": 1500, "shape": [32, 32], "decay": 0.05, "mean_photons": 2.0},
+        delays=exposures,
+        buffer_shots=1500,
+        user_class=f"{VISIBILITY}:Visibility",
+    )
+    correlate.run(Request(own), World())
+    with h5py.File(tmp_path / "g.h5") as file:
+        (group,) = file["user"].values()
+        contrast = group["contrast"][()]
+    for n, found in zip(exposures, contrast, strict=True):
+        i = np.arange(n)
+        expected = np.mean(np.exp(-2 * 0.05 * np.abs(i[:, None] - i)))
+        # 1024 pixels see 75 coherence times: 1 % of scatter, and as much in the mean
+        assert abs(found / expected - 1) < 0.05, n
 
 
 def test_a_configuration_is_printed_and_checked_and_nothing_is_done(old_file, capsys):

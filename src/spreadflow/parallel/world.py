@@ -282,7 +282,7 @@ def ending_together(word: str, ranks: int | None, todo: str = RESUME) -> Iterato
         except SpreadflowError as error:
             ending = f"spreadflow {word}: {error}", error.exit_code
         except KeyboardInterrupt as error:
-            ending = _interruption(word, communicator, *error.args, todo)
+            ending = _interruption(word, communicator, error.args[0], todo)
         except BaseException as error:
             ending = _failure(communicator, error)
         if _rank_and_size(communicator)[0]:

@@ -116,8 +116,7 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
             for name, value in parameters.items()
             if name in names and (value is not None or names[name] == "out")
         }
-    keys["files"] = [keys["files"]]
-    keys["dataset"] = keys["dataset"] or None
+    keys |= _source(path, keys.pop("files"), keys.pop("dataset"))
     keys["delays"] = _whole_numbers(path, keys["delays"])
     return Configured(
         section=_valid(path, overlay(keys, changes)),
@@ -126,6 +125,22 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
         verbosity=system.get("verbosity"),
         warnings=tuple(_warnings(path, system, user, user_class)),
     )
+
+
+def _source(path: Path, dataset: Any, src: Any) -> dict[str, Any]:
+    """Return the keys of where shots come from: files, or a run of LCLS-II. Raises ConfigError."""
+    words = dict(word.partition("=")[::2] for word in str(dataset).split(":"))
+    if not {"exp", "run"} <= set(words):
+        return {"files": [dataset], "dataset": src or None}
+    if "(" in str(src) or not words["run"].isdigit():
+        expected = "one run, and a detector by its name, as psana-2 has it"
+        todo = "Of psana-1, name a locator as dataset: docs/files.md, XTC."
+        raise ConfigError(f"{path}: system_params.dataset", expected, f"{dataset}, {src}", todo)
+    psana = {"experiment": words["exp"], "run": int(words["run"]), "is_live": "live" in words}
+    if "dir" in words:
+        psana["folder"] = words["dir"]
+    image = src if "." in src else f"{src}.raw.calib"
+    return {"psana": psana, "dataset": image, "shot_ids": "timing.raw.pulseId"}
 
 
 def _warnings(

@@ -101,7 +101,7 @@ class PsanaShots:
             if event.number // self._block_shots % n_readers != reader:
                 continue
             image = values.image(evt) if accepts(event) else None
-            is_valid.append(np.shape(image) == self.shape)
+            is_valid.append(image is not None and np.shape(image) == self.shape)
             if is_valid[-1]:
                 together[len(events)] = image
             events.append(event)
