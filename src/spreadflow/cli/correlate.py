@@ -25,7 +25,9 @@ def add_to(words: argparse._SubParsersAction) -> None:
     tools = p.add_subparsers(dest="tool", metavar="mask ...", help="masks and colours")
     correlation_mask.add_to(tools)
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
-    p.add_argument("-c", "--config", type=Path, help=config_help)
+    p.add_argument("-c", "--config", help=config_help)
+    images_help = "a manifest, whose shots are correlated, as the stage of a workflow does"
+    p.add_argument("--images", type=Path, metavar="MANIFEST", help=images_help)
     ranks_help = "ranks the launcher was asked for (default: as many as it started)"
     p.add_argument("--ranks", type=int, help=ranks_help)
     numevents_help = "the first so many shots alone; a longer buffer gets as short"
@@ -33,7 +35,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument(
         "-v", "--verbosity", choices=["debug", "info", "warning", "error"], help="of the log"
     )
-    p.add_argument("-o", "--h5output", help="the output")
+    p.add_argument("-o", "--h5output", "--out", help="the output")
     p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
     p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
     p.add_argument("-s", "--numServers", type=int, help="ranks that read")
@@ -80,6 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
 
         print(correlation_setting.checked(_request(arguments), World()))
         return
+    if arguments.images is not None:
+        _run_stage(arguments)
+        return
     ranks = 1 if arguments.test_alt else arguments.ranks
     with ending_together("correlate", ranks, AFTER_INTERRUPTION) as world:
         from spreadflow.stages import correlate
@@ -89,6 +94,26 @@ def run(arguments: argparse.Namespace) -> None:
             correlate.run_alternate(request)
         else:
             correlate.run(request, world)
+
+
+def _run_stage(arguments: argparse.Namespace) -> None:
+    """Correlate a run as the stage of a workflow, which may have been ended before: what that left
+    is removed. Where one rank fails, all end.
+    """
+    from spreadflow.config import for_stage
+    from spreadflow.parallel import ending_together
+
+    with ending_together("correlate", arguments.ranks) as world:
+        from spreadflow.io.g2 import in_progress
+        from spreadflow.stages import correlate
+        from spreadflow.stages.correlation_setting import Request
+
+        section = for_stage(arguments.config, "correlate").correlate
+        replaced = changes(arguments) | {"overwrite": True}
+        out = Path(arguments.h5output or section.out)
+        world.once(lambda: in_progress(out).unlink(missing_ok=True))
+        section = section.model_copy(update=replaced)
+        correlate.run(Request(section, images=arguments.images), world)
 
 
 def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request":
@@ -106,7 +131,7 @@ def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request
 
 
 def configured(
-    path: Path | None, replaced: dict[str, Any], is_telling: bool = True
+    name: str | Path | None, replaced: dict[str, Any], is_telling: bool = True
 ) -> "Configured":
     """Return the configuration in a file. replaced: keys of the section. is_telling: as of
     `_request`. Raises ConfigError.
@@ -114,8 +139,9 @@ def configured(
     from spreadflow.errors import ConfigError
     from spreadflow.stages import parcorana
 
-    if path is None:
+    if name is None:
         raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
+    path = Path(name)
     read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
     found = read(path, replaced)
     for warning in found.warnings if is_telling else ():

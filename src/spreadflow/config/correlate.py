@@ -169,6 +169,11 @@ class CorrelateSection(Section):
     largest_difference: NonNegativeFloat = Field(default=1e-6)
     """relative, that --cmp allows"""
 
+    @property
+    def names_shots(self) -> bool:
+        """Whether it says where shots come from, which a run of a trial says by itself."""
+        return bool(self.files or self.simulated or self.stream or self.psana)
+
     @model_validator(mode="after")
     def _has_one_source(self):
         sources = ("files", "simulated", "stream", "psana")

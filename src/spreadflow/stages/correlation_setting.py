@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from logging import Logger
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -37,6 +38,8 @@ class Request(NamedTuple):
     """whether a few pixels of a few shots are correlated alone"""
     verbosity: str | None = None
     """of the log: debug, info, warning, error; None = info"""
+    images: Path | None = None
+    """manifest of the run that is correlated; None = the shots that the section names"""
 
 
 class Setting(NamedTuple):
@@ -94,7 +97,7 @@ def setting_of(request: Request, world: World) -> Setting:
     named = request.user_class or request.section.user_class
     user_class = None if named is None else load_class(named)
     section = _section(request, user_class)
-    source = source_of(section)
+    source = source_of(section, request.images)
     if request.is_test and section.test_mask is not None:
         check_test_mask(section.test_mask, source.shape)
     pixels = read_pixels(source.shape, section.mask, section.colours, section.fine_colours)
