@@ -77,7 +77,7 @@ class UserCorrelation:
 
     def serverEventOk(self, evt: Any) -> bool:
         """Whether a shot counts; evt has its `shot_id`, its `number` in order of arrival, and its
-        `channels` by name. The image has not been read yet. On readers.
+        `monitors` by name. The image has not been read yet. On readers.
         """
         return True
 

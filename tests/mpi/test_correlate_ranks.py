@@ -256,6 +256,7 @@ def test_an_interruption_leaves_the_last_update(tmp_path, ranks):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, stderr
     assert "was interrupted by SIGINT" in stderr
+    assert "named .inprogress: remove or rename it before" in stderr
     assert "Traceback" not in stderr
     with h5py.File(tmp_path / "i.h5.inprogress") as file:
         updates = list(file["user"].values())

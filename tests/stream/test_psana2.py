@@ -21,7 +21,7 @@ RUN = Run(
     is_live=True,
     image="jungfrau.raw.calib",
     shot_ids="timing.raw.pulseId",
-    channels={"pulse_energy": "gmd.raw.milliJoulesPerPulse"},
+    monitors={"pulse_energy": "gmd.raw.milliJoulesPerPulse"},
 )
 
 
@@ -79,7 +79,7 @@ def test_readers_share_the_events_by_blocks(psana, n_readers):
     assert sorted(found) == list(range(N_EVENTS))
     for number, (event, pixels, is_valid) in found.items():
         assert event.shot_id == 1000 + 13 * number
-        assert event.channels == {"pulse_energy": number / 2}
+        assert event.monitors == {"pulse_energy": number / 2}
         assert is_valid == (number != LOST)
         assert number == LOST or (pixels == number).all()
 
@@ -87,7 +87,7 @@ def test_readers_share_the_events_by_blocks(psana, n_readers):
 def test_the_image_of_a_refused_event_is_not_read(psana):
     source = PsanaShots(RUN, block_shots=4, n_shots=9)
     psana.read.clear()
-    blocks = list(source.blocks(0, 1, lambda event: event.channels["pulse_energy"] >= 3))
+    blocks = list(source.blocks(0, 1, lambda event: event.monitors["pulse_energy"] >= 3))
     assert [len(block.events) for block in blocks] == [4, 4, 1]
     assert psana.read == [6, 7, 8]
 

@@ -132,7 +132,7 @@ def test_simulated_noise_is_as_stated():
 
 @pytest.fixture
 def stacks(tmp_path):
-    """Two HDF5 files of 5 and 4 images with ids and a channel."""
+    """Two HDF5 files of 5 and 4 images with ids and a monitor."""
     images = np.random.default_rng(2).integers(0, 9, (9, 2, 3))
     ids = np.array([3, 4, 7, 6, 8, 20, 21, 22, 23])
     for name, part in (("a.h5", slice(0, 5)), ("b.h5", slice(5, 9))):
@@ -171,8 +171,8 @@ def test_a_refused_shot_is_not_read(stacks):
 
 def test_a_shot_is_judged_by_what_was_recorded_with_it(stacks):
     paths, ids, _ = stacks
-    source = Stacks(paths, IDS._replace(channels={"i0": "entry/i0"}), block_shots=20)
-    (block,) = source.blocks(0, 1, lambda event: event.channels["i0"] > 3)
+    source = Stacks(paths, IDS._replace(monitors={"i0": "entry/i0"}), block_shots=20)
+    (block,) = source.blocks(0, 1, lambda event: event.monitors["i0"] > 3)
     np.testing.assert_array_equal(block.is_valid, ids > 6)
     assert [event.number for event in block.events] == list(range(9))
 
@@ -183,7 +183,7 @@ def test_a_shot_is_judged_by_what_was_recorded_with_it(stacks):
         (Datasets("entry/nothing"), "images in entry/nothing"),
         (Datasets("entry/images", "entry/i0"), "whole numbers in entry/i0"),
         (Datasets("entry/images", "entry/no"), "entry/no"),
-        (Datasets("entry/images", None, {"x": "entry/no"}), "channels.x"),
+        (Datasets("entry/images", None, {"x": "entry/no"}), "monitors.x"),
         (Datasets("entry/images", None, {"x": "one"}), "for each of 5 images"),
     ],
 )

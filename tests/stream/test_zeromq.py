@@ -29,7 +29,7 @@ def port() -> int:
 
 
 def shots(number: int) -> list[tuple[Event, np.ndarray]]:
-    """Return shots with ids, a channel and images of their own."""
+    """Return shots with ids, a monitor and images of their own."""
     return [
         (Event(10 + 2 * k, k, {"i0": k / 4}), np.full(SHAPE, k, np.uint16)) for k in range(number)
     ]
@@ -75,7 +75,7 @@ def test_readers_share_the_shots(port):
 
 def test_a_refused_shot_has_no_image(port):
     thread = sent(8, port)
-    (block,) = pulled(port, accepts=lambda event: event.channels["i0"] >= 1)
+    (block,) = pulled(port, accepts=lambda event: event.monitors["i0"] >= 1)
     thread.join()
     assert [bool(is_valid) for *_, is_valid in block] == [k >= 4 for k in range(8)]
 
@@ -148,7 +148,7 @@ def test_a_file_is_replayed(port, tmp_path):
         file["images"] = np.arange(60).reshape(5, *SHAPE)
         file["ids"] = [1, 2, 4, 8, 16]
         file["i0"] = np.arange(10.0).reshape(5, 2)
-    words = ["--dataset", "images", "--shot-ids", "ids", "--channel", "i0=i0", "--rate", "500"]
+    words = ["--dataset", "images", "--shot-ids", "ids", "--monitor", "i0=i0", "--rate", "500"]
     command = ["stream", "replay", str(path), "--to", f"tcp://*:{port}", *words]
     thread = threading.Thread(target=cli.main, args=(command,))
     thread.start()
@@ -157,4 +157,4 @@ def test_a_file_is_replayed(port, tmp_path):
     thread.join()
     np.testing.assert_array_equal(block.shot_ids, [1, 2, 4, 8, 16])
     np.testing.assert_array_equal(block.images, np.arange(60).reshape(5, *SHAPE))
-    assert block.events[3].channels == {"i0": [6.0, 7.0]}
+    assert block.events[3].monitors == {"i0": [6.0, 7.0]}

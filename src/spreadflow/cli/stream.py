@@ -12,8 +12,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--dataset", help=dataset_help)
     ids_help = "path of whole numbers, the times of the shots (default: they are counted)"
     p.add_argument("--shot-ids", metavar="PATH", help=ids_help)
-    channel_help = "what else was recorded with the shots"
-    p.add_argument("--channel", nargs="+", default=[], metavar="NAME=PATH", help=channel_help)
+    monitor_help = "what else was recorded with the shots"
+    p.add_argument("--monitor", nargs="+", default=[], metavar="NAME=PATH", help=monitor_help)
     rate_help = "shots a second; 0 = as fast as they are taken (default 120)"
     p.add_argument("--rate", type=float, default=120.0, help=rate_help)
     to_help = "address of ZeroMQ that is bound (default %(default)s)"
@@ -29,11 +29,11 @@ def run(arguments: argparse.Namespace) -> None:
     from spreadflow.parallel import World
     from spreadflow.stream import stacks, zeromq
 
-    pairs = [text.partition("=") for text in arguments.channel]
+    pairs = [text.partition("=") for text in arguments.monitor]
     if not all(name and path for name, _, path in pairs):
-        raise ConfigError("--channel", "NAME=PATH", arguments.channel, "For example i0=/entry/i0.")
-    channels = {name: path for name, _, path in pairs}
-    datasets = stacks.Datasets(arguments.dataset, arguments.shot_ids, channels)
+        raise ConfigError("--monitor", "NAME=PATH", arguments.monitor, "For example i0=/entry/i0.")
+    monitors = {name: path for name, _, path in pairs}
+    datasets = stacks.Datasets(arguments.dataset, arguments.shot_ids, monitors)
     shots = stacks.Stacks(arguments.files, datasets, block_shots=1)
     with Progress("stream", shots.n_shots, World(), "shots") as progress:
         zeromq.push(shots.each(), arguments.to, arguments.readers, arguments.rate, progress.at)

@@ -66,7 +66,7 @@ class StreamSection(Section):
 
 
 class PsanaSection(Section):
-    """Shots of LCLS-II by psana-2, in place of files: `dataset`, `shot_ids` and `channels` are then
+    """Shots of LCLS-II by psana-2, in place of files: `dataset`, `shot_ids` and `monitors` are then
     names such as `jungfrau.raw.calib`.
     """
 
@@ -107,7 +107,7 @@ class CorrelateSection(Section):
     """
     shot_ids: str | None = None
     """path of whole numbers in each file, the times of its shots; null = shots are counted"""
-    channels: dict[str, str] = {}
+    monitors: dict[str, str] = {}
     """name → path in each file of what else was recorded with its shots, for `serverEventOk`"""
     simulated: SpeckleSection | None = None
     """simulated shots in place of files"""

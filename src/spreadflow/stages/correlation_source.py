@@ -32,12 +32,12 @@ def source_of(section: CorrelateSection, images: Path | None = None) -> Source:
             **section.psana.model_dump(),
             image=section.dataset,
             shot_ids=section.shot_ids,
-            channels=section.channels,
+            monitors=section.monitors,
         )
         return psana2.PsanaShots(run, block_shots, section.n_shots)
     return Stacks(
         section.files,
-        Datasets(section.dataset, section.shot_ids, section.channels),
+        Datasets(section.dataset, section.shot_ids, section.monitors),
         block_shots,
         n_shots=section.n_shots,
         follow_s=section.follow_s,

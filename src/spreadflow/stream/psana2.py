@@ -18,7 +18,7 @@ from spreadflow.stream.shots import Accepts, Block, Event
 TO_INSTALL = "Install it: pip install psana. XTC of psana-1: docs/files.md, XTC."
 """What to do where psana-2 is missing."""
 
-ABOUT = "Check correlate.psana, dataset, shot_ids and channels."
+ABOUT = "Check correlate.psana, dataset, shot_ids and monitors."
 """What to do where it can't read what is named."""
 
 
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     image: str
     shot_ids: str | None
     """None = they are counted"""
-    channels: Mapping[str, str]
+    monitors: Mapping[str, str]
 
 
 class _Values:
@@ -56,7 +56,7 @@ class _Values:
             self._run = next(iter(source.runs()))
             self.image = self._named(run.image)
             self.shot_id = None if run.shot_ids is None else self._named(run.shot_ids)
-            self.channels = {name: self._named(path) for name, path in run.channels.items()}
+            self.monitors = {name: self._named(path) for name, path in run.monitors.items()}
         except Exception as error:  # whatever psana raises
             raise FileError(where, "a run that psana-2 can read", repr(error), ABOUT) from None
 
@@ -69,8 +69,8 @@ class _Values:
         """Yield the events with what psana calls one."""
         for number, evt in enumerate(self._run.events()):
             shot_id = number if self.shot_id is None else int(self.shot_id(evt))
-            channels = {name: value(evt) for name, value in self.channels.items()}
-            yield Event(shot_id, number, channels), evt
+            monitors = {name: value(evt) for name, value in self.monitors.items()}
+            yield Event(shot_id, number, monitors), evt
 
 
 class PsanaShots:

@@ -1,4 +1,4 @@
-"""What every source of shots offers: the next block, with shot ids, images and side channels."""
+"""What every source of shots offers: the next block, with shot ids, images and monitors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +13,7 @@ class Event(NamedTuple):
     """its time, in units of the source's own clock"""
     number: int
     """its place in the source, in order of arrival"""
-    channels: Mapping[str, Any] = {}
+    monitors: Mapping[str, Any] = {}
     """what else was recorded with it, by name: a number or an array"""
 
 

@@ -35,7 +35,7 @@ class Datasets(NamedTuple):
     """(shot, ...) images in HDF5; None = a file of a format that is known"""
     shot_ids: str | None = None
     """(shot,) whole numbers; None = shots are counted through all files"""
-    channels: Mapping[str, str] = {}
+    monitors: Mapping[str, str] = {}
     """name → (shot, ...) what else was recorded with them"""
 
 
@@ -98,15 +98,15 @@ class FileStack:
 
 
 class _Beside:
-    """What stands beside the images of a file, by name: ids and channels. Raises FileError where it
+    """What stands beside the images of a file, by name: ids and monitors. Raises FileError where it
     is not there, or not of each shot.
     """
 
     IDS = "shot_ids"
-    """Stands for the ids: no channel has this name"""
+    """Stands for the ids: no monitor has this name"""
 
     def __init__(self, path: Path, datasets: Datasets, may_grow: bool):
-        named = dict(datasets.channels)
+        named = dict(datasets.monitors)
         if datasets.shot_ids is not None:
             named[self.IDS] = datasets.shot_ids
         self._path = path
@@ -151,7 +151,7 @@ class _Beside:
 
     def _wrong(self, name: str, expected: str, found: Any) -> FileError:
         """Return the error of what is not as expected."""
-        key = name if name == self.IDS else f"channels.{name}"
+        key = name if name == self.IDS else f"monitors.{name}"
         return FileError(self._path, expected, found, f"Check correlate.{key}.")
 
 

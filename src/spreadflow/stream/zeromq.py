@@ -2,7 +2,7 @@
 reader, in turns, so that readers need not know of each other.
 
 A shot is a message of two frames. The first is JSON: `shot_id` (a whole number), `dtype` (of NumPy,
-such as `<u2`), `shape`, and `channels`, a name → a number or a list; the second has the numbers of
+such as `<u2`), `shape`, and `monitors`, a name → a number or a list; the second has the numbers of
 the image, the last axis running fastest. A message of one frame, `{"end": true}`, says to its
 reader that all shots have come. An address with `*`, such as tcp://*:5555, is bound, and others are
 connected to: on either side, for one of the two.
@@ -150,7 +150,7 @@ class PulledShots:
             header = json.loads(frames[0].bytes)
             if header == END:
                 return None
-            event = Event(int(header["shot_id"]), number, dict(header.get("channels", {})))
+            event = Event(int(header["shot_id"]), number, dict(header.get("monitors", {})))
             dtype = np.dtype(header["dtype"])
             shape = tuple(header["shape"])
             payload = frames[1].buffer
@@ -199,7 +199,7 @@ def push(
                 "shot_id": event.shot_id,
                 "dtype": image.dtype.str,
                 "shape": image.shape,
-                "channels": {name: np.asarray(v).tolist() for name, v in event.channels.items()},
+                "monitors": {name: np.asarray(v).tolist() for name, v in event.monitors.items()},
             }
             _send(socket, [json.dumps(header).encode(), np.ascontiguousarray(image)])
             at(number + 1)
