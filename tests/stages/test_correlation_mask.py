@@ -87,6 +87,7 @@ def test_saturated_and_masked_pixels_have_no_colour(tmp_path):
     np.testing.assert_array_equal(load(tmp_path, "mask"), mask)
 
 
+@pytest.mark.stage
 def test_rings_are_about_the_beam(tmp_path, tiny_run):
     path = tiny_run["manifest"].parent / "tiny.h5"
     start(tmp_path, {"files": [str(path)]}, n_shots=2, q_range=(0.5, 2.0))

@@ -210,7 +210,7 @@ class Stacks:
         if self._last is None:
             todo = "Check correlate.files."
             raise FileError(", ".join(patterns) or "correlate.files", "a file", "none", todo)
-        self.shape = self._last.images.shape
+        self.shape: tuple[int, ...] = self._last.images.shape
         self.header: ImageFile | None = getattr(self._last.images, "header", None)
         """a file, where its format is known"""
 
