@@ -34,6 +34,8 @@ PARTS = {
         "docs/faults",
         "docs/doctor",
         "docs/correlate",
+        "docs/own-calculation",
+        "docs/callbacks",
         "docs/diffbragg",
         "docs/facilities",
         "docs/devices",

@@ -11,10 +11,15 @@ from pathlib import Path
 
 from spreadflow.trial import BY_WORD, STAGES, Stage
 
+WITH_OTHER_OPTIONS = ("correlate",)
+"""Stages that are also called without a trial, and have a module of their own."""
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the words of all stages."""
     for stage in STAGES:
+        if stage.word in WITH_OTHER_OPTIONS:
+            continue
         p = words.add_parser(stage.word, help=f"the stage {stage.word}", description=stage.meaning)
         p.add_argument(
             "--config", required=True, help="JSON of the stage's sections, or a YAML file"

@@ -33,6 +33,9 @@ INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 BY_SIGNAL = 128
 """What shells add to the number of a signal that ended a program, for its status."""
 
+RESUME = "Finished parts are kept: run the same command again."
+"""What to do after an interruption of a stage."""
+
 PATIENCE_S = 3.0
 """Seconds that a rank has to close its files and end after a signal. Batch systems leave 30."""
 
@@ -274,16 +277,16 @@ def _check_alone() -> None:
 
 
 @contextmanager
-def ending_together(word: str, ranks: int | None) -> Iterator[World]:
+def ending_together(word: str, ranks: int | None, todo: str = RESUME) -> Iterator[World]:
     """Yield the world of a stage, and end all its ranks where this block does not come to its end
     on one of them: with one message and the status of the error, or 1 where nobody expected it, or
     128 + the number of the signal.
 
-    word: of the stage; ranks: as of `World`.
+    word: of the stage; ranks: as of `World`; todo: what to do after an interruption.
     """
     communicator = None
     with _interrupted_by_signals(
-        lambda number: _end(communicator, *_interruption(word, communicator, number))
+        lambda number: _end(communicator, *_interruption(word, communicator, number, todo))
     ):
         try:
             communicator = _communicator(ranks)
@@ -292,7 +295,7 @@ def ending_together(word: str, ranks: int | None) -> Iterator[World]:
         except SpreadflowError as error:
             ending = f"spreadflow {word}: {error}", error.exit_code
         except KeyboardInterrupt as error:
-            ending = _interruption(word, communicator, *error.args)
+            ending = _interruption(word, communicator, error.args[0], todo)
         except BaseException as error:
             ending = _failure(communicator, error)
         if _rank_and_size(communicator)[0]:
@@ -325,11 +328,10 @@ def _failure(communicator: Any, error: BaseException) -> tuple[str, int]:
     return f"rank {rank} of {size} failed:\n{''.join(lines)}".rstrip(), 1
 
 
-def _interruption(word: str, communicator: Any, number: int) -> tuple[str, int]:
+def _interruption(word: str, communicator: Any, number: int, todo: str) -> tuple[str, int]:
     """Return message and status of a signal. communicator: as of `_end`."""
     rank, size = _rank_and_size(communicator)
     name = signal.Signals(number).name
-    todo = "Finished parts are kept: run the same command again."
     message = f"spreadflow {word}: rank {rank} of {size} was interrupted by {name}. {todo}"
     return message, BY_SIGNAL + number
 

@@ -37,6 +37,13 @@ def most_ranks(launcher: str) -> int:
     return MAX_RANKS if launcher else 1
 
 
+def ranks_with_roles(config: Config, run: str, threads: int) -> int:
+    """Return how many ranks correlate a run on so many cores: one does all where they are too few
+    for readers, a master, a viewer and a worker.
+    """
+    return threads if threads >= config.correlate_of(run).readers + 3 else 1
+
+
 def memory(word: str) -> Callable[[object, int], int]:
     """Return the function of a rule that says how many MB it takes on the cores it is granted."""
     return lambda wildcards, threads: BY_WORD[word].memory_mb * threads

@@ -16,11 +16,6 @@ if TYPE_CHECKING:  # the classes of the configuration take long, and who draws n
     from spreadflow.config.base import Section
 
 
-def _always(_config: "Config") -> bool:
-    """Whether a trial has a stage that every trial has."""
-    return True
-
-
 def _indexes_here(config: "Config") -> bool:
     """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
@@ -39,7 +34,7 @@ class Stage(NamedTuple):
     """class of the input files, in `trial/inputs.py`"""
     outputs: tuple[str, ...]
     """files that the stage writes into the folder of the trial"""
-    is_wanted: "Callable[[Config], bool]" = _always
+    is_wanted: "Callable[[Config], bool]" = facts.has_crystals
     """whether a trial of this configuration has the stage"""
     is_parallel: bool = True
     """whether the stage runs on many ranks"""
@@ -235,6 +230,16 @@ STAGES = (
         is_wanted=facts.has_sites,
         memory_mb=3000,
         minutes=480,
+    ),
+    Stage(
+        word="correlate",
+        meaning="G2 of the pixels of a run at later times, of runs that say so, or what a class of "
+        "the user calculates; and its figures",
+        inputs=inputs.CorrelateInputs,
+        outputs=("{run}/correlate.h5", "{run}/correlate.json"),
+        is_wanted=lambda config: bool(facts.correlated_runs(config)),
+        memory_mb=4000,
+        runs=facts.correlated_runs,
     ),
 )
 """All stages, in the order of the workflow."""
