@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from every_stage import EVERY_STAGE
+from trials import AS_USERS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -130,6 +131,7 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         text=True,
         timeout=seconds,
         stdin=subprocess.DEVNULL,
+        env=AS_USERS,
     )
     assert completed.returncode == 0, completed.stderr[-6000:]
     return completed.stdout + completed.stderr

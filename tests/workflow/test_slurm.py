@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 import same
+from trials import AS_USERS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -137,7 +137,7 @@ def start() -> Iterator[Callable[[Path, list[str]], subprocess.Popen]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | ENVIRONMENT,
+            env=AS_USERS | ENVIRONMENT,
         )
         processes.append(process)
         return process
@@ -260,7 +260,7 @@ def _run(folder: Path, seconds: int, *command: object) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env=os.environ | ENVIRONMENT,
+        env=AS_USERS | ENVIRONMENT,
     )
 
 
