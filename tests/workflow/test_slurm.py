@@ -110,7 +110,7 @@ def few_shots(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory, few_shots, chain) -> Path:
-    """The first two stages of few shots on two local ranks: their folder."""
+    """The first two stages of few shots on one local rank: their folder."""
     folder = tmp_path_factory.mktemp("local")
     chain(folder, str(few_shots.with_suffix("")), PRODUCT)
     return folder
@@ -174,7 +174,7 @@ def times(folder: Path) -> dict[Path, int]:
 def test_a_job_that_slurm_ends_is_named_and_goes_on(
     cluster, start, few_shots, tmp_path, request, state
 ):
-    """The same command finishes it, on two nodes, with the numbers of two local ranks."""
+    """The same command finishes it, on two nodes, with the numbers of one local rank."""
     go = tmp_path / "go"
     stopping = write_program(tmp_path / "stopping", STOPPING.format(go=go))
     command = workflow(write_profile(tmp_path, stopping), few_shots, PRODUCT)
