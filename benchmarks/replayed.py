@@ -126,7 +126,7 @@ class Recorded:
         for row, shot_id in enumerate(_parents(self.product).as_dict()["shot_id"].tolist()):
             self._rows.setdefault(shot_id, []).append(row)
 
-    def of_shot(self, number: int, shot_id: int, k: int | None = None) -> Product:
+    def of_shot(self, number: int, shot_id: int, k: int | None = None) -> Any:
         """Return the rows of a shot, or of one of its lattices, under another identity.
 
         number: of the shot, from 0 on.
@@ -142,7 +142,7 @@ class Recorded:
                 table.put("shot_id", np.full(len(table), shot_id, dtype=np.uint64))
         return cut
 
-    def of_lattices(self, shots: Shots, ids: list[int]) -> list[Product]:
+    def of_lattices(self, shots: Shots, ids: list[int]) -> list[Any]:
         """Return the rows of some lattices, each. ids: shot_id and k of each, one by one."""
         pairs = zip(ids[::2], ids[1::2], strict=True)
         return [self.of_shot(shots.number(shot_id), shot_id, k) for shot_id, k in pairs]
@@ -254,7 +254,7 @@ class Replay:
             _scatter(rows.tables["lattices"], number)
             return rows
 
-        module_of("shots")._index_shot = replayed
+        vars(module_of("shots"))["_index_shot"] = replayed
         self._stage(word, module_of("index"), images=self.shots.manifest, geometry=geometry)
 
     def _reindex(self) -> None:
@@ -281,7 +281,7 @@ class Replay:
                 of_shots.append(recorded.of_shot(self.shots.number(shot_id), shot_id))
             return product.joined(of_shots)
 
-        module_of("cutting").cut_out = replayed
+        vars(module_of("cutting"))["cut_out"] = replayed
 
     @property
     def _mosaic(self) -> Path | None:
@@ -303,7 +303,7 @@ class Replay:
             return Stage1.joined(recorded.of_lattices(self.shots, block.ids))
 
         module = module_of("stage1")
-        module._part = replayed
+        vars(module)["_part"] = replayed
         shoeboxes = self.path(self.config.stage1.range)
         self._stage("stage1", module, shoeboxes=shoeboxes, mosaic=self._mosaic)
 
@@ -319,7 +319,7 @@ class Replay:
             return rows
 
         module = module_of("predict")
-        module._of_shot = replayed
+        vars(module)["_of_shot"] = replayed
         inputs = {"reindex": [self.path("reindex")], "stage1": self.path("stage1")}
         self._stage("predict", module, images=[self.shots.manifest], **inputs)
 
@@ -336,7 +336,7 @@ class Replay:
             ids = expansion.blocks[number].ids
             return Gram.joined(recorded.of_lattices(self.shots, ids))
 
-        module.expanded_block = replayed
+        vars(module)["expanded_block"] = replayed
 
     def _spread(self) -> None:
         self._expanded(module_of("curve_cycles"), "spread")

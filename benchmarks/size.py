@@ -55,6 +55,9 @@ MOST_SHOTS = {
 MB = 1024.0
 """kB in a MB."""
 
+LONGEST_LOG = 3000
+"""Characters of the log of a program that failed."""
+
 GROWTH = 0.05
 """Bar: share by which memory may grow from 1000 to 10 000 shots where shots go one by one."""
 
@@ -65,18 +68,24 @@ SUMMARY_MB, SUMMARY_S = 1024.0, 60.0
 """Bars of the summary of `reindex` of 100 000 shots."""
 
 
+Table = dict[str, dict[str, dict[str, float]]]
+"""Stage or summary → shots → what it takes."""
+
+
 def program(words: list[Any]) -> dict[str, float]:
     """Run a program to its end; return its user-CPU seconds and peak memory, MB.
 
     This process stays small: a child has the memory of its parent until it starts a program.
     """
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, *map(str, words)], **quiet) as process:
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{words}: status {process.returncode}\n{said.decode()[-3000:]}")
+    command = [sys.executable, *map(str, words)]
+    with tempfile.TemporaryFile() as log:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            text = log.read().decode(errors="replace")
+            raise SystemExit(f"{words}: status {process.returncode}\n{text[-LONGEST_LOG:]}")
     return {"seconds": usage.ru_utime, "mb": usage.ru_maxrss / MB}
 
 
@@ -123,39 +132,41 @@ def extrapolated(small: dict[str, float], large: dict[str, float], ratio: float)
     return {key: large[key] + ratio * (large[key] - small[key]) for key in large}
 
 
-def with_extrapolated(figures: dict[int, dict]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return name → shots → what it takes, and print what is extrapolated. figures: by shots."""
-    sizes = sorted({*figures, EXTRAPOLATED})
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in dict.fromkeys(name for of_size in figures.values() for name in of_size):
-        known = [size for size in sorted(figures) if name in figures[size]]
-        table[name] = {str(size): figures[size][name] for size in known}
+def beyond(measured: Table) -> Table:
+    """Return what is extrapolated to `EXTRAPOLATED` shots, and to sizes that others were measured
+    at, and print it.
+    """
+    sizes = {int(size) for of_name in measured.values() for size in of_name} | {EXTRAPOLATED}
+    table: Table = {}
+    for name, of_name in measured.items():
+        known = sorted(map(int, of_name))
         if len(known) < 2:
             continue
         small, large = known[-2:]
-        for size in sizes:
-            if size > large:
-                ratio = (size - large) / (large - small)
-                of_size = extrapolated(figures[small][name], figures[large][name], ratio)
-                table[name][str(size)] = of_size
-                show(f"{name} (x)", size, of_size)
+        for size in sorted(size for size in sizes if size > large):
+            ratio = (size - large) / (large - small)
+            of_size = extrapolated(of_name[str(small)], of_name[str(large)], ratio)
+            table.setdefault(name, {})[str(size)] = of_size
+            show(f"{name} (x)", size, of_size)
     return table
 
 
-def judge(table: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Say which bars are met."""
+def judge(measured: Table, along_lines: Table) -> None:
+    """Say which bars are met. along_lines: what is extrapolated."""
     for word in PER_SHOT:
-        of_word = table.get(word, {})
+        of_word = measured.get(word, {})
         if {"1000", "10000"} <= of_word.keys():
             growth = of_word["10000"]["mb"] / of_word["1000"]["mb"] - 1.0
             verdict = "" if growth <= GROWTH else f": more than {GROWTH:.0%}"
             print(f"{word}: memory grows by {growth:.1%} from 1000 to 10 000 shots{verdict}")
-    largest = table.get("summary of reindex", {}).get(str(EXTRAPOLATED))
+    name = "summary of reindex"
+    of_summary = along_lines.get(name, {}) | measured.get(name, {})
+    largest = of_summary.get(str(EXTRAPOLATED))
     if largest is not None:
         is_met = largest["mb"] <= SUMMARY_MB and largest["seconds"] <= SUMMARY_S
         verdict = "" if is_met else f": more than {SUMMARY_MB:g} MB or {SUMMARY_S:g} s"
         words = f"{largest['mb']:.0f} MB, {largest['seconds']:.1f} s"
-        print(f"summary of reindex, {EXTRAPOLATED} shots: {words}{verdict}")
+        print(f"{name}, {EXTRAPOLATED} shots: {words}{verdict}")
 
 
 def main() -> None:
@@ -170,17 +181,18 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--all", action="store_true", help="nothing is left out of a large size")
     parser.add_argument("--folder", type=Path, help="where products are kept")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="sizes are added to those that it has")
     args = parser.parse_args()
     args.most = {} if args.all else MOST_SHOTS
-    figures = {}
+    measured: Table = recorded.rows(args.json).get("measured", {})
     for n_shots in args.shots:
         with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
-            figures[n_shots] = measure(args, n_shots, Path(temporary))
-    table = with_extrapolated(figures)
-    judge(table)
+            for name, taken in measure(args, n_shots, Path(temporary)).items():
+                measured.setdefault(name, {})[str(n_shots)] = taken
+    along_lines = beyond(measured)
+    judge(measured, along_lines)
     if args.json:
-        recorded.save(args.json, "size", table)
+        recorded.save(args.json, "size", {"measured": measured, "extrapolated": along_lines})
 
 
 if __name__ == "__main__":

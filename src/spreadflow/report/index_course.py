@@ -83,7 +83,8 @@ def advice_in_words(stage: str, runs: list[IndexedRun], counted: Counted) -> lis
     """Return what would help, a sentence each, where shots fail rather than are indexed."""
     section = runs[0].section
     counts = outcome_counts(concatenated(runs, Index.shots.outcome), Outcome)
-    spots = SpotCounts(*counted.sums.of_failed.tolist(), d_outer=counted.bins.d_middle)
+    n, n_smallest, n_outer, n_at_edges = counted.sums.of_failed.tolist()
+    spots = SpotCounts(n, n_smallest, n_outer, n_at_edges, counted.bins.d_middle)
     sentences = []
     for outcome in advice.prevailing(counts):
         name = outcome.name.lower().replace("_", " ")

@@ -80,8 +80,8 @@ class Sums(NamedTuple):
     """(panel,) strong reflections without flags"""
     squares: np.ndarray
     """(panel, 2) Σ (observed − predicted)² of these, radial and transverse, px²"""
-    n_beyond: np.ndarray
-    """() reflections beyond the resolution of their lattice"""
+    n_beyond: np.integer
+    """reflections beyond the resolution of their lattice"""
     pulls: np.ndarray
     """(3,) number, sum and sum of squares of pulls; 0 without truth"""
 
@@ -158,7 +158,7 @@ def _of_run(run: IndexedRun, bins: Bins) -> Counted:
         of_part = _of_spots(run, tables, bins)._replace(
             n_strong=np.bincount(strong.panel, minlength=bins.n_panels),
             squares=_by_panel(strong.panel, difference**2, bins.n_panels),
-            n_beyond=np.count_nonzero(tables.reflections.flags & ReflectionFlag.BEYOND),
+            n_beyond=(tables.reflections.flags & ReflectionFlag.BEYOND > 0).sum(),
             pulls=pulls,
         )
         total = _added([total, of_part])
@@ -174,7 +174,7 @@ def _nothing(bins: Bins) -> Sums:
         of_failed=np.zeros(len(advice.SpotCounts._fields) - 1, dtype=int),
         n_strong=np.zeros(bins.n_panels, dtype=int),
         squares=np.zeros((bins.n_panels, 2)),
-        n_beyond=np.zeros((), dtype=int),
+        n_beyond=np.int64(0),
         pulls=np.zeros(3),
     )
 

@@ -15,7 +15,7 @@ from spreadflow.errors import LearnedOutcome
 from spreadflow.io import store
 from spreadflow.physics import rotation
 from spreadflow.physics.mosaic import continuous
-from spreadflow.products import Children, Mosaic, Truth
+from spreadflow.products import Children, Mosaic
 from spreadflow.products.mosaic import Components, Rounds
 from spreadflow.report import style, truth_of_fits
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
@@ -79,7 +79,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     """Return figures over all runs, and the picture."""
     product = store.read(products[0], Mosaic)
     attributes = store.attributes(products[0], Mosaic)
-    truths = [truth_of(run, manifests, Truth.domains) for run in attributes["runs"]]
+    truths = [truth_of(run, manifests, has_domains=True) for run in attributes["runs"]]
     true = truth_of_fits.mosaics(product, attributes, truths)
     components_of = Children(product.components.set)
     sets = [

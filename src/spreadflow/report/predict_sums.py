@@ -2,6 +2,7 @@
 together.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,12 +175,11 @@ def _brightness(
 
 def _together(parts: list[Sums]) -> Sums:
     """Return the sums over all parts."""
-    joined = {"n_chosen": np.concatenate, "d_max": np.max, "d_min": np.min}
+    joins: dict[str, Callable] = {"n_chosen": np.concatenate, "d_max": np.max, "d_min": np.min}
     columns = {}
     for name in Sums._fields:
-        of_parts = [getattr(part, name) for part in parts]
-        join = joined.get(name, np.sum)
-        columns[name] = join(of_parts, axis=0)
+        join = joins.get(name, np.sum)
+        columns[name] = join([getattr(part, name) for part in parts], axis=0)
     return Sums(**columns)
 
 

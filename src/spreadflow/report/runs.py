@@ -22,21 +22,22 @@ def manifest_of(run: str, manifests: Sequence[Path]) -> Path | None:
 
 
 @lru_cache(MOST_RUNS)
-def truth_in(manifest: Path, *more: type[Table]) -> Truth | None:
+def truth_in(manifest: Path, *, has_domains: bool = False) -> Truth | None:
     """Return the true shots and lattices of the run of a manifest, or None where it was not
     simulated. They are read once for the pictures of all stages: nobody may change them.
 
-    more: other tables of the truth, which grow faster with the shots.
+    has_domains: with their mosaic domains.
     """
-    return read_truth(manifest, [Truth.shots, Truth.lattices, *more])
+    tables: list[type[Table]] = [Truth.shots, Truth.lattices]
+    return read_truth(manifest, [*tables, Truth.domains] if has_domains else tables)
 
 
-def truth_of(run: str, manifests: Sequence[Path], *more: type[Table]) -> Truth | None:
+def truth_of(run: str, manifests: Sequence[Path], *, has_domains: bool = False) -> Truth | None:
     """Return the truth of a run as `truth_in`, or None where it was not simulated or has no
     manifest among these.
     """
     manifest = manifest_of(run, manifests)
-    return truth_in(manifest, *more) if manifest else None
+    return truth_in(manifest, has_domains=has_domains) if manifest else None
 
 
 @lru_cache(MOST_PARTS)
