@@ -6,7 +6,7 @@ replaced by what it returned in the trial (`replayed.py`); all else is as it is:
 `merge` and the solves of `spread` and `stage2` whole, of the others start, parts, ends and
 products. So memory is what it is beside that of a shot's pixels, and seconds are those that a shot
 costs beside them. Prints peak memory, user-CPU seconds, bytes and files of each product, and those
-of each summary; what a size was too large for is extrapolated from the last two, along a line.
+of each summary; the next size is extrapolated from the last two, along a line.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SIZES = (100, 1000, 10_000)
 """Shots."""
 
 EXTRAPOLATED = 100_000
-"""Shots for which all is extrapolated that was not measured."""
+"""Shots to which it is extrapolated where 10 000 were measured."""
 
 MOST_SHOTS = {
     "wide": 1000,
@@ -125,29 +125,28 @@ def show(name: str, n_shots: int, taken: dict[str, float]) -> None:
 
 
 def extrapolated(small: dict[str, float], large: dict[str, float], ratio: float) -> dict:
-    """Return what a larger size takes, along the line through two others.
+    """Return what a larger size takes, along the line through two others; what has fallen from the
+    one to the other, as seconds of a start may by chance, stays.
 
     ratio: of its distance from the large one over that of the two.
     """
-    return {key: large[key] + ratio * (large[key] - small[key]) for key in large}
+    return {key: large[key] + ratio * max(0.0, large[key] - small[key]) for key in large}
 
 
 def beyond(measured: Table) -> Table:
-    """Return what is extrapolated to `EXTRAPOLATED` shots, and to sizes that others were measured
-    at, and print it.
-    """
-    sizes = {int(size) for of_name in measured.values() for size in of_name} | {EXTRAPOLATED}
+    """Return what is extrapolated, to the next of all sizes, and print it."""
+    sizes = sorted({*SIZES, EXTRAPOLATED, *(int(n) for one in measured.values() for n in one)})
     table: Table = {}
     for name, of_name in measured.items():
         known = sorted(map(int, of_name))
-        if len(known) < 2:
+        larger = [size for size in sizes if size > known[-1]]
+        if len(known) < 2 or not larger:
             continue
         small, large = known[-2:]
-        for size in sorted(size for size in sizes if size > large):
-            ratio = (size - large) / (large - small)
-            of_size = extrapolated(of_name[str(small)], of_name[str(large)], ratio)
-            table.setdefault(name, {})[str(size)] = of_size
-            show(f"{name} (x)", size, of_size)
+        ratio = (larger[0] - large) / (large - small)
+        of_size = extrapolated(of_name[str(small)], of_name[str(large)], ratio)
+        table[name] = {str(larger[0]): of_size}
+        show(f"{name} (x)", larger[0], of_size)
     return table
 
 
