@@ -13,7 +13,7 @@ from spreadflow.parallel import World
 from spreadflow.products import BY_KIND, Predict
 from spreadflow.report import drawn, module_of, style
 
-N_PARTS = 6
+N_PARTS = 4
 """Parts of the smaller product."""
 
 N_DRAWN = 10
