@@ -15,7 +15,7 @@ rule correlate:
     resources:
         mpi=MPI,
         tasks=lambda wildcards, threads: commands.ranks_with_roles(CONFIG, wildcards.run, threads),
-        mem_mb=commands.memory("correlate"),
+        mem_mb=memory("correlate"),
         runtime=BY_WORD["correlate"].minutes,
     params:
         config=section("correlate"),

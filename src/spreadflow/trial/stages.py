@@ -5,8 +5,10 @@ A new stage touches its row here, its section and its class of sections (`config
 (`report/`), its rule (`workflow/rules/`) and its tests.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from spreadflow.trial import facts, inputs
@@ -19,6 +21,10 @@ if TYPE_CHECKING:  # the classes of the configuration take long, and who draws n
 def _indexes_here(config: "Config") -> bool:
     """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
+
+
+NO_ROWS: Mapping[str, int] = MappingProxyType({})
+"""Of no table."""
 
 
 class Stage(NamedTuple):
@@ -41,7 +47,11 @@ class Stage(NamedTuple):
     is_in_jax: bool = True
     """whether any of it is computed in JAX, on a device of each rank"""
     memory_mb: int = 1500
-    """memory of a rank, MB"""
+    """memory of a rank, MB, but for what grows with the rows of what it reads"""
+    shared_bytes: Mapping[str, int] = NO_ROWS
+    """what grows and ranks share: input and table, `reindex/reflections` → bytes of a row"""
+    common_bytes: Mapping[str, int] = NO_ROWS
+    """what grows and each rank has: the same"""
     minutes: int = 240
     """time limit on a cluster, minutes"""
     ranks_divisor: int = 1
@@ -65,6 +75,22 @@ class Stage(NamedTuple):
         """Names of the sections that the stage reads."""
         names = (name.replace("recordings", "recording") for name in self.config.model_fields)
         return tuple(name for name in names if name not in ("shots", "lattices"))
+
+    @property
+    def grows(self) -> bool:
+        """Whether the memory of a rank grows with the rows of what it reads."""
+        return bool(self.shared_bytes or self.common_bytes)
+
+    def rank_mb(self, n_rows: Mapping[str, int], n_ranks: int) -> int:
+        """Return the memory of one of some ranks, MB. n_rows: of the tables of what is read; those
+        that are not known count as none.
+        """
+
+        def total(bytes_of: Mapping[str, int]) -> int:
+            return sum(n_bytes * n_rows.get(table, 0) for table, n_bytes in bytes_of.items())
+
+        n_bytes = total(self.shared_bytes) / n_ranks + total(self.common_bytes)
+        return self.memory_mb + math.ceil(n_bytes / 1e6)
 
     @property
     def summarized(self) -> str:
@@ -101,6 +127,7 @@ STAGES = (
         inputs=inputs.Level0Inputs,
         outputs=("level0.expt",),
         is_wanted=_indexes_here,
+        shared_bytes={"index/spots": 500},
         minutes=60,
         ranks_divisor=4,
     ),
@@ -140,6 +167,8 @@ STAGES = (
         inputs=inputs.MergeInputs,
         outputs=("merge.h5", "merge.mtz"),
         is_in_jax=False,
+        shared_bytes={"reindex/reflections": 100},
+        common_bytes={"reindex/lattices": 500},
         minutes=120,
         ranks_divisor=4,
     ),
@@ -220,6 +249,8 @@ STAGES = (
         outputs=("stage2.h5", "stage2.mtz"),
         is_wanted=facts.has_stage2,
         memory_mb=3000,
+        shared_bytes={"pack/lattices": 30_000},
+        common_bytes={"pack/lattices": 5000},
     ),
     Stage(
         word="spread",
@@ -229,6 +260,8 @@ STAGES = (
         outputs=("spread.h5", "spread.csv"),
         is_wanted=facts.has_sites,
         memory_mb=3000,
+        shared_bytes={"shoeboxes/reflections": 30_000},
+        common_bytes={"shoeboxes/lattices": 5000},
         minutes=480,
     ),
     Stage(
@@ -238,6 +271,7 @@ STAGES = (
         inputs=inputs.CorrelateInputs,
         outputs=("{run}/correlate.h5", "{run}/correlate.json"),
         is_wanted=lambda config: bool(facts.correlated_runs(config)),
+        is_in_jax=False,
         memory_mb=4000,
         runs=facts.correlated_runs,
     ),
