@@ -48,11 +48,30 @@ def slow_first_rank(world: World) -> list[int]:
     return world.gather(n_blocks)
 
 
+def busy(world: World) -> list[float]:
+    """Return the processor time that each rank is said to work where one does and others wait."""
+    start_s = world.busy_s
+    if world.rank == world.size - 1:
+        end_s = time.process_time() + 0.5
+        while time.process_time() < end_s:
+            pass
+    world.barrier()
+    return world.shares(start_s).seconds
+
+
+WORDS = {
+    "total": total,
+    "share": share,
+    "slow": slow_first_rank,
+    "busy": busy,
+}
+
+
 def main() -> None:
     what = sys.argv[1]
     ranks = int(sys.argv[2])
     world = World(ranks)
-    result = {"total": total, "share": share, "slow": slow_first_rank}[what](world)
+    result = WORDS[what](world)
     world.once(lambda: print(json.dumps(result)))
 
 

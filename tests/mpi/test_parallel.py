@@ -72,6 +72,12 @@ def test_a_busy_first_rank_holds_nobody_up(monkeypatch, network):
     assert first <= 3
 
 
+def test_a_rank_that_waits_is_not_busy():
+    first, second = _result(2, "busy")
+    assert second > 0.4
+    assert first < 0.2 * second
+
+
 def test_a_world_of_one_needs_no_launcher():
     world = World()
     assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])
