@@ -37,7 +37,7 @@ from spreadflow.units import wavelength
 PASSES = 2
 """Refinements of the detector: the second one indexes the spots anew at the refined position."""
 
-LEAST_SHOTS_OF_BLOCK = 8
+LEAST_SHOTS_OF_BLOCK = 4
 """Shots of a block, at least."""
 
 MOST_BYTES_PER_SHOT = 100_000

@@ -30,9 +30,12 @@ MAX_GROUPS = 128
 number have no work.
 """
 
-LEAST_REFLECTIONS = 20_000
-"""Reflections of a group of fewer lattices than a part has: with fewer, sums of a group by unique
-reflection take longer than what is summed.
+MOST_OF_FEW = 64
+"""Most groups that few parts are cut into: enough for several on each of 8 ranks."""
+
+LEAST_OF_UNIQUE = 0.03
+"""Reflections of a group of fewer lattices than a part has, over the number of unique ones: sums by
+unique reflection are cleared and added for each group.
 """
 
 REFLECTIONS = (
@@ -172,7 +175,8 @@ def scale(
     unique = merging.Unique(crystal.cell, crystal.space_group, section.d_min)
     parts = _parts(reindex, cells, crystal.runs)
     columns = tuple(dict.fromkeys((*REFLECTIONS, *keep)))
-    own, reflections = _read(parts, columns, world, word)
+    groups = _groups(parts, len(unique))
+    own, reflections = _read(groups, parts, columns, world, word)
     read = reflections.as_dict()
     kept = Reflections(**{column.name: read[column.name] for column in keep})
     lattice = reflections.lattice if keep else np.empty(0, np.int64)
@@ -295,11 +299,11 @@ class Groups(NamedTuple):
     """(group,) its reflections, about"""
 
 
-def _groups(parts: list[Part]) -> Groups:
+def _groups(parts: list[Part], n_unique: int) -> Groups:
     """Return the groups of accepted lattices, the same on any number of ranks."""
-    most = max(MAX_GROUPS // len(parts), 1)
+    most = max(MOST_OF_FEW // len(parts), 1)
     n_rows = np.array([part.part.n_rows("reflections") for part in parts])
-    n_of_parts = np.clip(n_rows // LEAST_REFLECTIONS, 1, most)
+    n_of_parts = np.clip(n_rows / (LEAST_OF_UNIQUE * n_unique), 1, most).astype(int)
     n_all = int(n_of_parts.sum())
     together = np.array_split(np.arange(n_all), min(n_all, MAX_GROUPS))
     group = np.repeat(np.arange(len(together)), [len(numbers) for numbers in together])
@@ -317,13 +321,12 @@ def _groups(parts: list[Part]) -> Groups:
 
 
 def _read(
-    parts: list[Part], wanted: tuple[Column, ...], world: World, word: str
+    groups: Groups, parts: list[Part], wanted: tuple[Column, ...], world: World, word: str
 ) -> tuple[OwnLattices, Reflections]:
     """Return the accepted lattices of this rank's groups and their reflections, whose `lattice` is
     a row of these; the result of the stage does not depend on which groups these are. wanted:
     columns of reflections.
     """
-    groups = _groups(parts)
     is_early = np.arange(len(groups.costs)) % scaling.START_EVERY == 0
     own_groups = world.deal(groups.costs.tolist(), is_early.tolist())
     is_own = [np.isin(of_part, own_groups) for of_part in groups.of_parts]
