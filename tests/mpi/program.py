@@ -59,12 +59,31 @@ def places(world: World) -> list[list]:
     return world.gather([world.rank_on_node(), device.id])
 
 
+def busy(world: World) -> list[float]:
+    """Return the processor time that each rank is said to work where one does and others wait."""
+    start_s = world.busy_s
+    if world.rank == world.size - 1:
+        end_s = time.process_time() + 0.5
+        while time.process_time() < end_s:
+            pass
+    world.barrier()
+    return world.shares(start_s).seconds
+
+
+WORDS = {
+    "total": total,
+    "share": share,
+    "slow": slow_first_rank,
+    "busy": busy,
+    "places": places,
+}
+
+
 def main() -> None:
     what = sys.argv[1]
     ranks = int(sys.argv[2])
     world = World(ranks)
-    programs = {"total": total, "share": share, "slow": slow_first_rank, "places": places}
-    result = programs[what](world)
+    result = WORDS[what](world)
     world.once(lambda: print(json.dumps(result)))
 
 

@@ -93,6 +93,12 @@ def test_of_the_cpu_alone_nothing_is_said():
     assert "ranks by device" not in completed.stderr
 
 
+def test_a_rank_that_waits_is_not_busy():
+    first, second = _result(2, "busy")
+    assert second > 0.4
+    assert first < 0.2 * second
+
+
 def test_a_world_of_one_needs_no_launcher():
     world = World()
     assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from spreadflow.errors import RanksError, SpreadflowError
+from spreadflow.parallel.shares import Shares, deal
 from spreadflow.trial import launchers
 
 ATTENTION_S = 0.005
@@ -74,6 +76,9 @@ class World:
         self._comm = _communicator(ranks)
         self.rank = self._comm.rank if self._comm else 0
         self.size = self._comm.size if self._comm else 1
+        self._items = Counter[str]()
+        self._waited_s = 0.0
+        """processor time that MPI took, most of which is waiting"""
         if ranks == 1:
             _check_alone()
         elif ranks is not None and self.size != ranks:
@@ -106,9 +111,15 @@ class World:
         node.Free()
         return rank
 
+    def deal(self, costs: Sequence[float], is_early: Sequence[bool] | None = None) -> list[int]:
+        """Return the blocks that this rank shall hold, ascending: for work that comes back to them
+        again and again. costs, is_early: as of `deal`, the same on all ranks.
+        """
+        return deal(costs, self.size, is_early)[self.rank]
+
     def share(self, n_blocks: int) -> Iterator[int]:
-        """Yield the blocks that this rank shall do; they are handed out first come, first served.
-        Collective.
+        """Yield the blocks that this rank shall do; they are handed out first come, first served:
+        for work that is done once. Collective.
         """
         if self._comm is None or self.size == 1:
             yield from range(n_blocks)
@@ -117,22 +128,25 @@ class World:
 
         item_size = np.dtype(np.int64).itemsize
         size = item_size if self.rank == 0 else 0  # the first rank holds the counter
-        window = MPI.Win.Allocate(size, item_size, comm=self._comm)
-        if self.rank == 0:
-            np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0  # type: ignore[call-overload]
-        self._comm.Barrier()
+        with self._waiting():
+            window = MPI.Win.Allocate(size, item_size, comm=self._comm)
+            if self.rank == 0:
+                counter = np.frombuffer(window.tomemory(), dtype=np.int64)  # type: ignore[call-overload]
+                counter[:] = 0
+            self._comm.Barrier()
 
         increment = np.ones(1, np.int64)
         ticket = np.zeros(1, np.int64)
         with self._attentive():
             while True:
-                window.Lock(0)
-                window.Fetch_and_op(increment, ticket, 0)
-                window.Unlock(0)
+                with self._waiting():
+                    window.Lock(0)
+                    window.Fetch_and_op(increment, ticket, 0)
+                    window.Unlock(0)
                 if ticket[0] >= n_blocks:
                     break
                 yield int(ticket[0])
-            self._comm.Barrier()
+            self.barrier()
         window.Free()
 
     @contextmanager
@@ -193,15 +207,17 @@ class World:
         pieces = [array[first:last] for first, last in pairwise(bounds) for _, array in own]
         sent = np.concatenate([np.empty(0), *pieces])
         order = np.argsort([block for of_rank in numbers for block in of_rank])
-        shares = np.empty((len(order), widths[self.rank]))
+        received = np.empty((len(order), widths[self.rank]))
         n_received = [len(of_rank) * widths[self.rank] for of_rank in numbers]
-        self._comm.Alltoallv(
-            [sent, (widths * len(own)).tolist(), MPI.DOUBLE], [shares, n_received, MPI.DOUBLE]
-        )
+        with self._waiting():
+            self._comm.Alltoallv(
+                [sent, (widths * len(own)).tolist(), MPI.DOUBLE], [received, n_received, MPI.DOUBLE]
+            )
         own_total = np.zeros(widths[self.rank])
         for row in order:
-            own_total += shares[row]
-        self._comm.Allgatherv(own_total, [total, widths.tolist(), MPI.DOUBLE])
+            own_total += received[row]
+        with self._waiting():
+            self._comm.Allgatherv(own_total, [total, widths.tolist(), MPI.DOUBLE])
         return total
 
     def total(self, array: np.ndarray) -> np.ndarray:
@@ -213,7 +229,8 @@ class World:
         from mpi4py import MPI
 
         out = np.array(array, dtype=np.float64)
-        self._comm.Allreduce(MPI.IN_PLACE, out, MPI.SUM)
+        with self._waiting():
+            self._comm.Allreduce(MPI.IN_PLACE, out, MPI.SUM)
         return out
 
     def max_shape(self, partials: Mapping[int, np.ndarray]) -> tuple[int, ...]:
@@ -228,7 +245,8 @@ class World:
         """Return the values of all ranks, in rank order, on every rank: small objects only.
         Collective.
         """
-        return [value] if self._comm is None else self._comm.allgather(value)
+        with self._waiting():
+            return [value] if self._comm is None else self._comm.allgather(value)
 
     def gather_blocks(self, own: Mapping[int, Any]) -> list:
         """Return the objects of all blocks, in block order, on every rank: small ones only. own:
@@ -243,7 +261,8 @@ class World:
         """Return the objects of all blocks, in block order, on the first rank, and none on the
         others. own: as in `gather_blocks`. Collective.
         """
-        ranks = [dict(own)] if self._comm is None else self._comm.gather(dict(own)) or []
+        with self._waiting():
+            ranks = [dict(own)] if self._comm is None else self._comm.gather(dict(own)) or []
         objects = {block: value for of_rank in ranks for block, value in of_rank.items()}
         return [objects[block] for block in sorted(objects)]
 
@@ -256,7 +275,39 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks. Collective."""
         if self._comm is not None:
-            self._comm.Barrier()
+            with self._waiting():
+                self._comm.Barrier()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Count the processor time of this block as waiting: MPI looks for messages all the time,
+        so that a rank that waits for others is as busy as one that works.
+        """
+        start_s = time.process_time()
+        try:
+            yield
+        finally:
+            self._waited_s += time.process_time() - start_s
+
+    def count(self, units: str, n: int) -> None:
+        """Add to what this rank has worked on. units: what is counted, such as `shots`."""
+        self._items[units] += n
+
+    @property
+    def busy_s(self) -> float:
+        """Processor time that this process has taken, but for that in which it waited for other
+        ranks, s.
+        """
+        return time.process_time() - self._waited_s
+
+    def shares(self, since_s: float) -> Shares:
+        """Return what each rank has worked on. since_s: `busy_s` when it began. Collective."""
+        of_ranks = self.gather((dict(self._items), self.busy_s - since_s))
+        units = dict.fromkeys(name for items, _ in of_ranks for name in items)
+        return Shares(
+            items={name: [items.get(name, 0) for items, _ in of_ranks] for name in units},
+            seconds=[seconds for _, seconds in of_ranks],
+        )
 
 
 def _check_alone() -> None:
