@@ -46,6 +46,9 @@ SMALL = {
 }
 """What the trial that is measured has in place of the demo's keys."""
 
+MEASURED = [word for word in WAYS if word not in rank_costs.RECORDED]
+"""The stages that the trial is run through."""
+
 N_SHOTS = 100_000
 """Shots of a run at its full size, each with a lattice."""
 
@@ -182,11 +185,15 @@ def price(costs: dict[str, Costs], name: str, n_nodes: int, machine: Machine) ->
 
 def simulate(rows: Rows, machine: Machine) -> Rows:
     """Return what is calculated from the rows of stages that were measured."""
-    stages = {word: rows[word] for word in WAYS if word in rows}
+    stages = {word: rows[word] for word in MEASURED if word in rows}
     costs = {
         word: rank_costs.costs(word, row, rows["sizes"], rows["opened"].get(word, 0))
         for word, row in stages.items()
     }
+    n_items = rows["stage1"]["n_items"]
+    of_item = {name: n_bytes / n_items for name, n_bytes in rows["sizes"].items()}
+    for word in rank_costs.RECORDED:
+        costs[word] = rank_costs.recorded_costs(word, rows["recorded"], costs["stage1"], of_item)
     result: Rows = {"checks": {word: checked(row) for word, row in stages.items()}}
     result["scaling"] = {word: scaling(of_stage, machine) for word, of_stage in costs.items()}
     result["shared_files"] = {
@@ -232,7 +239,8 @@ def main() -> None:
     """Measure, simulate, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where the trial is, or shall be")
-    parser.add_argument("--stages", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--stages", nargs="*", choices=MEASURED, default=MEASURED)
+    parser.add_argument("--recorded", type=Path, nargs=2, help="finished demo, and a smaller trial")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--speed", type=float, default=Machine().speed, help="of a core, relative")
     parser.add_argument("--json", type=Path)
@@ -241,12 +249,16 @@ def main() -> None:
     config = trial()
     for word in arguments.stages:
         rows[word] = measure_stage(config, word, arguments.ranks, arguments.folder)
+        if word == "reindex":
+            rank_costs.measure(config, "cells", 1, arguments.folder)
         rows.setdefault("opened", {})[word] = opened_files(word)
         rows["sizes"] = rank_costs.sizes(config, arguments.folder)
         if arguments.json:
             recorded.save(arguments.json, "many_ranks", rows)
     if arguments.stages:
         rows["ticket_s"] = ticket_seconds()
+    if arguments.recorded:
+        rows["recorded"] = rank_costs.read(*arguments.recorded)
     machine = Machine(speed=arguments.speed)
     rows["calculated"] = simulate(rows, machine)
     show(rows["calculated"])

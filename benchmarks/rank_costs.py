@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 
 from rank_model import Costs, Dealt
@@ -69,6 +70,26 @@ WAYS = {
     "spread": Way(largest=8, share_items=8, reads=("wide",), writes="spread.gram"),
 }
 """The stages on many ranks but `adopt`, which stands in place of `index`."""
+
+PART_ITEMS = 256
+"""Items of a part that is joined from pieces."""
+
+N_CYCLES = 3
+"""Cycles of `stage2` and `spread` in the demo."""
+
+MOSAIC_S = 2.3
+"""Processor time of a lattice of `mosaic`, of four that share a set (docs/performance.md)."""
+
+CURVES_S = (33.0 + 14.7) / 100
+"""Processor time of a lattice of `spread` outside its expansions: curves and X in all cycles, and
+controls, of 100 lattices on one rank (docs/performance.md).
+"""
+
+CURVES_SUMS = (300, 3e5)
+"""Sums over ranks of `spread`, and bytes of each: assumed."""
+
+RECORDED = ("ladder", "mosaic", "stage2", "spread")
+"""Stages that take minutes: what their lattices cost is read from a trial that has run."""
 
 SHARE_S = {"merge": 6.4 / 40_000}
 """Stage → seconds of a lattice that stays with its rank, where a small trial has too few to tell:
@@ -143,6 +164,80 @@ def sizes(config: Config, folder: Path) -> dict[str, float]:
 def _bytes(folder: Path) -> float:
     """Return the bytes of all files below a folder."""
     return float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
+# ---------------------------------------------------------------- from a trial that has run
+
+
+def read(trial: Path, smaller: Path) -> Row:
+    """Return what two finished trials on two ranks recorded of the stages that take minutes."""
+    ladder = _column(trial / "ladder.parts", "rungs/seconds")
+    n_rungs = len(ladder) // json.loads((trial / "ladder.json").read_text())["n_modelled"]
+    rows: Row = {"ladder": ladder.reshape(-1, n_rungs).sum(axis=1).tolist()}
+    for word in ("stage2", "spread"):
+        last = trial / f"{word}.gram" / f"{N_CYCLES}.parts"
+        rows[word] = _column(last, "lattices/seconds").tolist()
+        n_bytes = _bytes(last)
+        rows[f"{word} bytes"] = n_bytes / len(rows[word])
+    rows["solves"] = [_solves(path) for path in (trial, smaller)]
+    return rows
+
+
+def _column(parts: Path, name: str) -> np.ndarray:
+    """Return a column of all parts."""
+    columns = []
+    for path in sorted(parts.glob("[0-9]*.h5")):
+        with h5py.File(path) as file:
+            columns.append(file[name][:])
+    return np.concatenate(columns)
+
+
+def _solves(trial: Path) -> dict[str, float]:
+    """Return lattices of a rank, sums over ranks, bytes of each and seconds of the first rank, of
+    the solves of `stage2`.
+    """
+    figures = json.loads((trial / "stage2.json").read_text())
+    with h5py.File(trial / "stage2.h5") as file:
+        seconds = float(file["cycles/seconds"][:].sum())
+    n_sums = figures["n_reductions"]
+    return {
+        "n_lattices": figures["n_lattices"] / 2,
+        "n_sums": n_sums,
+        "bytes": figures["reduced_bytes"] / n_sums,
+        "seconds": seconds,
+    }
+
+
+def recorded_costs(word: str, rows: Row, like: Costs, of_sizes: dict[str, float]) -> Costs:
+    """Return the costs of a stage that a trial recorded. rows: of `read`; like: those of `stage1`,
+    which imports and loads the same; of_sizes: bytes of an item that is read.
+    """
+    way = WAYS[word]
+    item_s = np.array(rows.get(word, [MOSAIC_S]))
+    n_bytes = sum(of_sizes[name] for name in way.reads) + rows.get(f"{word} bytes", 0.0)
+    is_repeated = word in ("stage2", "spread")
+    dealt = Dealt(
+        item_s=item_s,
+        largest=way.largest,
+        bytes_per_item=n_bytes,
+        n_times=N_CYCLES if is_repeated else 1,
+    )
+    costs = like._replace(
+        word=word, dealt=(dealt,), share_s=0.0, sums=(0, 0.0), most_items=way.most_items
+    )
+    if word == "spread":
+        costs = costs._replace(share_s=CURVES_S, sums=CURVES_SUMS)
+    if word == "stage2":
+        larger, smaller = rows["solves"]
+        of_sum = [row["seconds"] / row["n_sums"] for row in (larger, smaller)]
+        slope = (of_sum[0] - of_sum[1]) / (larger["n_lattices"] - smaller["n_lattices"])
+        rest = of_sum[1] - slope * smaller["n_lattices"]
+        costs = costs._replace(
+            share_s=slope * larger["n_sums"],
+            own_s=like.own_s + rest * larger["n_sums"],
+            sums=(larger["n_sums"], larger["bytes"]),
+        )
+    return costs._replace(share_items=way.share_items)
 
 
 # ---------------------------------------------------------------- from what was measured
@@ -259,7 +354,3 @@ def _dealt(
         )
         is_first = False
     return tuple(all_dealt)
-
-
-PART_ITEMS = 256
-"""Items of a part that is joined from pieces."""

@@ -40,7 +40,10 @@ YIELDING = {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 """Variable of MPICH: ranks that wait leave a core that they share to the others."""
 
 OVERLAYS: dict[str, dict[str, Any]] = {
-    "adopt": {"runs": {RUN: {"images": "data/tiny/manifest.json", "spec": "adopted.txt"}}},
+    "adopt": {
+        "runs": {RUN: {"images": "data/tiny/manifest.json", "spec": "adopted.txt"}},
+        "index": {"space_group": "C 1 2 1"},
+    },
     "mosaic": {"stage1": {"mosaicity": "learned"}, "mosaic": {"max_lattices": 4, "oversample": 1}},
     "stage2": {"stage2": {"max_cycles": 2}},
 }
