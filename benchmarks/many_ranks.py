@@ -22,13 +22,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 import rank_costs
 import recorded
+from rank_clock import N_TICKETS
 from rank_costs import CLOCK, LAUNCHER, WAYS
 from rank_model import Costs, Course, Machine, course
 from spreadflow.config import Config, overlay, parse
@@ -80,9 +81,11 @@ def trial() -> Config:
     return parse(overlay(tree, SMALL))
 
 
-def measure_stage(config: Config, word: str, ranks: Sequence[int], folder: Path) -> Rows:
-    """Return what a stage costs on each number of ranks, and check the law of one and two."""
-    of_ranks = {}
+def measure_stage(
+    config: Config, word: str, ranks: Sequence[int], folder: Path, before: Rows
+) -> Rows:
+    """Return what a stage costs on each number of ranks, and on those that were measured before."""
+    of_ranks = before.get(word, {}).get("of_ranks", {})
     for n_ranks in ranks:
         of_ranks[str(n_ranks)] = row = rank_costs.measure(config, word, n_ranks, folder)
         work = rank_costs.at_work(row)
@@ -102,18 +105,46 @@ def checked(row: Rows) -> dict[str, float]:
     return ratios
 
 
-def ticket_seconds(n_ranks: int = 4) -> float:
-    """Return the seconds between two tickets while the first rank works on blocks of its own, as if
-    every rank were on a node of its own.
+class Tickets(NamedTuple):
+    """How ranks draw blocks, for a measurement."""
+
+    n_ranks: int
+    is_network: bool
+    """whether as if every rank were on a node of its own"""
+    is_served: bool
+    """whether the first rank works on no block"""
+
+
+TICKETS = {
+    "memory": Tickets(2, is_network=False, is_served=False),
+    "looked_up": Tickets(4, is_network=True, is_served=False),
+    "served": Tickets(4, is_network=True, is_served=True),
+}
+"""What is measured of the counter."""
+
+LOCK_S = 0.045
+"""Seconds between two tickets where each takes a lock of its own, on one node or several: measured
+with the revision b92b872, on 2, 4 and 8 ranks, 42-61 ms.
+"""
+
+
+def ticket_seconds(tickets: Tickets) -> float:
+    """Return the seconds between two tickets: elapsed while the first rank works (in memory the
+    median, as ranks share cores); where it serves alone, its processor time.
     """
+    n_ranks, is_network, is_served = tickets
     with tempfile.TemporaryDirectory() as name:
         line = [LAUNCHER, "-n", n_ranks, sys.executable, CLOCK, name, "tickets", n_ranks]
+        line += ["served"] * is_served
         environment = os.environ | dict.fromkeys(THREAD_CAPS, "1") | rank_costs.YIELDING
-        environment |= {"MPIR_CVAR_NOLOCAL": "1"}
+        environment |= {"MPIR_CVAR_NOLOCAL": str(int(is_network))}
         subprocess.run([*map(str, line)], env=environment, check=True)
         clocks = [json.loads((Path(name) / f"{rank}.json").read_text()) for rank in range(n_ranks)]
+    if is_served:
+        return clocks[0]["seconds"]["waiting"] / N_TICKETS
     times = [seconds for clock in clocks[1:] for seconds in clock["ticket_s"]]
-    return statistics.mean(times) / (n_ranks - 1)
+    mean = statistics.mean if is_network else statistics.median
+    return mean(times) / (n_ranks - 1)
 
 
 def opened_files(word: str) -> int:
@@ -248,7 +279,7 @@ def main() -> None:
     rows = recorded.rows(arguments.json)
     config = trial()
     for word in arguments.stages:
-        rows[word] = measure_stage(config, word, arguments.ranks, arguments.folder)
+        rows[word] = measure_stage(config, word, arguments.ranks, arguments.folder, rows)
         if word == "reindex":
             rank_costs.measure(config, "cells", 1, arguments.folder)
         rows.setdefault("opened", {})[word] = opened_files(word)
@@ -256,10 +287,15 @@ def main() -> None:
         if arguments.json:
             recorded.save(arguments.json, "many_ranks", rows)
     if arguments.stages:
-        rows["ticket_s"] = ticket_seconds()
+        rows["ticket_s"] = {name: ticket_seconds(way) for name, way in TICKETS.items()}
     if arguments.recorded:
         rows["recorded"] = rank_costs.read(*arguments.recorded)
-    machine = Machine(speed=arguments.speed)
+    machine = Machine(
+        speed=arguments.speed,
+        ticket_s=rows["ticket_s"]["memory"],
+        looked_up_ticket_s=rows["ticket_s"]["looked_up"],
+        served_ticket_s=rows["ticket_s"]["served"],
+    )
     rows["calculated"] = simulate(rows, machine)
     show(rows["calculated"])
     if arguments.json:

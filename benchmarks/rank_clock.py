@@ -3,8 +3,9 @@
     mpiexec -n 4 python benchmarks/rank_clock.py FOLDER STAGE ARGUMENTS...
 
 FOLDER/<rank>.json has what `Clock` counts. The stage is the program as it is: `World`, through
-which ranks do everything together, is watched from outside. The word `tickets` in place of a stage
-lets ranks draw blocks that take no time, while the first one works.
+which ranks do everything together, is watched from outside. In place of a stage, `tickets 4` lets
+four ranks draw blocks that take no time, while the first one works, and `tickets 4 served` while it
+hands out alone.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from spreadflow.parallel import World
+from spreadflow.parallel import world as world_module
 
 FIRST_BLOCK_S = 0.05
 """Processor time of a block of the first rank, where tickets are measured."""
@@ -149,11 +151,11 @@ def _n_bytes(arguments: tuple) -> int:
     return 0
 
 
-def draw_tickets(n_ranks: int) -> None:
-    """Share blocks that take no time but on the first rank. The last ranks have no core of their
-    own, so that the time between two tickets is that of the counter.
-    """
+def draw_tickets(n_ranks: int, is_served: bool) -> None:
+    """Share blocks that take no time but on the first rank. is_served: that works on none."""
     world = World(n_ranks)
+    if is_served:
+        world_module.MANY_RANKS = n_ranks
     for _ in world.share(N_TICKETS):
         ends = time.process_time() + FIRST_BLOCK_S
         while world.rank == 0 and time.process_time() < ends:
@@ -167,7 +169,7 @@ def main() -> int:
     watch(clock)
     status = 0
     if word == "tickets":
-        draw_tickets(int(arguments[0]))
+        draw_tickets(int(arguments[0]), arguments[1:] == ["served"])
     else:
         from spreadflow import cli
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.io import pieces
+from spreadflow.parallel.world import MANY_RANKS
 
 DRAW, STORE = 0, 1
 """Events: a rank wants a block; a rank has done one and stores it."""
@@ -34,10 +35,14 @@ class Machine(NamedTuple):
     """of a message"""
     bytes_per_s: float = 2e9
     """of a message, for each rank of a full node"""
-    ticket_s: float = 2e-6
-    """for which the counter is held by one ticket"""
-    answer_s: float = 0.0
-    """until the first rank, at work on a block of its own, looks at the counter"""
+    ticket_s: float = 5e-6
+    """between two tickets where all ranks are of one node, and draw from its memory"""
+    looked_up_ticket_s: float = 0.01
+    """the same of several nodes, where the first rank looks up from its own work"""
+    served_ticket_s: float = 5e-5
+    """the same where it does nothing else"""
+    many_ranks: int = MANY_RANKS
+    """from which on it does nothing else"""
     file_operations_per_s: float = 2e4
     """that the storage does for all ranks"""
     storage_bytes_per_s: float = 5e10
@@ -135,7 +140,9 @@ def draw(
 
     block_s: seconds of each block; n_bytes: that it reads and writes.
     """
-    events = [(0.0, DRAW, rank) for rank in range(n_ranks)]
+    is_served = n_ranks >= machine.many_ranks
+    ticket_s = _ticket_seconds(machine, n_ranks)
+    events = [(0.0, DRAW, rank) for rank in range(is_served, n_ranks)]
     tickets = [0.0] * n_ranks
     storage = [0.0] * n_ranks
     size = [0.0] * n_ranks
@@ -147,8 +154,8 @@ def draw(
     while events:
         now, what, rank = heapq.heappop(events)
         if what == DRAW:
-            counter_free = max(counter_free, now + machine.latency_s) + machine.ticket_s
-            answer = counter_free + machine.latency_s + (machine.answer_s if rank else 0.0)
+            counter_free = max(counter_free, now + machine.latency_s) + ticket_s
+            answer = counter_free + machine.latency_s
             tickets[rank] += answer - now
             last = max(last, (answer, rank))
             if block < len(block_s):
@@ -164,6 +171,15 @@ def draw(
             heapq.heappush(events, (end, DRAW, rank))
     end, rank = last
     return Drawn(end, tickets[rank], storage[rank])
+
+
+def _ticket_seconds(machine: Machine, n_ranks: int) -> float:
+    """Return the seconds between two tickets."""
+    if n_ranks <= machine.ranks_per_node:
+        return machine.ticket_s
+    if n_ranks < machine.many_ranks:
+        return machine.looked_up_ticket_s
+    return machine.served_ticket_s
 
 
 def blocks_of(dealt: Dealt, n_items: int, n_ranks: int) -> list[int]:

@@ -45,6 +45,7 @@ PARTS = {
         "docs/status",
         "docs/spread",
         "docs/performance",
+        "docs/scaling",
         "benchmarks/README",
     ],
     "To develop": ["docs/architecture", DECISIONS, "CONTRIBUTING", "CHANGELOG"],

@@ -36,6 +36,7 @@ PAGES = {
     DOCS / "measured" / "status.json": DOCS / "status.md",
     DOCS / "measured" / "spread.json": DOCS / "spread.md",
     DOCS / "measured" / "performance.json": DOCS / "performance.md",
+    DOCS / "measured" / "ranks.json": DOCS / "scaling.md",
     DOCS / "measured" / "benchmarks.json": DOCS.parent / "benchmarks" / "README.md",
 }
 """File of tables → page that shows them."""
