@@ -1,8 +1,8 @@
 """How do the stages scale to 10 000 ranks, and what do 100 000 images cost?
 
-    python benchmarks/many_ranks.py --folder FOLDER --json ranks.json                 # everything
-    python benchmarks/many_ranks.py --folder FOLDER --json ranks.json --stages merge  # one again
-    python benchmarks/many_ranks.py --json ranks.json --stages                 # simulate alone
+    python benchmarks/many_ranks.py measure --json ranks.json --folder FOLDER --recorded DEMO TINY
+    python benchmarks/many_ranks.py measure --json ranks.json --folder FOLDER --stages merge
+    python benchmarks/many_ranks.py simulate --json ranks.json
 
 A small trial of the demo's stills is run in the folder, stage by stage, by the real program on 1,
 2, 4 and 8 ranks with a clock in each (`rank_clock.py`). One rank and two say what a stage costs
@@ -31,7 +31,7 @@ import rank_costs
 import recorded
 from rank_clock import N_TICKETS
 from rank_costs import CLOCK, LAUNCHER, WAYS
-from rank_model import Costs, Course, Machine, course
+from rank_model import Costs, Course, Machine, course, programs
 from spreadflow.config import Config, overlay, parse
 from spreadflow.trial import BY_WORD, machines
 from spreadflow.trial.threads import THREAD_CAPS
@@ -108,6 +108,8 @@ def checked(row: Rows) -> dict[str, float]:
 class Tickets(NamedTuple):
     """How ranks draw blocks, for a measurement."""
 
+    field: str
+    """of `Machine`"""
     n_ranks: int
     is_network: bool
     """whether as if every rank were on a node of its own"""
@@ -116,23 +118,18 @@ class Tickets(NamedTuple):
 
 
 TICKETS = {
-    "memory": Tickets(2, is_network=False, is_served=False),
-    "looked_up": Tickets(4, is_network=True, is_served=False),
-    "served": Tickets(4, is_network=True, is_served=True),
+    "memory": Tickets("ticket_s", 2, is_network=False, is_served=False),
+    "looked_up": Tickets("looked_up_ticket_s", 4, is_network=True, is_served=False),
+    "served": Tickets("served_ticket_s", 4, is_network=True, is_served=True),
 }
 """What is measured of the counter."""
-
-LOCK_S = 0.045
-"""Seconds between two tickets where each takes a lock of its own, on one node or several: measured
-with the revision b92b872, on 2, 4 and 8 ranks, 42-61 ms.
-"""
 
 
 def ticket_seconds(tickets: Tickets) -> float:
     """Return the seconds between two tickets: elapsed while the first rank works (in memory the
     median, as ranks share cores); where it serves alone, its processor time.
     """
-    n_ranks, is_network, is_served = tickets
+    _, n_ranks, is_network, is_served = tickets
     with tempfile.TemporaryDirectory() as name:
         line = [LAUNCHER, "-n", n_ranks, sys.executable, CLOCK, name, "tickets", n_ranks]
         line += ["served"] * is_served
@@ -227,8 +224,9 @@ def simulate(rows: Rows, machine: Machine) -> Rows:
         costs[word] = rank_costs.recorded_costs(word, rows["recorded"], costs["stage1"], of_item)
     result: Rows = {"checks": {word: checked(row) for word, row in stages.items()}}
     result["scaling"] = {word: scaling(of_stage, machine) for word, of_stage in costs.items()}
-    result["shared_files"] = {
-        word: scaling(of_stage, machine._replace(has_image=False))
+    without_image = machine._replace(has_image=False)
+    result["programs"] = {
+        word: {str(n_ranks): programs(of_stage, without_image, n_ranks) for n_ranks in MANY_RANKS}
         for word, of_stage in costs.items()
     }
     result["prices"] = {
@@ -269,37 +267,38 @@ def show(result: Rows) -> None:
 def main() -> None:
     """Measure, simulate, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["measure", "simulate"])
     parser.add_argument("--folder", type=Path, help="where the trial is, or shall be")
-    parser.add_argument("--stages", nargs="*", choices=MEASURED, default=MEASURED)
+    parser.add_argument("--stages", nargs="+", choices=MEASURED, default=MEASURED)
     parser.add_argument("--recorded", type=Path, nargs=2, help="finished demo, and a smaller trial")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--speed", type=float, default=Machine().speed, help="of a core, relative")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, required=True, help="what was measured, and is added")
     arguments = parser.parse_args()
     rows = recorded.rows(arguments.json)
+    if arguments.action == "measure":
+        measure(rows, arguments)
+    else:
+        tickets = {way.field: rows["ticket_s"][name] for name, way in TICKETS.items()}
+        rows["calculated"] = simulate(rows, Machine(speed=arguments.speed, **tickets))
+        show(rows["calculated"])
+    recorded.save(arguments.json, "many_ranks", rows)
+
+
+def measure(rows: Rows, arguments: argparse.Namespace) -> None:
+    """Measure stages and tickets, and add what they cost to the rows."""
     config = trial()
     for word in arguments.stages:
-        rows[word] = measure_stage(config, word, arguments.ranks, arguments.folder, rows)
+        measured = measure_stage(config, word, arguments.ranks, arguments.folder, rows)
+        rows[word] = measured
         if word == "reindex":
             rank_costs.measure(config, "cells", 1, arguments.folder)
         rows.setdefault("opened", {})[word] = opened_files(word)
         rows["sizes"] = rank_costs.sizes(config, arguments.folder)
-        if arguments.json:
-            recorded.save(arguments.json, "many_ranks", rows)
-    if arguments.stages:
-        rows["ticket_s"] = {name: ticket_seconds(way) for name, way in TICKETS.items()}
+        recorded.save(arguments.json, "many_ranks", rows)
+    rows["ticket_s"] = {name: ticket_seconds(way) for name, way in TICKETS.items()}
     if arguments.recorded:
         rows["recorded"] = rank_costs.read(*arguments.recorded)
-    machine = Machine(
-        speed=arguments.speed,
-        ticket_s=rows["ticket_s"]["memory"],
-        looked_up_ticket_s=rows["ticket_s"]["looked_up"],
-        served_ticket_s=rows["ticket_s"]["served"],
-    )
-    rows["calculated"] = simulate(rows, machine)
-    show(rows["calculated"])
-    if arguments.json:
-        recorded.save(arguments.json, "many_ranks", rows)
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def course(
     share = costs.share_s * n / n_ranks / machine.speed
     return Course(
         start=costs.start_s / machine.speed,
-        programs=_handed_out(costs, machine, n_ranks),
+        programs=programs(costs, machine, n_ranks),
         work=work + share,
         uneven=uneven + costs.share_s * min(most, n) / machine.speed - share,
         tickets=tickets,
@@ -231,7 +231,7 @@ def _all_drawn(
     return work, uneven, tickets, storage
 
 
-def _handed_out(costs: Costs, machine: Machine, n_ranks: int) -> float:
+def programs(costs: Costs, machine: Machine, n_ranks: int) -> float:
     """Return the seconds until all ranks have opened the files of their programs."""
     if machine.has_image:
         return 0.0
