@@ -162,15 +162,18 @@ def scaling(costs: Costs, machine: Machine) -> Rows:
     """Return elapsed seconds, efficiency and limit of a stage by number of ranks, strong and weak.
 
     Efficiency is the time of one rank for its share over the time that elapses: for weak scaling
-    that of as many shots as a rank has.
+    that of as many shots as a rank has. A stage that takes a sample has no weak scaling.
     """
     alone = course(costs, machine, 1, N_SHOTS, _rng()).elapsed
+    is_sample = costs.most_items is not None
     weak_alone = course(costs, machine, 1, SHOTS_OF_RANK, _rng()).elapsed
     rows: Rows = {"strong": {}, "weak": {}}
     for n_ranks in MANY_RANKS:
         strong = course(costs, machine, n_ranks, N_SHOTS, _rng())
-        weak = course(costs, machine, n_ranks, SHOTS_OF_RANK * n_ranks, _rng())
         rows["strong"][str(n_ranks)] = _figures(strong, alone / n_ranks)
+        if is_sample:
+            continue
+        weak = course(costs, machine, n_ranks, SHOTS_OF_RANK * n_ranks, _rng())
         rows["weak"][str(n_ranks)] = _figures(weak, weak_alone)
     return rows
 

@@ -41,8 +41,9 @@ class Way(NamedTuple):
     largest: int = 0
     """items of a block that is dealt out, at most; 0 = nothing is dealt out"""
     is_cut: bool = False
-    """whether blocks are smaller where ranks would be idle; they are then joined by a second loop
-    """
+    """whether blocks are smaller where ranks would be idle"""
+    is_joined: bool = False
+    """whether a second loop joins blocks to parts"""
     share_items: int = 1
     """items that stay together on a rank, where work is not dealt out"""
     reads: tuple[str, ...] = ()
@@ -55,17 +56,19 @@ class Way(NamedTuple):
 
 WAYS = {
     "simulate": Way(largest=10, writes="images"),
-    "index": Way(largest=8, is_cut=True, reads=("images",), writes="index"),
+    "index": Way(largest=8, is_cut=True, is_joined=True, reads=("images",), writes="index"),
     "level0": Way(share_items=8, reads=("index",)),
-    "reindex": Way(largest=8, is_cut=True, reads=("images",), writes="reindex"),
+    "reindex": Way(largest=8, is_cut=True, is_joined=True, reads=("images",), writes="reindex"),
     "merge": Way(share_items=256, reads=("reindex",)),
     "annulus": Way(largest=8, reads=("images", "reindex"), writes="annulus"),
     "wide": Way(largest=8, reads=("images", "reindex"), writes="wide"),
     "ladder": Way(largest=1, most_items=1000, reads=("annulus",), writes="ladder"),
     "mosaic": Way(largest=1, most_items=30, reads=("annulus",)),
-    "stage1": Way(largest=8, reads=("annulus",), writes="stage1"),
-    "predict": Way(largest=8, is_cut=True, reads=("images", "stage1"), writes="predict"),
-    "pack": Way(largest=8, reads=("images", "predict"), writes="pack"),
+    "stage1": Way(largest=8, is_joined=True, reads=("annulus",), writes="stage1"),
+    "predict": Way(
+        largest=8, is_cut=True, is_joined=True, reads=("images", "stage1"), writes="predict"
+    ),
+    "pack": Way(largest=8, is_joined=True, reads=("images", "predict"), writes="pack"),
     "stage2": Way(largest=16, share_items=16, reads=("pack",), writes="stage2.gram"),
     "spread": Way(largest=8, share_items=8, reads=("wide",), writes="spread.gram"),
 }
@@ -306,7 +309,7 @@ def costs(word: str, measured: dict[str, Any], of_sizes: dict[str, float], n_ope
     one = of_ranks["1"]
     of_stage = law(of_ranks)
     n_bytes = sum(of_sizes[name] for name in way.reads)
-    n_bytes += of_sizes.get(way.writes, 0.0) * (3 if way.is_cut else 1)  # pieces are read again
+    n_bytes += of_sizes.get(way.writes, 0.0) * (3 if way.is_joined else 1)  # read and written again
     share = SHARE_S.get(word, of_stage.shared_s / n)
     n_sums, sum_bytes = one["sums"]
     n_told, told_bytes = one["gathered"]
@@ -342,7 +345,7 @@ def _dealt(
         block_s = np.array(loop)
         if is_first:
             block_s[0] -= first_s
-        is_join = way.is_cut and not is_first
+        is_join = way.is_joined and not is_first
         per_item = block_s * len(block_s) / n
         all_dealt.append(
             Dealt(
