@@ -125,6 +125,15 @@ TICKETS = {
 """What is measured of the counter."""
 
 
+LOCK_S = 0.045
+"""Seconds between two tickets where each takes a lock of its own, on one node or several: measured
+with the revision b92b872, on 2, 4 and 8 ranks, 0.042-0.061.
+"""
+
+LOCKED_RANKS = (16, 32, 64, 128, 512, 2048)
+"""Numbers of ranks for which that is simulated."""
+
+
 def ticket_seconds(tickets: Tickets) -> float:
     """Return the seconds between two tickets: elapsed while the first rank works (in memory the
     median, as ranks share cores); where it serves alone, its processor time.
@@ -193,6 +202,18 @@ def _figures(of_stage: Course, ideal: float) -> Rows:
     }
 
 
+def locked(costs: Costs, machine: Machine) -> Rows:
+    """Return elapsed seconds of a stage, with locks and as it is, by number of ranks."""
+    with_locks = machine._replace(ticket_s=LOCK_S, many_ranks=sys.maxsize)
+    with_locks = with_locks._replace(looked_up_ticket_s=LOCK_S)
+    return {
+        str(n_ranks): [
+            course(costs, here, n_ranks, N_SHOTS, _rng()).elapsed for here in (with_locks, machine)
+        ]
+        for n_ranks in LOCKED_RANKS
+    }
+
+
 def price(costs: dict[str, Costs], name: str, n_nodes: int, machine: Machine) -> Rows:
     """Return the node hours of all stages with 100 000 shots, each a job after the other."""
     row = machines.BY_NAME[name]
@@ -227,6 +248,7 @@ def simulate(rows: Rows, machine: Machine) -> Rows:
         costs[word] = rank_costs.recorded_costs(word, rows["recorded"], costs["stage1"], of_item)
     result: Rows = {"checks": {word: checked(row) for word, row in stages.items()}}
     result["scaling"] = {word: scaling(of_stage, machine) for word, of_stage in costs.items()}
+    result["locked"] = locked(costs["reindex"], machine)
     without_image = machine._replace(has_image=False)
     result["programs"] = {
         word: {str(n_ranks): programs(of_stage, without_image, n_ranks) for n_ranks in MANY_RANKS}
