@@ -109,6 +109,8 @@ def measure(config: Config, word: str, n_ranks: int, folder: Path) -> Row:
     scratch = folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     is_first = not (folder / place).exists()
+    if is_first:
+        shutil.rmtree((folder / place).with_suffix(".parts"), ignore_errors=True)
     out = place if is_first else Path("scratch") / place.name
     resources = SimpleNamespace(mpi=LAUNCHER, tasks=n_ranks, get=lambda name, default: default)
     of_run = {} if run is None else {"run": run}
