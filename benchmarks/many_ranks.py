@@ -217,9 +217,7 @@ def locked(costs: Costs, machine: Machine) -> Rows:
 def price(costs: dict[str, Costs], name: str, n_nodes: int, machine: Machine) -> Rows:
     """Return the node hours of all stages with 100 000 shots, each a job after the other."""
     row = machines.BY_NAME[name]
-    here = machine._replace(
-        ranks_per_node=row.ranks_per_node, has_image=bool(row.container) or machine.has_image
-    )
+    here = machine._replace(ranks_per_node=row.ranks_per_node)
     n_all = n_nodes * row.ranks_per_node
     seconds = {"cells": CELLS_S / here.speed}
     node_seconds = CELLS_S / here.speed
