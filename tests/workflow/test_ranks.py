@@ -51,7 +51,7 @@ OVERLAYS: dict[str, dict[str, Any]] = {
 and learns no mosaicity, and two cycles show what three would.
 """
 
-ROUNDED = {"stage2": 1e-6, "spread": 1e-6}
+ROUNDED = {"stage2": 1e-6, "spread": 1e-9}
 """Stage → difference that its numbers may have, relative to the largest of their column: lattices
 stay on their rank over all iterations, and sums over ranks are added in another order. What is
 counted is equal.
