@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from spreadflow.parallel import World
+from spreadflow.parallel import world as world_module
 
 N_BLOCKS = 23
 
@@ -70,12 +71,34 @@ def busy(world: World) -> list[float]:
     return world.shares(start_s).seconds
 
 
+def served(world: World) -> dict:
+    """Share blocks as many ranks do, and say how many the first one does of each loop."""
+    world_module.MANY_RANKS = world.size
+    shared = share(world)
+    return shared | {"of_first": world.gather(len(list(world.share(N_BLOCKS))))[0]}
+
+
+def working_first_rank(world: World) -> list[int]:
+    """Return how many blocks each rank does when those of the first one take time and the others
+    none.
+    """
+    n_blocks = 0
+    for _ in world.share(20 * N_BLOCKS):
+        ends = time.process_time() + (0.05 if world.rank == 0 else 0.0)
+        while time.process_time() < ends:
+            pass
+        n_blocks += 1
+    return world.gather(n_blocks)
+
+
 WORDS = {
     "total": total,
     "share": share,
     "slow": slow_first_rank,
     "busy": busy,
     "places": places,
+    "served": served,
+    "working": working_first_rank,
 }
 
 

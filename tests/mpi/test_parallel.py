@@ -99,6 +99,21 @@ def test_a_rank_that_waits_is_not_busy():
     assert first < 0.2 * second
 
 
+def test_a_working_first_rank_hands_out_blocks_at_once():
+    """Ranks of one node draw from its memory: nobody has to look up from work."""
+    first, second = _result(2, "working")
+    assert first + second == 20 * N_BLOCKS
+    assert first < N_BLOCKS
+
+
+def test_where_ranks_are_many_the_first_one_hands_out_alone():
+    served = _result(4, "served")
+    all_blocks, none, one = served["done"]
+    assert sorted(all_blocks) == list(range(N_BLOCKS))
+    assert (none, one) == ([], [0])
+    assert served["of_first"] == 0
+
+
 def test_a_world_of_one_needs_no_launcher():
     world = World()
     assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])

@@ -105,7 +105,7 @@ def _path(parts: store.Parts, piece: Piece) -> Path:
 
 def _key(parts: store.Parts, piece: Piece) -> str:
     """Return the key of a piece."""
-    return store.digest(parts.keys[piece.block], piece.first, piece.end)
+    return store.digest(parts.keys[piece.block], "piece", piece.first, piece.end)
 
 
 def _finished(parts: store.Parts, block: int) -> list[Piece]:

@@ -29,6 +29,11 @@ ATTENTION_S = 0.005
 work on a block, long beside the look.
 """
 
+MANY_RANKS = 64
+"""Ranks from which on the first one hands out blocks and works on none: the others ask more often
+than it could look up from its own, and one in so many is missed less than what they would wait.
+"""
+
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a stage: of a terminal's Ctrl-C, and of batch systems."""
 
@@ -130,23 +135,26 @@ class World:
         size = item_size if self.rank == 0 else 0  # the first rank holds the counter
         with self._waiting():
             window = MPI.Win.Allocate(size, item_size, comm=self._comm)
+            # nobody excludes others: drawing is one atomic operation
+            window.Lock_all(MPI.MODE_NOCHECK)
             if self.rank == 0:
                 counter = np.frombuffer(window.tomemory(), dtype=np.int64)  # type: ignore[call-overload]
                 counter[:] = 0
+                window.Sync()
             self._comm.Barrier()
 
         increment = np.ones(1, np.int64)
         ticket = np.zeros(1, np.int64)
         with self._attentive():
-            while True:
+            while self.rank > 0 or self.size < MANY_RANKS:
                 with self._waiting():
-                    window.Lock(0)
                     window.Fetch_and_op(increment, ticket, 0)
-                    window.Unlock(0)
+                    window.Flush(0)
                 if ticket[0] >= n_blocks:
                     break
                 yield int(ticket[0])
             self.barrier()
+        window.Unlock_all()
         window.Free()
 
     @contextmanager
