@@ -33,7 +33,7 @@ EXCUSED = {"seconds": 0.0}
 began.
 """
 
-ORDER = ("stage", "chain", "long", "")
+ORDER = ("stage", "gpu", "chain", "long", "")
 """Tiers of files, each that of its slowest test, in the order in which they run. What the test of
 a stage has compiled is at hand for its ranks, which would each compile it; and where the short ones
 are the last, no worker waits long for another.
