@@ -8,7 +8,7 @@ VENV ?= .venv
 CORES ?= all
 # More words for pytest: make test PYTEST='--durations 20'.
 PYTEST ?=
-WORKERS ?= -n 2 --dist loadfile
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
 # The revision that `make same` compares with, and the chain it runs.
@@ -32,7 +32,7 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 
 TOOLS := lint-style lint-types lint-layers lint-workflow lint-docs
 
-.PHONY: help setup demo spread-demo nanobragg cctbx test check quick long faults same lint $(TOOLS) format docs config lock clean
+.PHONY: help setup demo spread-demo nanobragg cctbx cctbx-or-not test check quick long faults same lint $(TOOLS) format docs config lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -48,7 +48,7 @@ $(READY): requirements-uv.lock requirements-dev.lock pyproject.toml
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock || \
 	  $(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock  # uv is 8 times faster, pip enough
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true  # or each process would
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests/' $(VENV)/lib || true  # or each process would
 	touch $@
 
 demo: $(READY)  ## the whole chain on simulated stills, then the table of what came out
@@ -72,10 +72,12 @@ $(CCTBX)/.ready: requirements-cctbx.lock | $(READY)
 	uv pip install --quiet --no-deps --require-hashes --python $(CCTBX)/bin/python -r $<
 	touch $@
 
-test: lint  ## everything but `long`: lint, unit tests, stages, whole chains, MPI, Slurm where it can be had
+test: $(READY)  ## everything but `long`: lint, unit tests, stages, whole chains, MPI, Slurm where it can be had
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint cctbx-or-not
+	$(QUICK_TO_COMPILE) pytest -m "not long" $(WORKERS) --tiers warn $(PYTEST)
+
+cctbx-or-not:
 	@$(MAKE) --no-print-directory cctbx || echo "no cctbx here: its test is skipped"
-	$(QUICK_TO_COMPILE) pytest -m "not chain and not long" $(WORKERS) --tiers warn $(PYTEST)
-	pytest -m "chain and not long" $(WORKERS) $(PYTEST)
 
 check: $(READY)  ## the developer's loop, two minutes: lint, and all tests that take less than a second
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint quick

@@ -18,6 +18,7 @@ predict  | images, reindex of all runs, stage1      | results/<trial>/predict.h5
 pack     | images and reindex of all runs, predict  | results/<trial>/pack.h5
 stage2   | pack, stage1, merge; mosaic if learned   | results/<trial>/stage2.h5, stage2.mtz
 spread   | wide or pack, stage1; mosaic if learned  | results/<trial>/spread.h5, spread.csv
+correlate | images of the runs that say so          | results/<trial>/<run>/correlate.h5, correlate.json
 report   | products of all stages, images           | results/<trial>/report.html, <stage>.json, <stage>.png
 summary  | products of one stage, images            | <stage>.json, <stage>.png: on a cluster, or asked for
 
@@ -51,4 +52,5 @@ include: "workflow/rules/predict.smk"
 include: "workflow/rules/pack.smk"
 include: "workflow/rules/stage2.smk"
 include: "workflow/rules/spread.smk"
+include: "workflow/rules/correlate.smk"
 include: "workflow/rules/report.smk"

@@ -29,6 +29,7 @@ from spreadflow.analysis.correlation.calculators import (
     AtEnd,
     Buffered,
     Fourier,
+    NewEngine,
 )
 from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.engine import Limits
@@ -81,7 +82,8 @@ def by_engine(n_turns: int, n_pixels: int) -> dict[str, float]:
     """Return nanoseconds a pixel and shot of the accumulating sums, by engine."""
     delays = spaced(1, BUFFER - 1, 100, is_logarithmic=True)
     images = np.random.default_rng(2).poisson(3.0, (ARRIVING, n_pixels)).astype(np.float32)
-    engines = {"Numba": NumbaEngine, f"JAX on {jax.devices()[0].platform}": JaxEngine}
+    device = jax.devices()[0].platform
+    engines: dict[str, NewEngine] = {"Numba": NumbaEngine, f"JAX on {device}": JaxEngine}
     n_filled = BUFFER // ARRIVING + 1
     found = {}
     for name, engine in engines.items():

@@ -101,9 +101,8 @@ class Clock:
 
 def play(config: Path, out: Path) -> None:
     """Correlate as one of the ranks; write what its work took."""
-    from spreadflow.config import parcorana
     from spreadflow.parallel import World
-    from spreadflow.stages import correlate
+    from spreadflow.stages import correlate, parcorana
     from spreadflow.stages.correlation_workers import G2Worker
 
     worker, reader = Clock(N_FILLING), Clock(N_FILLING)

@@ -36,9 +36,11 @@ PAGES = {
     DOCS / "measured" / "status.json": DOCS / "status.md",
     DOCS / "measured" / "spread.json": DOCS / "spread.md",
     DOCS / "measured" / "performance.json": DOCS / "performance.md",
+    DOCS / "measured" / "size.json": DOCS / "scaling.md",
+    DOCS / "measured" / "ranks.json": DOCS / "scaling.md",
     DOCS / "measured" / "benchmarks.json": DOCS.parent / "benchmarks" / "README.md",
 }
-"""File of tables → page that shows them."""
+"""File of tables → page that shows them; a page may show those of several."""
 
 BEGIN = (
     "<!-- table {name}: written by docs/tables.py, down to the closing mark: edit {file}, "
@@ -247,27 +249,32 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def filled(text: str, tables: list[dict[str, Any]], file: str) -> str:
-    """Return the text of a page with its tables and their commits written anew.
+def filled(text: str, tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the text of a page with its tables and their commits written anew. tables: by file.
 
     Raises TableError where the page has not each table once.
     """
-    by_name = {table["name"]: table for table in tables}
+    files = " and ".join(tables)
+    file_of = {table["name"]: file for file, of_file in tables.items() for table in of_file}
+    by_name = {table["name"]: table for of_file in tables.values() for table in of_file}
     names = [match[1] for match in TABLE.finditer(text)]
-    if sorted(names) != sorted(by_name) or len(by_name) != len(tables):
-        raise TableError(f"{file} has tables {sorted(by_name)}, and its page shows {sorted(names)}")
+    if sorted(names) != sorted(by_name) or len(by_name) != sum(map(len, tables.values())):
+        raise TableError(
+            f"{files} has tables {sorted(by_name)}, and its page shows {sorted(names)}"
+        )
     unknown = {match[2] for match in COMMITS.finditer(text)} - by_name.keys()
     if unknown:
-        raise TableError(f"the page of {file} says commits of {sorted(unknown)}, which it has not")
+        raise TableError(f"the page of {files} says commits of {sorted(unknown)}, which it has not")
 
     if re.search(r"^<!-- commits", text, re.MULTILINE):
         raise TableError(
-            f"the page of {file}: a mark of commits ends a paragraph where it begins a line"
+            f"the page of {files}: a mark of commits ends a paragraph where it begins a line"
         )
 
     def table_of(match: re.Match[str]) -> str:
         name = match[1]
-        return f"{BEGIN.format(name=name, file=file)}\n{rendered(by_name[name])}\n{END}"
+        begin = BEGIN.format(name=name, file=file_of[name])
+        return f"{begin}\n{rendered(by_name[name])}\n{END}"
 
     def commits_of(match: re.Match[str]) -> str:
         return f"{match[1]}{commits_in_words(by_name[match[2]])}{match[3]}"
@@ -277,10 +284,10 @@ def filled(text: str, tables: list[dict[str, Any]], file: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the pages with measured figures, and what their texts have to be."""
-    return {
-        page: filled(page.read_text(), read(path), f"docs/measured/{path.name}")
-        for path, page in PAGES.items()
-    }
+    of_pages: dict[Path, dict[str, list[dict[str, Any]]]] = {}
+    for path, page in PAGES.items():
+        of_pages.setdefault(page, {})[f"docs/measured/{path.name}"] = read(path)
+    return {page: filled(page.read_text(), tables) for page, tables in of_pages.items()}
 
 
 # ---------------------------------------------------------------- taking figures

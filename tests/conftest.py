@@ -15,7 +15,10 @@ from spreadflow.trial.threads import THREAD_CAPS  # imports neither NumPy nor JA
 for _cap in THREAD_CAPS:
     os.environ.setdefault(_cap, "1")
 
+import jax
 import numpy as np
+
+jax.config.update("jax_num_cpu_devices", 2)  # one of them stands in for a GPU (test_gpu.py)
 
 from lab import TRICLINIC, cached_folder
 from spreadflow import products

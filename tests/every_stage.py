@@ -5,7 +5,10 @@ EVERY_STAGE = {
     "runs": {
         "one": {"simulate": {"n_single": 2}},
         "two": {"simulate": {"n_single": 2}, "spec": "two.txt"},
+        "three": {"simulate": {"n_single": 2}, "correlate": {}},
     },
     "stage1": {"mosaicity": "learned"},
 }
-"""A run that is indexed here, and one whose lattices another program has indexed."""
+"""A run that is indexed here, one whose lattices another program has indexed, and one whose shots
+are correlated.
+"""

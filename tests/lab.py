@@ -7,13 +7,16 @@ it.
 
 import ast
 import hashlib
+import importlib.util
 import os
 import pickle
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import tiers
@@ -60,6 +63,18 @@ def simulation_of(tree: dict, changes: dict[str, dict]) -> "SimulateConfig":
         for name, keys in ({section: {} for section in changes} | tree).items()
     }
     return for_stage(section(parse(changed), "simulate", "r"), "simulate")
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return a benchmark as a module."""
+    path = REPOSITORY / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def cache_folder() -> Path:

@@ -13,9 +13,6 @@ from spreadflow.trial import STAGES
 
 pytestmark = pytest.mark.chain
 
-WITHOUT_JAX = ("index", "adopt", "cells", "merge", "annulus", "pack")
-"""Stages that need no JAX."""
-
 SCIPY = {
     f"scipy.{name}"
     for name in ("fft", "linalg", "ndimage", "optimize", "sparse", "spatial", "special")
@@ -54,8 +51,15 @@ def test_a_stage_imports_no_library_that_it_uses_later():
 
 
 def test_stages_before_pixels_are_modelled_import_no_jax():
-    found = imported(stages(list(WITHOUT_JAX)))
+    words = [stage.word for stage in STAGES if not stage.is_in_jax]
+    assert {"index", "merge", "annulus", "pack"} <= set(words)
+    found = imported(stages(words))
     assert not (NEVER_AT_ONCE | {"jax"}) & found
+
+
+@pytest.mark.parametrize("word", [stage.word for stage in STAGES if stage.is_in_jax])
+def test_a_stage_that_computes_in_jax_imports_it_before_devices_are_taken(word):
+    assert "jax" in imported(stages([word]))
 
 
 def test_merge_imports_no_mathematics_of_scipy():

@@ -343,11 +343,13 @@ CORRELATION = (
         "a configuration and classes by the documented names; pixels counted by hand",
         (
             "stages/test_correlate.py::test_a_configuration_of_parcorana_runs_and_passes_its_tests",
+            "stages/test_correlate.py::test_a_file_and_a_module_as_at_lcls_run_unchanged",
             "stages/test_correlate.py::test_a_user_calculates_something_else_by_either_names",
             "io/test_g2.py::test_pixels_are_those_of_the_mask_with_a_colour",
             "io/test_g2.py::test_other_masks_and_colours_are_refused",
         ),
-        "a configuration is a program; one that imports ParCorAna itself is refused",
+        "a configuration is a program, in Python 3; of psana and ParCorAna there are stand-ins, by "
+        "which no event is read",
     ),
     Exchanged(
         "ParCorAna: G2 as HDF5",

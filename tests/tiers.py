@@ -12,6 +12,7 @@ that are kept on disk (`lab.cached`).
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -20,7 +21,7 @@ from numba.core import event
 LONGEST_UNMARKED_S = 1.0
 """Processor seconds that an unmarked test may take, set-up included."""
 
-SLOWER_TIERS = ("stage", "chain", "long")
+SLOWER_TIERS = ("stage", "chain", "long", "gpu")
 """Marks of tests that may take longer."""
 
 ALLOWED_TO_COMPILE_S = 0.5
@@ -30,6 +31,12 @@ ALLOWED_TO_COMPILE_S = 0.5
 EXCUSED = {"seconds": 0.0}
 """Seconds that JAX and numba have spent compiling, and fixtures filling the disk, since the process
 began.
+"""
+
+ORDER = ("stage", "gpu", "chain", "long", "")
+"""Tiers of files, each that of its slowest test, in the order in which they run. What the test of
+a stage has compiled is at hand for its ranks, which would each compile it; and where the short ones
+are the last, no worker waits long for another.
 """
 
 SECONDS = pytest.StashKey[float]()
@@ -81,6 +88,20 @@ def pytest_configure(config: pytest.Config) -> None:
     event.register("numba:compile", _HearOfNumba())
 
 
+def _tier(item: pytest.Item) -> str:
+    """Return the tier of a test; that of an unmarked one is empty."""
+    return next((tier for tier in reversed(SLOWER_TIERS) if item.get_closest_marker(tier)), "")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of the tests that were chosen in the order of their tiers."""
+    slowest: dict[Path, str] = {}
+    for item in sorted(items, key=lambda item: ("", *SLOWER_TIERS).index(_tier(item))):
+        slowest[item.path] = _tier(item)
+    items.sort(key=lambda item: ORDER.index(slowest[item.path]))
+
+
 def processor_seconds() -> float:
     """Return user and system seconds of this process and of its finished children."""
     times = os.times()
@@ -110,10 +131,9 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def too_slow(item: pytest.Item) -> str:
     """Return a sentence about a test that belongs to a slower tier, or nothing."""
-    is_marked = any(item.get_closest_marker(tier) for tier in SLOWER_TIERS)
     seconds = item.stash.get(SECONDS, 0.0)
     excused = item.stash.get(EXCUSED_SECONDS, 0.0)
-    if is_marked or excused > ALLOWED_TO_COMPILE_S or seconds - excused <= LONGEST_UNMARKED_S:
+    if _tier(item) or excused > ALLOWED_TO_COMPILE_S or seconds - excused <= LONGEST_UNMARKED_S:
         return ""
     return (
         f"{item.nodeid} takes {seconds - excused:.1f} s of processor time; an unmarked test takes "

@@ -77,17 +77,17 @@ def test_what_nodes_may_have_does_not_keep_jobs_from_being_submitted(host, tmp_p
 def test_fewer_devices_than_ranks_are_told(host, probed):
     probed(0, TWO_GPUS)
     (host.devices / "nvidia0").touch()
-    (finding,) = jobs.devices_there(host, [Job("index", "mpiexec", 8), Job("cells")])
-    assert finding.found == "2 × gpu for the 8 ranks of index"
-    assert finding.remedy == "snakemake --cores 2, or export JAX_PLATFORMS=cpu"
-    (finding,) = jobs.devices_there(host, [Job("index", "mpiexec", 2)])
-    assert finding.is_good
+    several = [Job("index", "mpiexec", 16), Job("stage1", "mpiexec", 8), Job("stage2")]
+    (finding,) = jobs.devices_there(host, several)
+    assert finding == ("devices", "2 × gpu, shared by the 8 ranks of stage1", "")
+    (finding,) = jobs.devices_there(host, [Job("stage1", "mpiexec", 2)])
+    assert finding == ("devices", "2 × gpu", "")
 
 
 def test_a_device_that_is_not_there_is_told(host, probed):
     probed(1, "Traceback\nRuntimeError: Unable to initialize backend 'cuda'")
     asked = host._replace(environment={**host.environment, "JAX_PLATFORMS": "cuda"})
-    (finding,) = jobs.devices_there(asked, [Job("index")])
+    (finding,) = jobs.devices_there(asked, [Job("stage1")])
     assert finding.found == "RuntimeError: Unable to initialize backend 'cuda'"
     assert finding.remedy == "unset JAX_PLATFORMS"
 
@@ -95,12 +95,13 @@ def test_a_device_that_is_not_there_is_told(host, probed):
 @pytest.mark.parametrize(
     ("platforms", "job"),
     [
-        ("", Job("index", "mpiexec", 8)),
-        ("cpu", Job("index", "mpiexec", 8)),
-        ("cuda", Job("index", "srun", 8, is_here=False)),
-        ("cuda", Job("index", "mpiexec", 8, container="apptainer exec x.sif")),
+        ("", Job("stage1", "mpiexec", 8)),
+        ("cpu", Job("stage1", "mpiexec", 8)),
+        ("cuda", Job("index", "mpiexec", 8)),
+        ("cuda", Job("stage1", "srun", 8, is_here=False)),
+        ("cuda", Job("stage1", "mpiexec", 8, container="apptainer exec x.sif")),
     ],
-    ids=["none asked for", "none wanted", "on a cluster", "in a container"],
+    ids=["none asked for", "none wanted", "without JAX", "on a cluster", "in a container"],
 )
 def test_jax_is_not_started_where_devices_are_not_of_this_machine(host, platforms, job):
     """The probe is the real one: it would find a device, or miss one."""

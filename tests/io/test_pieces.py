@@ -1,4 +1,8 @@
-"""Parts that are made of pieces: the same whatever the pieces, and what is finished is kept."""
+"""Parts that are made of pieces: the same whatever the pieces, what is finished is kept, and ranks
+are done at the same time.
+"""
+
+import heapq
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from spreadflow.products import Index
 BLOCKS = [range(10), range(10, 17)]
 """Shots of each block."""
 
-N_SHOTS = [len(block) for block in BLOCKS]
+COSTS = [np.ones(len(block)) for block in BLOCKS]
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def parts_at(folder) -> store.Parts[Index]:
 
 def finished(folder, size: int, make) -> Index:
     parts = parts_at(folder)
-    pieces.make_parts(parts, N_SHOTS, size, make, World())
+    pieces.make_parts(parts, COSTS, size, make, World())
     parts.finish(World())
     return store.read(folder / "index.h5", Index)
 
@@ -68,7 +72,7 @@ def test_a_killed_stage_goes_on_from_its_pieces(tmp_path, make):
         return make(piece)
 
     with pytest.raises(KeyboardInterrupt):
-        pieces.make_parts(parts_at(tmp_path), N_SHOTS, 3, killed, World())
+        pieces.make_parts(parts_at(tmp_path), COSTS, 3, killed, World())
     assert begun == [Piece(0, 0, 3), Piece(0, 3, 6), Piece(0, 6, 9), Piece(0, 9, 10)]
 
     folder = tmp_path / "index.parts/000000"
@@ -95,7 +99,7 @@ def test_a_killed_stage_goes_on_from_its_pieces(tmp_path, make):
 def test_pieces_of_other_inputs_are_made_again(tmp_path, make):
     other = store.Parts(tmp_path / "index.h5", Index, "another", BLOCKS)
     with pytest.raises(KeyboardInterrupt):
-        pieces.make_parts(other, N_SHOTS, 4, _dies_at(make, Piece(0, 8, 10)), World())
+        pieces.make_parts(other, COSTS, 4, _dies_at(make, Piece(0, 8, 10)), World())
     assert len(list((tmp_path / "index.parts/000000").iterdir())) == 2
     found = finished(tmp_path, 5, make)
     assert found.shots.shot_id.tolist() == list(range(17))
@@ -110,8 +114,44 @@ def _dies_at(make, last: Piece):
     return make_or_die
 
 
-@pytest.mark.parametrize(
-    ("n_items", "n_ranks", "expected"), [(100_000, 64, 8), (110, 64, 1), (110, 4, 6), (3, 1, 1)]
-)
-def test_pieces_are_as_large_as_ranks_allow(n_items, n_ranks, expected):
-    assert pieces.size_of(n_items, n_ranks, 8) == expected
+def test_pieces_are_as_large_as_ranks_allow():
+    gaps = [Piece(0, 0, 100), Piece(2, 30, 60)]
+    costs = [np.ones(100), np.empty(0), np.ones(60)]
+
+    def sizes(n_ranks: int) -> list[int]:
+        return [piece.end - piece.first for piece in pieces.cut(gaps, costs, n_ranks, 8)]
+
+    assert sizes(1) == [8] * 12 + [4] + [8] * 3 + [6], "nobody waits for a single rank"
+    assert sizes(64) == [1] * 130
+    of_four = sizes(4)
+    assert sum(of_four) == 130
+    assert of_four[:8] == [8] * 8
+    assert of_four[-8:] == [1] * 8
+
+
+def test_pieces_follow_what_their_items_cost():
+    costs = [np.array([1.0, 0.01, 0.01, 0.01, 1.0, 1.0, 0.01, 0.01])]
+    cut = pieces.cut([Piece(0, 0, 8)], costs, 3, 8)
+    assert [(piece.first, piece.end) for piece in cut[:3]] == [(0, 1), (1, 4), (4, 5)]
+    assert [piece.first for piece in cut[1:]] == [piece.end for piece in cut[:-1]]
+
+
+@pytest.mark.parametrize("size", [8, 256], ids=["small parts", "large parts"])
+def test_ranks_are_done_at_the_same_time(size):
+    """400 shots, whose costs nobody knows beforehand and which spread over a decade, on 8 ranks by
+    the clock of a simulation: who is free takes the next piece.
+    """
+    worst = []
+    for seed in range(50):
+        cost = 10.0 ** np.random.default_rng(seed).uniform(0.0, 1.0, 400)
+        firsts = range(0, 400, size)
+        blocks = [cost[first : first + size] for first in firsts]
+        gaps = [Piece(number, 0, len(block)) for number, block in enumerate(blocks)]
+        cut = pieces.cut(gaps, [np.ones(len(block)) for block in blocks], 8, 8)
+        clocks = [0.0] * 8
+        for piece in cut:
+            time = heapq.heappop(clocks)
+            heapq.heappush(clocks, time + blocks[piece.block][piece.first : piece.end].sum())
+        assert sum(clocks) == pytest.approx(cost.sum()), "every shot is done"
+        worst.append(max(clocks) / np.mean(clocks))
+    assert max(worst) < 1.10

@@ -1,5 +1,5 @@
-"""annulus under a launcher: killed on two ranks it goes on from its finished blocks on one, to the
-product of three.
+"""annulus under a launcher: killed on two ranks it goes on from its finished pieces on one, to the
+product of three; each rank's share is told.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from spreadflow.config import IndexSection, NoiseSection, ReindexConfig
 from spreadflow.errors import LatticeOutcome
-from spreadflow.io import store
+from spreadflow.io import shares, store
 from spreadflow.io.images import Source
 from spreadflow.io.lattices import dials_writer
 from spreadflow.parallel import World
@@ -26,12 +26,12 @@ DYING = Path(__file__).with_name("dying.py")
 
 @pytest.fixture
 def inputs(tiny_run, tmp_path, filled) -> list[str]:
-    """The reindex product of the tiny run, a block for each shot, and cells that accept all of its
+    """The reindex product of the tiny run, all shots in one block, and cells that accept all of its
     lattices.
     """
     if not LAUNCHER.exists():
         pytest.skip(f"no MPI launcher at {LAUNCHER}")
-    how = {"d_min": 2.4, "domain_ang": 1500.0, "block_shots": 1, "n_directions": 4096}
+    how = {"d_min": 2.4, "domain_ang": 1500.0, "n_directions": 4096}
     section = IndexSection(cell=tiny_run["cell"], space_group=tiny_run["space_group"], **how)
     geometry = tmp_path / "level0.expt"
     reindex = tmp_path / "reindex.h5"
@@ -83,22 +83,22 @@ def test_a_killed_stage_goes_on_where_it_was(inputs, tmp_path):
     out = tmp_path / "killed" / "annulus.h5"
     cli = ["-m", "spreadflow.cli"]
     assert run(inputs, whole, 3, cli) == 0
-    assert run(inputs, out, 2, [DYING, "000002.h5"]) != 0
+    assert run(inputs, out, 2, [DYING, "000002-000003.h5"]) != 0
 
     parts = out.with_suffix(".parts")
-    finished = {
-        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.glob("[0-9]*.h5")
-    }
+    finished = {path.name for path in parts.glob("000000/[0-9]*.h5")}
 
     assert finished
-    assert "000002.h5" not in finished
+    assert "000002-000003.h5" not in finished
     assert not out.exists()
-    assert list(parts.glob(".000002*.tmp")), "killed while it wrote"
+    assert list(parts.glob("000000/.000002*.tmp")), "killed while it wrote"
     assert run(inputs, out, 1, cli) == 0
+    assert [path.name for path in parts.iterdir()] == ["000000.h5"]
 
-    after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in parts.iterdir()}
-    assert after.keys() == {"000000.h5", "000001.h5", "000002.h5"}
-    assert finished.items() <= after.items()
+    of_three, of_one = (shares.read(path) for path in (whole, out))
+    assert sum(of_three.items["shots"]) == 3
+    assert len(of_three.seconds) == 3
+    assert of_one.items == {"shots": [3 - len(finished)]}, "the others were finished"
 
     ours = store.read(out, Annulus)
     theirs = store.read(whole, Annulus)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -182,6 +183,36 @@ def test_the_earliest_block_may_come_first(tmp_path, two_halves):
         assert (figures["n_late"], max(counts)) == expected
 
 
+@pytest.mark.chain
+def test_a_stream_has_the_numbers_of_its_file(tmp_path):
+    pytest.importorskip("zmq", reason="no pyzmq: install the extra `stream`")
+    path = tmp_path / "shots.h5"
+    with h5py.File(path, "w") as file:
+        file["ids"] = np.delete(np.arange(150), [3, 70, 71])
+        file["images"] = np.random.default_rng(5).poisson(3.0, (147, 3, 5))
+    keys = {"simulated": None, "buffer_shots": 200, "update_shots": 0}
+    whole = {"files": [str(path)], "dataset": "images", "shot_ids": "ids"}
+    assert launch(tmp_path, 1, "file.h5", **keys, **whole).returncode == 0
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    stream = {"endpoint": f"tcp://127.0.0.1:{port}", "shape": [3, 5]}
+    options = ["--dataset", "images", "--shot-ids", "ids", "--readers", "2", "--rate", "0"]
+    words = ["stream", "replay", str(path), "--to", f"tcp://*:{port}", *options]
+    with subprocess.Popen(
+        [sys.executable, "-m", "spreadflow.cli", *words], stdout=subprocess.DEVNULL
+    ) as sender:
+        done = launch(tmp_path, 5, "stream.h5", "-s", "2", **keys, stream=stream)
+    assert done.returncode == 0, done.stderr
+    assert sender.returncode == 0
+    _, lines = differences(tmp_path / "file.h5", tmp_path / "stream.h5", 1e-12)
+    assert [line for line in lines if line.startswith("user/")] == []
+    with h5py.File(tmp_path / "stream.h5") as file:
+        (update,) = file["user"].values()
+        assert update["delay_counts"][0] == 144
+
+
 SLOW = '''
 import time
 from pathlib import Path
@@ -256,6 +287,7 @@ def test_an_interruption_leaves_the_last_update(tmp_path, ranks):
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, stderr
     assert "was interrupted by SIGINT" in stderr
+    assert "named .inprogress: remove or rename it before" in stderr
     assert "Traceback" not in stderr
     with h5py.File(tmp_path / "i.h5.inprogress") as file:
         updates = list(file["user"].values())

@@ -72,6 +72,48 @@ def test_a_busy_first_rank_holds_nobody_up(monkeypatch, network):
     assert first <= 3
 
 
+def test_ranks_of_a_node_take_its_devices_in_turn(monkeypatch):
+    """Two CPUs stand in for GPUs."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    completed = _launch(3, sys.executable, PROGRAM, "places", 3)
+    assert json.loads(completed.stdout) == [[0, 0], [1, 1], [2, 0]], completed.stderr
+    expected = "INFO ranks by device: cpu 0 of 2: 2, cpu 1 of 2: 1 (cpu; nodes: 1)"
+    assert completed.stderr.count(expected) == 1
+    assert completed.stderr.count("ranks by device") == 1
+
+    monkeypatch.setenv("MPIR_CVAR_NOLOCAL", "1")  # MPICH: as if every rank were on its own node
+    completed = _launch(3, sys.executable, PROGRAM, "places", 3)
+    assert json.loads(completed.stdout) == [[0, 0], [0, 0], [0, 0]], completed.stderr
+    assert "cpu 0 of 2: 3 (cpu; nodes: 3)" in completed.stderr
+
+
+def test_of_the_cpu_alone_nothing_is_said():
+    completed = _launch(2, sys.executable, PROGRAM, "places", 2)
+    assert json.loads(completed.stdout) == [[0, 0], [1, 0]], completed.stderr
+    assert "ranks by device" not in completed.stderr
+
+
+def test_a_rank_that_waits_is_not_busy():
+    first, second = _result(2, "busy")
+    assert second > 0.4
+    assert first < 0.2 * second
+
+
+def test_a_working_first_rank_hands_out_blocks_at_once():
+    """Ranks of one node draw from its memory: nobody has to look up from work."""
+    first, second = _result(2, "working")
+    assert first + second == 20 * N_BLOCKS
+    assert first < N_BLOCKS
+
+
+def test_where_ranks_are_many_the_first_one_hands_out_alone():
+    served = _result(4, "served")
+    all_blocks, none, one = served["done"]
+    assert sorted(all_blocks) == list(range(N_BLOCKS))
+    assert (none, one) == ([], [0])
+    assert served["of_first"] == 0
+
+
 def test_a_world_of_one_needs_no_launcher():
     world = World()
     assert (world.rank, world.size, list(world.share(4))) == (0, 1, [0, 1, 2, 3])

@@ -2,28 +2,17 @@
 spread. A small set of the benchmark, with a model that is right.
 """
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from lab import benchmark
 from spreadflow.analysis.curves import planning
-
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "another_edge.py"
 
 
 @pytest.fixture(scope="module")
 def another_edge():
     """The benchmark's module."""
-    spec = importlib.util.spec_from_file_location("another_edge", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["another_edge"] = module
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("another_edge")
 
 
 @pytest.fixture(scope="module")

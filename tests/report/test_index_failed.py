@@ -12,7 +12,7 @@ from spreadflow.io import store
 from spreadflow.models import Detector
 from spreadflow.parallel import World
 from spreadflow.products import Index
-from spreadflow.report import index, index_course, index_picture, style, summary
+from spreadflow.report import index, index_course, index_picture, index_sums, style, summary
 from spreadflow.report.indexed_run import IndexedRun
 from spreadflow.stages.shots import _outcome_warnings
 from spreadflow.units import HC_EV_ANGSTROM
@@ -94,19 +94,23 @@ def test_rates_over_shots(product):
 def test_spots_by_resolution_and_panel(product):
     """d of a spot straight from Bragg's law; as many spots are expected by area as there are."""
     run = run_of(product([Outcome.NO_LATTICE], [400]))
-    shells = index_course.figures_by_resolution([run])
+    counted = index_sums.together(index_sums.counted([run]))
+    shells = index_course.figures_by_resolution(counted)
     assert sum(shell["n_spots"] for shell in shells) == 400
     assert sum(shell["n_by_area"] for shell in shells) == pytest.approx(400)
     assert (np.diff([shell["d_min"] for shell in shells]) < 0).all()
 
-    spots = run.product.spots
+    spots = run.tables_of(0)[0].spots
     x = np.where(spots.panel == 0, -10.0, 1.0) + 0.1 * spots.fast
     y = 10.0 - 0.1 * spots.slow
     theta = 0.5 * np.arctan(np.hypot(x, y) / 60.0)
     d = HC_EV_ANGSTROM / ENERGY_EV / (2 * np.sin(theta))
-    assert np.allclose(run.spot_resolutions(), d)
+    edges = np.array([shell["d_min"] for shell in shells[:-1]])
+    in_shells = np.bincount((d[:, None] < edges).sum(axis=1), minlength=len(shells))
+    assert [shell["n_spots"] for shell in shells] == in_shells.tolist()
+    assert counted.sums.of_place.sum() == 400
 
-    panels = index_course.figures_by_panel([run])
+    panels = index_course.figures_by_panel(counted.sums)
     assert [panel["n_spots"] for panel in panels] == [200, 200]
     assert panels[0]["radial_rmsd_px"] is None is panels[1]["transverse_rmsd_px"]
 

@@ -1,20 +1,27 @@
 """correlate in one process: against its double loop, with the user's class, as configured."""
 
 import json
+import sys
+from collections import OrderedDict
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from spreadflow import cli
-from spreadflow.config import parcorana
-from spreadflow.config.correlate import CorrelateSection
-from spreadflow.errors import ConfigError
+from spreadflow.callbacks import CALLBACKS, UserCorrelation
+from spreadflow.config.correlate import CorrelateSection, SpeckleSection
+from spreadflow.errors import ConfigError, FileError
 from spreadflow.io.g2 import differences
+from spreadflow.log import logger
 from spreadflow.parallel import World
-from spreadflow.stages import correlate
-from spreadflow.stages.correlate import Request
+from spreadflow.stages import correlate, correlation_callbacks, parcorana
+from spreadflow.stages.correlation_setting import Request, setting_of
+from spreadflow.stages.correlation_source import source_of
 
 SIMULATED = {
     "n_shots": 200,
@@ -50,7 +57,7 @@ def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator):
     assert lines == []
     assert worst < 1e-6
     figures = json.loads((tmp_path / "g.json").read_text())
-    ids = correlate._source(request.section).shot_ids
+    ids = source_of(request.section).shot_ids
     assert figures["n_events"] == len(ids)
     assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
     assert figures["n_late"] == 0
@@ -145,7 +152,7 @@ def test_a_user_calculates_something_else_by_either_names(tmp_path, user_class):
     own = section(tmp_path, user_params={"scale": 2.0})
     correlate.run(Request(own, user_class), World())
 
-    source = correlate._source(own)
+    source = source_of(own)
     held = {}
     n_kept = 0
     for block in source.blocks(0, 1, lambda _event: True):
@@ -198,6 +205,151 @@ def test_a_wrong_shape_names_the_callback(tmp_path):
     assert (tmp_path / "g.h5.inprogress").exists()
 
 
+class Minimal:
+    """A user's class with one method, and nothing else."""
+
+    def workerAdjustData(self, data):
+        data *= 2
+
+
+class Inheriting(UserCorrelation):
+    """A user's class that inherits the others, and calls them."""
+
+    calculator = "accumulating"
+
+    def serverEventOk(self, evt):
+        return super().serverEventOk(evt)
+
+    def serverFinalDataArray(self, dataArray, evt):
+        assert self.maskNdarrayCoords.all()
+        return super().serverFinalDataArray(2 * dataArray, evt)
+
+
+@pytest.mark.parametrize("user_class", [Minimal, Inheriting])
+def test_a_user_writes_only_what_differs(tmp_path, user_class):
+    correlate.run(Request(section(tmp_path, out=str(tmp_path / "s.h5")), OnlyScaled), World())
+    correlate.run(Request(section(tmp_path), user_class), World())
+    worst, lines = differences(tmp_path / "g.h5", tmp_path / "s.h5", 1e-6)
+    assert [line for line in lines if "user/" in line] == []
+    assert worst < np.inf
+
+
+def test_every_callback_has_a_default():
+    user = Inheriting({}, {"delays": [1]}, SimpleNamespace(logger=None, maskNdarrayCoords=None), 0)
+    callbacks = correlation_callbacks.Callbacks(user)
+    own = {"serverEventOk", "serverFinalDataArray"}
+    assert {name for name in CALLBACKS if callbacks.get(name)} == own
+    assert len(CALLBACKS) == 13
+    assert callbacks.array_names == ("G2", "IF", "IP")
+
+
+def returning(name: str, value: object) -> type:
+    """Return a user's class one of whose methods returns something."""
+    return type("Mine", (Contrast,), {name: lambda self, *_arguments: value})
+
+
+ONES = np.ones((5, 15))
+N = np.ones(5, np.int64)
+FLAGS = np.zeros(15, np.int8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("fwArrayNames", [], "a list of different names"),
+        ("fwArrayNames", ["A", "A"], "a list of different names"),
+        ("fwArrayNames", "SQ", "a list of different names"),
+        ("serverEventOk", None, "True or False"),
+        ("serverFinalDataArray", np.ones(3), r"an image of shape \(3, 5\)"),
+        ("serverFinalDataArray", np.full((3, 5), "a"), r"an image of .*, numbers"),
+        ("workerAdjustData", np.ones(15), "nothing"),
+        ("workerCalc", None, "three things"),
+        ("workerCalc", ({"G2": ONES}, N, FLAGS), "arrays"),
+        ("workerCalc", ({"SQ": ONES + np.nan}, N, FLAGS), "SQ finite"),
+        ("workerCalc", ({"SQ": ONES.astype(complex)}, N, FLAGS), r"SQ of shape .*, numbers"),
+        ("workerCalc", ({"SQ": ONES}, N[1:], FLAGS), r"counts of shape \(5,\)"),
+        ("workerCalc", ({"SQ": ONES}, N.astype(float), FLAGS), "counts .*whole numbers"),
+        ("workerCalc", ({"SQ": ONES}, N, FLAGS[1:]), r"flags of shape \(15,\)"),
+        ("workerCalc", ({"SQ": ONES}, N, FLAGS + 200.0), "flags .*whole numbers"),
+        ("workerCalc", ({"SQ": ONES}, N, FLAGS.astype(int) + 200), "flags from 0 to 127"),
+    ],
+)
+def test_what_a_callback_returns_is_checked_and_the_error_names_it(tmp_path, name, value, expected):
+    own = section(tmp_path, out=None, user_params={"scale": 1.0})
+    with pytest.raises(ConfigError, match=rf"Mine\.{name}: expected {expected}"):
+        correlate.run(Request(own, returning(name, value)), World())
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("serverEventOk", lambda self: True),
+        ("viewerPublish", lambda self, counts: None),
+        ("__init__", lambda self, user_params: None),
+    ],
+)
+def test_arguments_of_callbacks_are_checked_before_the_first_shot(tmp_path, name, method):
+    user_class = type("Mine", (Contrast,), {name: method})
+    own = section(tmp_path, user_params={"scale": 1.0})
+    with pytest.raises(ConfigError, match=rf"Mine\.{name}: expected arguments"):
+        correlate.run(Request(own, user_class), World())
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_other_names_need_who_forms_and_publishes_them(tmp_path):
+    user_class = type("Mine", (), {"fwArrayNames": lambda self: ["SQ"]})
+    with pytest.raises(ConfigError, match="no workerCalc and no viewerPublish"):
+        correlate.run(Request(section(tmp_path), user_class), World())
+
+
+def test_a_class_asks_for_a_calculator_that_there_is(tmp_path):
+    windowed = type("Mine", (), {"calculator": "windowed"})
+    assert (
+        setting_of(Request(section(tmp_path), windowed), World()).section.calculator == "windowed"
+    )
+    with pytest.raises(ConfigError, match=r"Mine\.calculator"):
+        setting_of(Request(section(tmp_path), type("Mine", (), {"calculator": "fast"})), World())
+
+
+def test_a_class_is_found_by_an_entry_point(monkeypatch):
+    point = EntryPoint("minimal", "collections:OrderedDict", correlation_callbacks.GROUP)
+    points = EntryPoints([point])
+    monkeypatch.setattr(correlation_callbacks, "entry_points", lambda group: points)
+    assert correlation_callbacks.load_class("minimal") is OrderedDict
+    with pytest.raises(ConfigError, match="'minimal'"):
+        correlation_callbacks.load_class("maximal")
+    with pytest.raises(ConfigError, match="nowhere"):
+        correlation_callbacks.load_class("nowhere:Class")
+
+
+class Telling:
+    """A handler that keeps what is logged."""
+
+    level = 0
+
+    def __init__(self):
+        self.said = []
+
+    def handle(self, record):
+        self.said.append(record.getMessage())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_tells_of_pixels_without_a_colour(tmp_path, rank):
+    colours = np.zeros((3, 5), np.int32)
+    colours[1] = 1
+    np.save(tmp_path / "colours.npy", colours)
+    world = SimpleNamespace(rank=rank)
+    handler = Telling()
+    log = logger("correlate", world)
+    log.addHandler(handler)
+    try:
+        setting_of(Request(section(tmp_path, colours=tmp_path / "colours.npy")), world)
+    finally:
+        log.removeHandler(handler)
+    assert len(handler.said) == (rank == 0)
+
+
 OLD = """
 import numpy as np
 system_params = {
@@ -240,7 +392,7 @@ def old_file(tmp_path) -> Path:
     mask[0] = 0
     colours = rng.integers(1, 3, (4, 6))
     test_mask = np.zeros_like(mask)
-    test_mask[2, :3] = 1
+    test_mask[2:] = 1
     for name, array in (("mask", mask), ("test_mask", test_mask), ("colours", colours)):
         np.save(tmp_path / f"{name}.npy", array)
     path = tmp_path / "config.py"
@@ -264,11 +416,188 @@ def test_a_configuration_of_parcorana_runs_and_passes_its_tests(old_file, capsys
     assert cli.main([*words, "--cmp"]) == 0
     assert "largest relative difference" in capsys.readouterr().out
     with h5py.File(folder / "main.h5") as file:
-        assert len(file["system/pixels"]) == 3
+        assert len(file["system/pixels"]) == 12
     with h5py.File(folder / "t.h5", "r+") as file:
         (update,) = file["user"].values()
         update["sums/G2"][0, 0] = np.nan
     assert cli.main([*words, "--cmp"]) == 4
+
+
+def test_a_mask_for_tests_has_few_pixels(old_file):
+    folder = old_file.parent
+    np.save(folder / "test_mask.npy", np.eye(4, 6, dtype=np.int8))
+    read = parcorana.read(old_file, {})
+    with pytest.raises(FileError, match="10 to 100 pixels"):
+        setting_of(Request(read.section, is_test=True), World())
+
+
+LCLS = """
+import os
+import numpy as np
+import psana
+import ParCorAna
+import ParCorAna.UserG2 as UserG2
+from bright_shots import BrightShots
+
+experiment = 'xcs84213'
+run = 117
+folder = os.path.dirname(os.path.abspath(__file__))
+
+system_params = {}
+system_params['dataset'] = folder + '/shots.h5'
+system_params['src'] = 'images'
+system_params['psanaType'] = psana.CsPad.DataV2
+system_params['ndarrayProducerOutKey'] = 'ndarray'
+system_params['ndarrayCalibOutKey'] = None
+system_params['psanaOptions'], \\
+    system_params['outputArrayType'] = ParCorAna.makePsanaOptions(
+        srcString=system_params['src'],
+        psanaType=system_params['psanaType'],
+        ndarrayOutKey=system_params['ndarrayProducerOutKey'],
+        ndarrayCalibOutKey=system_params['ndarrayCalibOutKey'])
+system_params['psanaOptions']['psana.calib-dir'] = '/reg/d/psdm/xcs/xcs84213/calib'
+system_params['workerStoreDtype'] = np.float32
+system_params['maskNdarrayCoords'] = folder + '/mask.npy'
+system_params['testMaskNdarrayCoords'] = folder + '/test_mask.npy'
+system_params['numServers'] = 1
+system_params['serverHosts'] = None
+system_params['serversRoundRobin'] = True
+system_params['times'] = 40
+system_params['update'] = 20
+system_params['delays'] = ParCorAna.makeDelayList(start=1, stop=30, num=6, spacing='log',
+                                                  logbase=np.e)
+system_params['userClass'] = BrightShots
+system_params['h5output'] = folder + '/g2calc_%s-r%4.4d.h5' % (experiment, run)
+system_params['testH5output'] = folder + '/g2calc_test_%s-r%4.4d.h5' % (experiment, run)
+system_params['overwrite'] = False
+system_params['verbosity'] = 'INFO'
+system_params['numEvents'] = 0
+system_params['testNumEvents'] = 30
+
+user_params = {}
+user_params['colorNdarrayCoords'] = folder + '/colours.npy'
+user_params['colorFineNdarrayCoords'] = folder + '/colours.npy'
+user_params['saturatedValue'] = (1<<15)
+user_params['LLD'] = 1E-9
+user_params['notzero'] = 1E-5
+user_params['psmon_plot'] = False
+user_params['ipimb_threshold_lower'] = .05
+user_params['ipimb_srcs'] = []
+user_params['least_mean'] = 2.9
+
+if __name__ == '__main__':
+    from pprint import pprint
+    pprint(system_params)
+    pprint(user_params)
+    ParCorAna.checkParams(system_params, user_params, checkUserParams=True)
+"""
+
+BRIGHT_SHOTS = """
+import psana
+from ParCorAna.UserG2 import G2IncrementalAccumulator
+
+class BrightShots(G2IncrementalAccumulator):
+    def __init__(self, user_params, system_params, mpiParams, testAlternate):
+        super(BrightShots, self).__init__(user_params, system_params, mpiParams, testAlternate)
+        self.leastMean = self.user_params['least_mean']
+
+    def serverFinalDataArray(self, dataArray, evt):
+        if dataArray[self.maskNdarrayCoords].mean() < self.leastMean:
+            self.logDebug('dark')
+            return None
+        return dataArray
+"""
+
+
+def test_a_file_and_a_module_as_at_lcls_run_unchanged(old_file, capsys):
+    folder = old_file.parent
+    config = folder / "lcls.py"
+    config.write_text(LCLS)
+    (folder / "bright_shots.py").write_text(BRIGHT_SHOTS)
+    words = ["correlate", "-c", str(config)]
+    assert cli.main([*words, "--check"]) == 0
+    said = capsys.readouterr()
+    assert "psanaType, psanaOptions" in said.err
+    assert yaml.safe_load(said.out)["correlate"]["delays"] == [1, 2, 4, 8, 15, 30]
+    assert "user_class: bright_shots:BrightShots" in said.out
+    assert "psana" not in sys.modules
+
+    assert cli.main(words) == 0
+    with h5py.File(folder / "shots.h5") as file:
+        images = file["images"][()]
+    mask = np.load(folder / "mask.npy").astype(bool)
+    kept = np.flatnonzero(images[:, mask].mean(axis=1) >= 2.9)
+    assert 5 < len(kept) < 45
+    with h5py.File(folder / "g2calc_xcs84213-r0117.h5") as file:
+        last = max(file["user"], key=lambda name: int(name.rpartition("_")[2]))
+        counts = file["user"][last]["delay_counts"][()]
+        assert file["system/system_params/psanaType"][()] == b'"psana.CsPad.DataV2"'
+    in_hand = {int(time) for time in kept}
+    expected = [len(in_hand & {t + d for t in in_hand}) for d in (1, 2, 4, 8, 15, 30)]
+    np.testing.assert_array_equal(counts, expected)
+
+    for test in ("--test_main", "--test_alt", "--cmp"):
+        assert cli.main([*words, "-o", str(folder / "main.h5"), test]) == 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "src", "expected"),
+    [
+        ("exp=mfx1:run=20", "epix", {"experiment": "mfx1", "run": 20, "dataset": "epix.raw.calib"}),
+        ("exp=mfx1:run=20:live:dir=/d", "a.raw.raw", {"is_live": True, "folder": "/d"}),
+        ("exp=mfx1:run=20", "DetInfo(MfxEndstation.0:Epix100a.0)", "docs/files.md, XTC"),
+        ("exp=mfx1:run=20-22", "epix", "one run"),
+    ],
+)
+def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", dataset)
+    old_file.write_text(text.replace('"src": "images"', f'"src": "{src}"'))
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            parcorana.read(old_file, {})
+        return
+    section = parcorana.read(old_file, {}).section
+    found = section.psana.model_dump() | {"dataset": section.dataset}
+    assert expected.items() <= found.items()
+    assert section.files == []
+
+
+VISIBILITY = Path(__file__).parents[2] / "docs" / "visibility.py"
+
+
+@pytest.mark.stage
+def test_the_class_of_the_tutorial_measures_how_fast_speckle_fades(tmp_path):
+    exposures = [1, 2, 4, 8, 16, 32, 64]
+    own = section(
+        tmp_path,
+        simulated={"n_shots": 1500, "shape": [32, 32], "decay": 0.05, "mean_photons": 2.0},
+        delays=exposures,
+        buffer_shots=1500,
+        user_class=f"{VISIBILITY}:Visibility",
+    )
+    correlate.run(Request(own), World())
+    with h5py.File(tmp_path / "g.h5") as file:
+        (group,) = file["user"].values()
+        contrast = group["contrast"][()]
+    for n, found in zip(exposures, contrast, strict=True):
+        i = np.arange(n)
+        expected = np.mean(np.exp(-2 * 0.05 * np.abs(i[:, None] - i)))
+        # 1024 pixels see 75 coherence times: 1 % of scatter, and as much in the mean
+        assert abs(found / expected - 1) < 0.05, n
+
+
+def test_a_configuration_is_printed_and_checked_and_nothing_is_done(old_file, capsys):
+    folder = old_file.parent
+    before = {path.name for path in folder.iterdir()}
+    assert cli.main(["correlate", "-c", str(old_file), "--check"]) == 0
+    printed = capsys.readouterr().out
+    section = CorrelateSection.model_validate(yaml.safe_load(printed)["correlate"])
+    assert section.calculator == "accumulating"
+    assert section.buffer_shots == 30
+    assert "18 pixels are correlated in 2 colours" in printed
+    np.save(folder / "colours.npy", np.full((4, 6), 1 << 15))
+    assert cli.main(["correlate", "-c", str(old_file), "--check"]) == 4
+    assert {path.name for path in folder.iterdir()} == before
 
 
 def test_options_replace_keys(old_file):
@@ -292,6 +621,9 @@ def test_options_replace_keys(old_file):
         ('"times": 30,', '"times": 0,', "buffer_shots"),
         ("import numpy as np", "import a_module_that_is_nowhere", "a_module_that_is_nowhere"),
         ("user_params = {", "others = {", "one of them missing"),
+        ('"delays": [1, 2, 4],', '"delays": 3,', "a list of whole numbers"),
+        ('"G2IncrementalAccumulator"', "3", "a class or the name of one"),
+        ('"G2IncrementalAccumulator"', '"G2nothing"', "entry points are"),
     ],
 )
 def test_a_wrong_configuration_is_refused(old_file, before, after, found):
@@ -305,7 +637,8 @@ def test_the_section_of_a_trial_is_read(tmp_path):
     path.write_text("correlate: {delays: {start: 1, stop: 8, num: 4}, readers: 2}\n")
     configured = parcorana.from_yaml(path, {"readers": 3})
     assert configured.section.readers == 3
-    np.testing.assert_array_equal(correlate._delays(configured.section), [1, 2, 4, 8])
+    simulated = configured.section.model_copy(update={"simulated": SpeckleSection()})
+    np.testing.assert_array_equal(setting_of(Request(simulated), World()).delays, [1, 2, 4, 8])
     path.write_text("seed: 1\n")
     with pytest.raises(ConfigError, match="a section `correlate`"):
         parcorana.from_yaml(path, {})

@@ -35,6 +35,10 @@ def test_a_profile_asks_for_what_each_stage_needs(machine):
         if machine.has_whole_nodes:
             assert resources.nodes == math.ceil(resources.tasks / machine.ranks_per_node)
             assert machine.scheduler == "pbs" or resources.mem_mb == 0
+            by_rule = stage.grows and machine.scheduler == "slurm"
+            assert resources.get("mem_mb_per_cpu", None) == (0 if by_rule else None)
+        elif stage.grows:  # its rule asks, by what there is to do
+            assert resources.get("mem_mb_per_cpu", None) is None
         else:
             assert resources.mem_mb_per_cpu * machine.cpus_per_rank >= stage.memory_mb
 

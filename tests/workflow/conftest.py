@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from every_stage import EVERY_STAGE
+from trials import AS_USERS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -106,17 +107,18 @@ def new_trial(tmp_path, call) -> Callable[..., Trial]:
     return lambda config, name="trial": Trial(tmp_path / name, call, config)
 
 
-def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
-    """The real workflow in a folder of its own, on two cores. Returns Snakemake's words.
+def run_chain(folder: Path, config: str, *argv: str, cores: int = 1, seconds: int = 600) -> str:
+    """The real workflow in a folder of its own. Returns Snakemake's words.
 
-    config: of config/<config>.yaml, or an absolute path without its suffix.
+    config: of config/<config>.yaml, or an absolute path without its suffix; cores: as many ranks
+    has a stage, each of which compiles all that the stage needs.
     """
     command = [
         Path(sys.prefix, "bin", "snakemake"),
         "--snakefile",
         REPOSITORY / "Snakefile",
         "--cores",
-        "2",
+        str(cores),
     ]
     command += [
         *argv,
@@ -130,6 +132,7 @@ def run_chain(folder: Path, config: str, *argv: str, seconds: int = 600) -> str:
         text=True,
         timeout=seconds,
         stdin=subprocess.DEVNULL,
+        env=AS_USERS,
     )
     assert completed.returncode == 0, completed.stderr[-6000:]
     return completed.stdout + completed.stderr
@@ -150,7 +153,7 @@ def tiny_chain(tmp_path_factory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
             folder.mkdir(exist_ok=True)
-            run_chain(folder, "tiny")
+            run_chain(folder, "tiny", cores=2)
             finished.touch()
     return folder
 

@@ -4,7 +4,7 @@ The script checks BASE out under `.same/`, makes it an environment from its own 
 chain with BASE and with the working tree, and compares every dataset of every product and every
 figure of every summary, bit for bit. Names that differ on purpose come from a YAML file of renamed
 names: `old name: new name`, each a key, a dataset, a table/dataset, or a file. Clocks are left out,
-and so are the digests that tell which part belongs to which configuration.
+and so are which rank did what, and the digests that tell which part belongs to which configuration.
 """
 
 import argparse
@@ -51,6 +51,9 @@ DIGESTS = ("key", "software", "checksum", "sha256", "identity", "inputs", "produ
 not the results.
 """
 
+RANKS = "ranks"
+"""Name of what each rank had of the work, in summaries and in files of their own."""
+
 PARTS = ".parts"
 """Suffix of the folder of the parts of a product."""
 
@@ -65,7 +68,7 @@ def is_left_out(name: str) -> bool:
     """Whether a name is that of a clock or a digest, or lies below one."""
     words = re.split("[/:]", name)
     is_clock = any(part in CLOCKS for word in words for part in word.split("_"))
-    return is_clock or any(word in DIGESTS for word in words)
+    return is_clock or any(word in (*DIGESTS, RANKS) for word in words)
 
 
 class Renamed:
@@ -190,9 +193,11 @@ def products_of(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         is_picture = path.suffix in (".png", ".html")
+        is_of_ranks = path.suffixes[-2:] == [f".{RANKS}", ".json"]
         if (
             path.is_file()
             and not is_picture
+            and not is_of_ranks
             and not set(name.parts) & {*FOLDERS_LEFT_OUT, ".snakemake"}
             and not any(folder.endswith(PARTS) for folder in name.parts[:-1])
         ):

@@ -257,7 +257,7 @@ def test_the_tiny_chain_in_an_image(image, tiny_chain, chain, tmp_path):
     profile.write_text(yaml.safe_dump({"default-resources": {"container": container}}))
 
     words = ["--printshellcmds", "--workflow-profile", str(profile.parent)]
-    output = chain(work, "tiny", *words, seconds=1800)
+    output = chain(work, "tiny", *words, cores=2, seconds=1800)
     commands = [line for line in output.splitlines() if " spreadflow " in line]
     assert [line for line in commands if container not in line] == []
     assert sum(f"mpiexec -n 2 {container}" in line for line in commands) > 5

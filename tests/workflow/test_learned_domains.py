@@ -12,7 +12,7 @@ from trials import summary_of
 
 REPOSITORY = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.chain
+pytestmark = [pytest.mark.chain, pytest.mark.long]
 
 
 def test_the_domains_are_learned_from_the_pixels(tiny_chain, tmp_path):

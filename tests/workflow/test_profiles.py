@@ -103,7 +103,7 @@ def test_commands_are_those_of_the_document(whole_trial, machine):
     commands = dry_run(whole_trial, "--workflow-profile", machine.name)
     assert documented(machine.name) <= commands
     assert len(documented(machine.name)) == len(STAGES)
-    assert len(commands) == len(STAGES) + 1  # the images of both runs
+    assert len(commands) == len(STAGES) + 2  # the images of all three runs
 
 
 def test_commands_of_a_workstation_are_those_of_the_document(whole_trial):

@@ -20,7 +20,13 @@ def test_runs_without_and_with_a_point_spread_end_in_one_set_of_curves(
 ):
     tree = yaml.safe_load((pytestconfig.rootpath / "config" / "tiny.yaml").read_text())
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(tree | {"trial": "two", "runs": RUNS}))
-    chain(tmp_path, str(tmp_path / "two"), "results/two/spread.json", "results/two/stage1.json")
+    chain(
+        tmp_path,
+        str(tmp_path / "two"),
+        "results/two/spread.json",
+        "results/two/stage1.json",
+        cores=2,
+    )
 
     lattices = store.read(
         tmp_path / "results" / "two" / "stage1.h5",

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 import same
+from trials import AS_USERS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -110,7 +110,7 @@ def few_shots(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory, few_shots, chain) -> Path:
-    """The first two stages of few shots on two local ranks: their folder."""
+    """The first two stages of few shots on one local rank: their folder."""
     folder = tmp_path_factory.mktemp("local")
     chain(folder, str(few_shots.with_suffix("")), PRODUCT)
     return folder
@@ -137,7 +137,7 @@ def start() -> Iterator[Callable[[Path, list[str]], subprocess.Popen]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | ENVIRONMENT,
+            env=AS_USERS | ENVIRONMENT,
         )
         processes.append(process)
         return process
@@ -174,7 +174,7 @@ def times(folder: Path) -> dict[Path, int]:
 def test_a_job_that_slurm_ends_is_named_and_goes_on(
     cluster, start, few_shots, tmp_path, request, state
 ):
-    """The same command finishes it, on two nodes, with the numbers of two local ranks."""
+    """The same command finishes it, on two nodes, with the numbers of one local rank."""
     go = tmp_path / "go"
     stopping = write_program(tmp_path / "stopping", STOPPING.format(go=go))
     command = workflow(write_profile(tmp_path, stopping), few_shots, PRODUCT)
@@ -260,7 +260,7 @@ def _run(folder: Path, seconds: int, *command: object) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env=os.environ | ENVIRONMENT,
+        env=AS_USERS | ENVIRONMENT,
     )
 
 

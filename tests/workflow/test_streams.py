@@ -27,7 +27,7 @@ def test_a_stream_alone_is_a_trial(tiny_chain, chain, tmp_path, pytestconfig):
     chain(tmp_path, str(tmp_path / "old"))
 
     folder = tmp_path / "results" / "old"
-    words = {path.stem for path in folder.glob("*.json")}
+    words = {path.stem for path in folder.glob("*.json")} - {"cells.ranks", "merge.ranks"}
     assert words == {"adopt", "reindex", "cells", "merge"}
     page = (folder / "report.html").read_text()
     assert "no images of tiny: stages that need pixels leave it out" in page

@@ -222,8 +222,10 @@ def test_a_failed_stage_shows_its_log_and_loses_nothing_else(new_trial, tmp_path
 def test_every_rule_states_log_benchmark_and_resources(finished):
     """As Snakemake understands them, with the ranks of the rules that have many."""
     (finished.folder / "spec.txt").write_text("a.expt a.refl")
-    adopted_run = "runs={r2: {simulate: {n_single: 2}, spec: spec.txt}}"
-    every = ("--config", "stage1={mosaicity: learned}", adopted_run)
+    adopted_run = "r2: {simulate: {n_single: 2}, spec: spec.txt}"
+    correlated_run = "r3: {simulate: {n_single: 2}, correlate: {}}"
+    runs = f"runs={{{adopted_run}, {correlated_run}}}"
+    every = ("--config", "stage1={mosaicity: learned}", runs)
     plan = finished.snakemake("--dry-run", "--forceall", "--cores", "4", *every)
     jobs = re.split(r"\n(?=(?:local)?rule )", plan)[1:]
     rules = set()

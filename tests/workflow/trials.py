@@ -1,7 +1,11 @@
 """What the tests of whole trials share."""
 
 import json
+import os
 from pathlib import Path
+
+AS_USERS = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+"""The environment of a whole chain: it compiles as users do (docs/decisions/0027)."""
 
 
 def summary_of(folder: Path, trial: str, stage: str) -> dict:

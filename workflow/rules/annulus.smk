@@ -13,7 +13,7 @@ rule annulus:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("annulus"),
+        mem_mb=memory("annulus"),
         runtime=BY_WORD["annulus"].minutes,
     params:
         config=section("annulus"),

@@ -12,6 +12,7 @@ from spreadflow import config as schema
 from spreadflow.doctor import jobs
 from spreadflow.doctor.host import here
 from spreadflow.errors import SpreadflowError
+from spreadflow.io.sizes import rows_of
 from spreadflow.stages import readiness
 from spreadflow.trial import BY_WORD, commands, files, launchers, wanted
 
@@ -45,6 +46,7 @@ wildcard_constraints:
 product = partial(files.product, CONFIG)
 outputs = partial(files.outputs, CONFIG, run="{run}")
 runs_of = partial(files.pattern_of_runs, CONFIG)
+memory = partial(commands.memory, rows_of=rows_of)
 
 
 def inputs(word):
@@ -63,6 +65,12 @@ def launch(word):
 
 def ranks(wildcards, threads):
     return threads
+
+
+def rank_memory(word):
+    placed = workflow.resource_settings.overwrite_resources.get(word, {})
+    n_ranks = int(placed["tasks"].raw) if "tasks" in placed else MAX_RANKS
+    return commands.rank_memory(word, rows_of, n_ranks)
 
 
 LEFT = " ".join(launchers.left_behind(os.environ))  # our launchers begin without another's traces

@@ -15,7 +15,7 @@ rule index:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("index"),
+        mem_mb=memory("index"),
         runtime=BY_WORD["index"].minutes,
     params:
         config=section("index"),

@@ -13,7 +13,7 @@ rule ladder:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("ladder"),
+        mem_mb=memory("ladder"),
         runtime=BY_WORD["ladder"].minutes,
     params:
         config=section("ladder"),

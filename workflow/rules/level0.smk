@@ -15,7 +15,8 @@ if "level0" in STAGES:
         resources:
             mpi=MPI,
             tasks=ranks,
-            mem_mb=commands.memory("level0"),
+            mem_mb=memory("level0"),
+            mem_mb_per_cpu=rank_memory("level0"),
             runtime=BY_WORD["level0"].minutes,
         params:
             config=section("level0"),

@@ -13,7 +13,8 @@ rule merge:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("merge"),
+        mem_mb=memory("merge"),
+        mem_mb_per_cpu=rank_memory("merge"),
         runtime=BY_WORD["merge"].minutes,
     params:
         config=section("merge"),

@@ -13,7 +13,7 @@ rule mosaic:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("mosaic"),
+        mem_mb=memory("mosaic"),
         runtime=BY_WORD["mosaic"].minutes,
     params:
         config=section("mosaic"),

@@ -13,7 +13,7 @@ rule pack:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("pack"),
+        mem_mb=memory("pack"),
         runtime=BY_WORD["pack"].minutes,
     params:
         config=section("pack"),

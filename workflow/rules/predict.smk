@@ -13,7 +13,7 @@ rule predict:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("predict"),
+        mem_mb=memory("predict"),
         runtime=BY_WORD["predict"].minutes,
     params:
         config=section("predict"),

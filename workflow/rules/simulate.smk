@@ -15,7 +15,7 @@ rule simulate:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("simulate"),
+        mem_mb=memory("simulate"),
         runtime=BY_WORD["simulate"].minutes,
     params:
         config=section("simulate"),

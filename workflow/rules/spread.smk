@@ -13,7 +13,8 @@ rule spread:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("spread"),
+        mem_mb=memory("spread"),
+        mem_mb_per_cpu=rank_memory("spread"),
         runtime=BY_WORD["spread"].minutes,
     params:
         config=section("spread"),

@@ -13,7 +13,7 @@ rule stage1:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("stage1"),
+        mem_mb=memory("stage1"),
         runtime=BY_WORD["stage1"].minutes,
     params:
         config=section("stage1"),

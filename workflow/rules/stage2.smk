@@ -13,7 +13,8 @@ rule stage2:
     resources:
         mpi=MPI,
         tasks=ranks,
-        mem_mb=commands.memory("stage2"),
+        mem_mb=memory("stage2"),
+        mem_mb_per_cpu=rank_memory("stage2"),
         runtime=BY_WORD["stage2"].minutes,
     params:
         config=section("stage2"),

@@ -6,16 +6,29 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spreadflow.cli import correlation_mask
+
 if TYPE_CHECKING:
-    from spreadflow.stages.correlate import Request
+    from spreadflow.stages.correlation_setting import Request
+    from spreadflow.stages.parcorana import Configured
+
+AFTER_INTERRUPTION = (
+    "What was published is in the output, named .inprogress: remove or rename it before you run "
+    "the same command again."
+)
+"""What to do."""
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("correlate", help="correlate pixels in time (G2)")
-    _add_merge(p.add_subparsers(metavar="TOOL", title="tools"))
+    tools = p.add_subparsers(dest="tool", metavar="mask, merge ...", help="masks; sums of outputs")
+    correlation_mask.add_to(tools)
+    _add_merge(tools)
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
-    p.add_argument("-c", "--config", type=Path, help=config_help)
+    p.add_argument("-c", "--config", help=config_help)
+    images_help = "a manifest, whose shots are correlated, as the stage of a workflow does"
+    p.add_argument("--images", type=Path, metavar="MANIFEST", help=images_help)
     ranks_help = "ranks the launcher was asked for (default: as many as it started)"
     p.add_argument("--ranks", type=int, help=ranks_help)
     numevents_help = "the first so many shots alone; a longer buffer gets as short"
@@ -23,13 +36,15 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument(
         "-v", "--verbosity", choices=["debug", "info", "warning", "error"], help="of the log"
     )
-    p.add_argument("-o", "--h5output", help="the output")
+    p.add_argument("-o", "--h5output", "--out", help="the output")
     p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
     p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
     p.add_argument("-s", "--numServers", type=int, help="ranks that read")
     early_help = "readers take no turns: the earliest of their next blocks comes first"
     p.add_argument("--earlyServer", action="store_true", help=early_help)
     p.add_argument("--overwrite", action="store_true", help="replace an output of this name")
+    check_help = "print the configuration as YAML, check it, and correlate nothing"
+    p.add_argument("--check", action="store_true", help=check_help)
     tests = p.add_mutually_exclusive_group()
     main_help = "a few shots and the pixels of the test mask alone"
     tests.add_argument("--test_main", action="store_true", help=main_help)
@@ -74,43 +89,81 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Correlate, or test. Where one rank fails, all end."""
-    from spreadflow.parallel import ending_together
+    from spreadflow.parallel import World, ending_together
 
     if arguments.cmp:
         _compare(_request(arguments))
         return
-    with ending_together("correlate", 1 if arguments.test_alt else arguments.ranks) as world:
+    if arguments.check:
+        from spreadflow.stages import correlation_setting
+
+        print(correlation_setting.checked(_request(arguments), World()))
+        return
+    if arguments.images is not None:
+        _run_stage(arguments)
+        return
+    ranks = 1 if arguments.test_alt else arguments.ranks
+    with ending_together("correlate", ranks, AFTER_INTERRUPTION) as world:
         from spreadflow.stages import correlate
 
-        request = _request(arguments)
+        request = _request(arguments, is_telling=world.rank == 0)
         if arguments.test_alt:
             correlate.run_alternate(request)
         else:
             correlate.run(request, world)
 
 
-def _request(arguments: argparse.Namespace) -> "Request":
-    """Return what is asked for. Raises ConfigError."""
-    from spreadflow.config import parcorana
-    from spreadflow.errors import ConfigError
-    from spreadflow.stages.correlate import Request
+def _run_stage(arguments: argparse.Namespace) -> None:
+    """Correlate a run as the stage of a workflow, which may have been ended before: what that left
+    is removed. Where one rank fails, all end.
+    """
+    from spreadflow.config import for_stage
+    from spreadflow.parallel import ending_together
 
-    if arguments.config is None:
-        raise ConfigError(
-            "-c FILE", "a configuration", "none", "docs/correlate.md says what it is."
-        )
-    is_test = arguments.test_main or arguments.test_alt
-    read = parcorana.read if arguments.config.suffix == ".py" else parcorana.from_yaml
-    configured = read(arguments.config, changes(arguments))
-    for warning in configured.warnings:
-        print(f"spreadflow correlate: {warning}", file=sys.stderr)
+    with ending_together("correlate", arguments.ranks) as world:
+        from spreadflow.io.g2 import in_progress
+        from spreadflow.stages import correlate
+        from spreadflow.stages.correlation_setting import Request
+
+        section = for_stage(arguments.config, "correlate").correlate
+        replaced = changes(arguments) | {"overwrite": True}
+        out = Path(arguments.h5output or section.out)
+        world.once(lambda: in_progress(out).unlink(missing_ok=True))
+        section = section.model_copy(update=replaced)
+        correlate.run(Request(section, images=arguments.images), world)
+
+
+def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request":
+    """Return what is asked for. is_telling: whether warnings are printed. Raises ConfigError."""
+    from spreadflow.stages.correlation_setting import Request
+
+    read = configured(arguments.config, changes(arguments), is_telling)
     return Request(
-        section=configured.section,
-        user_class=configured.user_class,
-        system_params=configured.system_params,
-        is_test=is_test,
-        verbosity=arguments.verbosity or configured.verbosity,
+        section=read.section,
+        user_class=read.user_class,
+        system_params=read.system_params,
+        is_test=arguments.test_main or arguments.test_alt,
+        verbosity=arguments.verbosity or read.verbosity,
     )
+
+
+def configured(
+    name: str | Path | None, replaced: dict[str, Any], is_telling: bool = True
+) -> "Configured":
+    """Return the configuration in a file. replaced: keys of the section. is_telling: as of
+    `_request`. Raises ConfigError.
+    """
+    from spreadflow.errors import ConfigError
+    from spreadflow.stages import parcorana
+
+    if name is None:
+        raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
+    path = Path(name)
+    read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
+    found = read(path, replaced)
+    for warning in found.warnings if is_telling else ():
+        print(f"spreadflow correlate: {warning}", file=sys.stderr)
+    return found
 
 
 def _compare(request: "Request") -> None:

@@ -20,6 +20,7 @@ from spreadflow.cli import (
     site,
     stage,
     start,
+    stream,
     validate,
     watch,
 )
@@ -47,6 +48,7 @@ DOORS = (
     mask,
     export,
     correlate,
+    stream,
     doctor,
 )
 """The modules of all words, in the order of the help."""

@@ -11,10 +11,15 @@ from pathlib import Path
 
 from spreadflow.trial import BY_WORD, STAGES, Stage
 
+WITH_OTHER_OPTIONS = ("correlate",)
+"""Stages that are also called without a trial, and have a module of their own."""
+
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the words of all stages."""
     for stage in STAGES:
+        if stage.word in WITH_OTHER_OPTIONS:
+            continue
         p = words.add_parser(stage.word, help=f"the stage {stage.word}", description=stage.meaning)
         p.add_argument(
             "--config", required=True, help="JSON of the stage's sections, or a YAML file"
@@ -62,7 +67,8 @@ def inputs_of(stage: Stage, arguments: argparse.Namespace) -> dict:
 def run(arguments: argparse.Namespace) -> None:
     """Run a stage. Where one rank does not come to its end, all end."""
     from spreadflow.config import OVERLAYS, for_stage
-    from spreadflow.io import store
+    from spreadflow.io import shares, store
+    from spreadflow.log import logger
     from spreadflow.parallel import ending_together
 
     stage = BY_WORD[arguments.word]
@@ -71,5 +77,15 @@ def run(arguments: argparse.Namespace) -> None:
         module = importlib.import_module(f"spreadflow.stages.{module_name}")
         config = for_stage(arguments.config, stage.word, getattr(arguments, "run", None))
         inputs = inputs_of(stage, arguments)
-        world.once(lambda: store.remove_unfinished(arguments.out))
-        module.run(config, **inputs, out=arguments.out, world=world, word=stage.word)
+        out = arguments.out
+        world.once(lambda: store.remove_unfinished(out))
+        world.once(lambda: shares.remove(out))
+        start_s = world.busy_s
+        if stage.is_in_jax:
+            from spreadflow.stages import devices
+
+            devices.take(world, stage.word)
+        module.run(config, **inputs, out=out, world=world, word=stage.word)
+        of_ranks = world.shares(start_s)
+        world.once(lambda: shares.write(out, of_ranks))
+        logger(stage.word, world).info("%s", of_ranks.sentence())

@@ -1,7 +1,7 @@
 """Section of the correlation of pixels in time."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -16,7 +16,7 @@ from spreadflow.config.base import Fraction, Inconsistent, Section, Seed
 
 
 class SpeckleSection(Section):
-    """Simulated speckle that decays exponentially, in place of files."""
+    """Simulated speckle, in place of files."""
 
     n_shots: PositiveInt = 1000
     """before gaps"""
@@ -25,11 +25,15 @@ class SpeckleSection(Section):
     mean_photons: PositiveFloat = 1.0
     """of a pixel in a shot"""
     decay: PositiveFloat = 0.02
-    """Γ per unit of the shot id: g2 − 1 decays as exp(−2 Γ t)"""
+    """Γ per unit of the shot id: g2 − 1 decays as exp(−2 (Γ t)^γ)"""
+    stretch: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """γ; 1 = exponential"""
     n_modes: PositiveInt = 1
     """1 over the contrast"""
-    is_poisson: bool = True
-    """whether photons are counted, or their expectation is recorded"""
+    noise: Literal["poisson", "gaussian", "none"] = "poisson"
+    """photons are counted, or a Gaussian is added to what is expected of them, or nothing is"""
+    noise_photons: NonNegativeFloat = 1.0
+    """standard deviation of the Gaussian"""
     missing: Fraction = 0.0
     """share of the shots that are missing"""
     duplicate: Fraction = 0.0
@@ -48,6 +52,32 @@ class SpeckleSection(Section):
     """pixels that saturate in one shot of a hundred: the last ones"""
     seed: Seed = 1
     """of everything random"""
+
+
+class StreamSection(Section):
+    """Shots that come as messages of ZeroMQ (PUSH and PULL), in place of files."""
+
+    endpoint: str
+    """address such as tcp://host:5555, that each reader connects to; one with * is bound"""
+    shape: Annotated[list[PositiveInt], Field(min_length=1)]
+    """of an image"""
+    wait_s: PositiveFloat = 60.0
+    """seconds without a message after which all shots have come"""
+
+
+class PsanaSection(Section):
+    """Shots of LCLS-II by psana-2, in place of files: `dataset`, `shot_ids` and `monitors` are then
+    names such as `jungfrau.raw.calib`.
+    """
+
+    experiment: str
+    """its name"""
+    run: PositiveInt
+    """number of the run"""
+    folder: str | None = None
+    """of its files; null = where psana looks for them"""
+    is_live: bool = False
+    """whether the run is still being written"""
 
 
 class DelaysSection(Section):
@@ -79,13 +109,23 @@ class CorrelateSection(Section):
 
     files: list[str] = []
     """image files or HDF5 files of shots, in order; patterns are sorted"""
+    follow_s: NonNegativeFloat = 0.0
+    """seconds without a new shot after which all have come: until then files may grow, and more may
+    come; 0 = all are there
+    """
     dataset: str | None = None
     """path of the images in HDF5 files; null = files of a format that `spreadflow validate` knows
     """
     shot_ids: str | None = None
     """path of whole numbers in each file, the times of its shots; null = shots are counted"""
+    monitors: dict[str, str] = {}
+    """name → path in each file of what else was recorded with its shots, for `serverEventOk`"""
     simulated: SpeckleSection | None = None
     """simulated shots in place of files"""
+    stream: StreamSection | None = None
+    """shots that come by network in place of files"""
+    psana: PsanaSection | None = None
+    """shots of LCLS-II in place of files"""
     rate_hz: PositiveFloat = 120.0
     """units of the shot id in a second"""
     n_shots: NonNegativeInt = 0
@@ -129,7 +169,8 @@ class CorrelateSection(Section):
     takes_turns: bool = True
     """whether readers take turns, else the earliest of their next blocks comes first"""
     user_class: str | None = None
-    """MODULE:CLASS or MODULE.CLASS or FILE.py:CLASS with callbacks; null = G2 alone"""
+    """MODULE:CLASS, MODULE.CLASS, FILE.py:CLASS or an entry point, with callbacks; null = G2 alone
+    """
     user_params: dict[str, Any] = {}
     """for its constructor"""
     out: str | None = "correlate.h5"
@@ -143,10 +184,25 @@ class CorrelateSection(Section):
     largest_difference: NonNegativeFloat = Field(default=1e-6)
     """relative, that --cmp allows"""
 
+    @property
+    def names_shots(self) -> bool:
+        """Whether it says where shots come from, which a run of a trial says by itself."""
+        return bool(self.files or self.simulated or self.stream or self.psana)
+
     @model_validator(mode="after")
     def _engine_is_used(self) -> Self:
         """Refuse a device for calculators that know none. Raises Inconsistent."""
         if self.engine == "jax" and self.calculator in ("fft", "multi_tau"):
             expected = "numba, where the calculator is fft or multi_tau"
             raise Inconsistent("engine", expected, self.engine)
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_source(self):
+        sources = ("files", "simulated", "stream", "psana")
+        named = [name for name in sources if getattr(self, name)]
+        if len(named) > 1:
+            raise Inconsistent(named[1], f"none beside `{named[0]}`", f"both {' and '.join(named)}")
+        if self.psana is not None and self.dataset is None:
+            raise Inconsistent("dataset", "what an image is, such as jungfrau.raw.calib", "null")
         return self

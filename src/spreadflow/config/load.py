@@ -122,6 +122,10 @@ def files(config: Config) -> dict[str, Path]:
         named[f"runs.{name}.images"] = run.images
         named[f"runs.{name}.spec"] = run.spec
         named |= _lattices(f"runs.{name}.lattices", run.lattices)
+        if run.correlate is not None:
+            correlate = config.correlate_of(name)
+            for key in ("mask", "test_mask", "colours", "fine_colours"):
+                named[f"runs.{name}.correlate.{key}"] = getattr(correlate, key)
 
     for number, curve in enumerate(config.spread.known or []):
         named[f"spread.known.{number}"] = _curve_file(curve)
@@ -200,6 +204,8 @@ def section(config: Config, stage: str, run: str | None = None) -> str:
                 part = _cut(_recording(config, run), field.annotation)
             case "lattices":
                 part = config.runs[run].lattices if run in config.runs else None
+            case "correlate":
+                part = config.correlate_of(run)
             case "recordings":
                 (model,) = get_args(field.annotation)
                 part = [_cut(config.recording_of(one), model) for one in config.pictured_runs]

@@ -372,6 +372,10 @@ class RunSection(Section):
     """files of another program that hold lattices and intensities, in place of images"""
     recording: dict[str, Any] = {}
     """keys of `recording` that differ in this run"""
+    correlate: dict[str, Any] | None = None
+    """keys of `correlate` that differ in this run, `{}` for none: its shots are correlated in time,
+    and no crystals are looked for; null = they are
+    """
 
     @model_validator(mode="after")
     def _has_one_origin(self):
@@ -386,4 +390,6 @@ class RunSection(Section):
             raise Inconsistent("", expected, found)
         if self.lattices is not None and self.spec is not None:
             raise Inconsistent("spec", "no spec file beside `lattices:`", self.spec)
+        if self.correlate is not None and (self.lattices or self.spec):
+            raise Inconsistent("correlate", "images alone beside it", "lattices")
         return self

@@ -72,7 +72,7 @@ class SpreadSection(Section):
     """σ within which the curves count as determined"""
     controls: bool = True
     """refine again from other starts, with wrong indices, labels and spectra"""
-    block_lattices: PositiveInt = 16
+    block_lattices: PositiveInt = 8
     """lattices in a part file"""
 
     @model_validator(mode="after")

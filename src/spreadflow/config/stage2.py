@@ -24,5 +24,5 @@ class Stage2Section(Section):
     """
     n_bins: PositiveInt = 20
     """resolution shells of the statistics"""
-    block_lattices: PositiveInt = 16
+    block_lattices: PositiveInt = 8
     """lattices in a part file"""

@@ -17,6 +17,7 @@ from spreadflow.config.analysis import (
     Stage1Section,
 )
 from spreadflow.config.base import Section
+from spreadflow.config.correlate import CorrelateSection
 from spreadflow.config.level0 import Level0Section
 from spreadflow.config.predict import PackSection, PredictSection
 from spreadflow.config.recording import NoiseSection, RecordingSection
@@ -160,6 +161,13 @@ class SpreadConfig(Section):
     spread: SpreadSection
 
 
+class CorrelateConfig(Section):
+    """What `correlate` reads."""
+
+    correlate: CorrelateSection
+    """of the one run that it works on"""
+
+
 STAGE_CONFIGS: dict[str, type[Section]] = {
     "simulate": SimulateConfig,
     "index": IndexConfig,
@@ -177,5 +185,6 @@ STAGE_CONFIGS: dict[str, type[Section]] = {
     "pack": PackConfig,
     "stage2": Stage2Config,
     "spread": SpreadConfig,
+    "correlate": CorrelateConfig,
 }
 """The configuration of each stage, in the order of the workflow."""

@@ -163,7 +163,7 @@ class Config(Section):
     spread: SpreadSection = SpreadSection.defaults()
     """f′(E) and f″(E) of every metal site"""
     correlate: CorrelateSection | None = None
-    """pixels correlated in time, by `spreadflow correlate`"""
+    """pixels correlated in time, by `spreadflow correlate`, or of the runs that say so"""
 
     @model_validator(mode="after")
     def _whole(self):
@@ -181,15 +181,21 @@ class Config(Section):
 
     @property
     def is_recorded(self) -> bool:
-        """Whether there are runs, and none of them is simulated: nothing is known of the crystals
-        but what is configured.
+        """Whether there are runs of crystals, and none of them is simulated: nothing is known of
+        the crystals but what is configured.
         """
-        return bool(self.runs) and not any(run.simulate for run in self.runs.values())
+        runs = [self.runs[name] for name in self.crystal_runs]
+        return bool(runs) and not any(run.simulate for run in runs)
+
+    @property
+    def crystal_runs(self) -> list[str]:
+        """The runs of crystals: all but those that are correlated in time."""
+        return [name for name, run in self.runs.items() if run.correlate is None]
 
     @property
     def pictured_runs(self) -> list[str]:
-        """The runs that have images."""
-        return [name for name, run in self.runs.items() if run.lattices is None]
+        """The runs of crystals that have images."""
+        return [name for name in self.crystal_runs if self.runs[name].lattices is None]
 
     def _check_target(self) -> None:
         """Raise Inconsistent where the crystals in recorded images would be taken for those of a
@@ -200,7 +206,7 @@ class Config(Section):
         stated = self.index.model_fields_set | self.reindex.keys()
         missing = [f"index.{name}" for name in TARGET if name not in stated]
         if missing:
-            run = next(iter(self.runs))
+            run = self.crystal_runs[0]
             expected = (
                 f"{' and '.join(missing)} of the crystals of run '{run}': recorded ones have no "
                 "default"
@@ -239,6 +245,22 @@ class Config(Section):
             except ValidationError as error:
                 below, expected, found = first_error(error, RecordingSection)
                 raise Inconsistent(f"runs.{run}.recording.{below}", expected, found) from None
+
+        for run in self.runs:
+            self._check_correlate(run)
+
+    def _check_correlate(self, run: str) -> None:
+        """Raise Inconsistent where a run can't be correlated as it is configured."""
+        if self.runs[run].correlate is None:
+            return
+        try:
+            section = self.correlate_of(run)
+        except (ValidationError, Inconsistent) as error:
+            below, expected, found = first_error(error, CorrelateSection)
+            raise Inconsistent(f"runs.{run}.correlate.{below}", expected, found) from None
+        if section.names_shots:
+            where = f"runs.{run}.correlate"
+            raise Inconsistent(where, "none but the images of the run", "other shots")
 
     def _check_folders(self) -> None:
         """Raise Inconsistent where trials would lie among the images of runs, or these in the
@@ -303,8 +325,8 @@ class Config(Section):
         """Raise Inconsistent where a stage is to take runs that are not there, or not indexed."""
         for stage in ("level0", "cells"):
             for run in getattr(self, stage).runs or []:
-                if run not in self.runs:
-                    expected = f"names among runs: {', '.join(self.runs)}"
+                if run not in self.crystal_runs:
+                    expected = f"names among runs: {', '.join(self.crystal_runs)}"
                     raise Inconsistent(f"{stage}.runs", expected, run)
         for run in self.level0.runs or []:
             if self.runs[run].spec or self.runs[run].lattices:
@@ -316,6 +338,8 @@ class Config(Section):
         the values of `stage1`, and of `crystal` or, where no run is simulated, `reindex`, where it
         has null.
         """
+        if key == "correlate":
+            return self.correlate_of(None)
         section = self._laid(key)
         if isinstance(section, StructureFactorsSection):
             return section.of_crystal(self._laid("reindex") if self.is_recorded else self.crystal)
@@ -325,6 +349,12 @@ class Config(Section):
         """Return how the shots of a run were recorded: its own keys laid over `recording`."""
         keys = overlay(self.recording.model_dump(), self.runs[run].recording)
         return RecordingSection.model_validate(keys)
+
+    def correlate_of(self, run: str | None) -> CorrelateSection:
+        """Return how a run is correlated: its own keys laid over `correlate`; None = any run."""
+        keys = {} if self.correlate is None else self.correlate.model_dump()
+        own = self.runs[run].correlate if run in self.runs else None
+        return CorrelateSection.model_validate(overlay(keys, own or {}))
 
     def _laid(self, key: str) -> Any:
         """Return a section or overlay as `resolved` does, with null where nothing is configured."""

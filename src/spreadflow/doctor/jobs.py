@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from spreadflow.doctor.host import Finding, Host, probe
 from spreadflow.doctor.software import accelerators
 from spreadflow.errors import ConfigError
+from spreadflow.trial import BY_WORD
 
 IMAGES = (".sif", ".simg", ".img", ".sqfs", ".squashfs", ".sqsh")
 """Endings of container images that are files."""
@@ -123,11 +124,13 @@ def containers_there(host: Host, jobs: Sequence[Job]) -> list[Finding]:
 
 
 def devices_there(host: Host, jobs: Sequence[Job]) -> list[Finding]:
-    """Whether JAX finds the devices that it is asked for, and one for each rank of a job here.
+    """Whether JAX finds the devices that it is asked for, and whether ranks of a job here share
+    them, as there are fewer.
 
-    JAX is started where JAX_PLATFORMS asks for devices, or where this machine has some.
+    JAX is started where JAX_PLATFORMS asks for devices, or where this machine has some, and a job
+    here computes in JAX.
     """
-    bare = [one for one in jobs if one.is_here and not one.container]
+    bare = [one for one in jobs if one.is_here and not one.container and _is_in_jax(one)]
     platforms = host.environment.get("JAX_PLATFORMS", "")
     if not bare or platforms == "cpu" or not (platforms or accelerators(host)):
         return []
@@ -138,11 +141,15 @@ def devices_there(host: Host, jobs: Sequence[Job]) -> list[Finding]:
         return [Finding("devices", answer.reason, remedy)]
     most = max(bare, key=lambda one: one.ranks)
     found = f"{figures['n_devices']} × {figures['platform']}"
-    if figures["platform"] == "cpu" or figures["n_devices"] >= most.ranks:
-        return [Finding("devices", found)]
-    found = f"{found} for the {most.ranks} ranks of {most.rule}"
-    remedy = f"snakemake --cores {figures['n_devices']}, or export JAX_PLATFORMS=cpu"
-    return [Finding("devices", found, remedy)]
+    if figures["platform"] != "cpu" and figures["n_devices"] < most.ranks:
+        found = f"{found}, shared by the {most.ranks} ranks of {most.rule}"
+    return [Finding("devices", found)]
+
+
+def _is_in_jax(job: Job) -> bool:
+    """Whether a job is of a stage that computes in JAX."""
+    stage = BY_WORD.get(job.rule)
+    return stage is not None and stage.is_in_jax
 
 
 CHECKS = (launchers_on_path, containers_there, devices_there)

@@ -4,7 +4,6 @@ Each probe imports what it tries, and no more.
 """
 
 import json
-import os
 import sys
 import time
 
@@ -38,8 +37,6 @@ def devices() -> dict[str, object]:
     """Return the devices of JAX, and the seconds that compiling a function for the first of them
     took.
     """
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # others may compute on the device now
-
     import jax
     import jax.numpy as jnp
 

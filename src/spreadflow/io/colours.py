@@ -10,6 +10,9 @@ from spreadflow.errors import FileError
 LARGEST_COLOUR = 1 << 14
 """Colours above this are those of a damaged file."""
 
+FEWEST_TESTED, MOST_TESTED = 10, 100
+"""Pixels of a test mask: the double loop that they are compared with is slow."""
+
 ABOUT = "docs/correlate.md says what masks and colours are."
 """What to do about a file that is none."""
 
@@ -38,7 +41,7 @@ def read_pixels(
     """Return the pixels of a mask that have a colour. None = all pixels; one colour; fine colours
     as colours. Raises FileError.
     """
-    is_used = np.ones(shape, bool) if mask is None else _mask(mask, shape)
+    is_used = np.ones(shape, bool) if mask is None else read_mask(mask, shape)
     coarse = np.ones(shape, np.int32) if colours is None else _colours(colours, shape)
     fine = coarse if fine_colours is None else _colours(fine_colours, shape)
     places = np.flatnonzero(is_used & (coarse > 0))
@@ -57,8 +60,16 @@ def read_pixels(
     )
 
 
-def _mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a mask as bool. Raises FileError."""
+def check_test_mask(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise FileError where a file is no mask of few pixels."""
+    n = int(np.count_nonzero(read_mask(path, shape)))
+    if not FEWEST_TESTED <= n <= MOST_TESTED:
+        expected = f"a mask of {FEWEST_TESTED} to {MOST_TESTED} pixels for tests"
+        raise FileError(path, expected, f"{n} pixels", ABOUT)
+
+
+def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask of this shape as bool. Raises FileError."""
     numbers = _whole_numbers(path, shape)
     values = np.unique(numbers)
     if not np.isin(values, (0, 1)).all() or not numbers.any():
@@ -78,11 +89,18 @@ def _colours(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _whole_numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Return whole numbers of this shape from a file. Raises FileError where it has others."""
+    numbers = read_array(path, shape)
+    if numbers.dtype.kind not in "iub":
+        raise FileError(path, "whole numbers", numbers.dtype, ABOUT)
+    return numbers
+
+
+def read_array(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return the array in a .npy file. shape: that it has to have; None = any. Raises FileError."""
     try:
-        numbers = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise FileError(path, "a .npy file", error, ABOUT) from None
-    if numbers.shape != shape or numbers.dtype.kind not in "iub":
-        found = f"{numbers.dtype} of shape {numbers.shape}"
-        raise FileError(path, f"whole numbers of shape {shape}, that of an image", found, ABOUT)
-    return numbers
+    if shape is not None and array.shape != shape:
+        raise FileError(path, f"shape {shape}, that of an image", array.shape, ABOUT)
+    return array

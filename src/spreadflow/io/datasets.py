@@ -147,9 +147,11 @@ def _read(where: str, dataset: h5py.h5d.DatasetID, out: np.ndarray | None) -> np
     return out
 
 
-def product_in(group: h5py.Group, product: type[P]) -> P:
-    """Return a product from an open group that has all of its datasets."""
-    return product.from_columns({path: group[path][()] for path in product.described()})
+def product_in(group: h5py.Group, product: type[P], wanted: Wanted = None) -> P:
+    """Return a product, or columns and tables of it, from an open group that has all of its
+    datasets.
+    """
+    return product.from_columns({path: group[path][()] for path in select(product, wanted)})
 
 
 def select(product: type[Product], wanted: Wanted) -> list[str]:

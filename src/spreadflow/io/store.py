@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, NamedTuple
@@ -461,14 +461,6 @@ class Parts(Generic[P]):
         will have.
         """
         yield from self._briefs.items()
-
-    def each(self, world: World, make: Callable[[int], P]) -> None:
-        """Make every block that is not done yet, shared among the ranks. Collective."""
-        missing = self.missing(world)
-        for number in world.share(len(missing)):
-            block = missing[number]
-            self.write(block, make(block))
-        world.barrier()
 
     def finish(self, world: World, groups: Sequence[Product] = (), **attributes: object) -> None:
         """Write the manifest: the product is complete. Collective.

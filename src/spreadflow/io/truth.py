@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,9 @@ import numpy as np
 from spreadflow import products
 from spreadflow.errors import FileError
 from spreadflow.io import datasets, images, store
+from spreadflow.io.images import ManifestFile
 from spreadflow.models import Detector
-from spreadflow.products import Truth
+from spreadflow.products import Table, Truth
 
 GROUP = "truth"
 """Name of the group in an image file."""
@@ -83,20 +84,34 @@ class TrueCurve(NamedTuple):
         return np.array([fp, fdp])
 
 
-def read_truth(manifest: Path | str) -> Truth | None:
+def read_truth(manifest: Path | str, tables: Collection[type[Table]] | None = None) -> Truth | None:
     """Return the truth of the shots over the files of a run that can be opened; None where the run
     was not simulated.
 
-    `shots.shot_id` is the identity that a `Source` of this manifest gives.
+    tables: those of it that are read, `Truth.shots` among them; None = all. `shots.shot_id` is the
+    identity that a `Source` of this manifest gives.
     """
     manifest = Path(manifest)
-    run = images.read_manifest(manifest).run
+    stated = images.read_manifest(manifest)
+    return truth_of_files(manifest.parent, stated.run, stated.files, tables)
+
+
+def truth_of_files(
+    folder: Path,
+    run: str,
+    files: Sequence[ManifestFile],
+    tables: Collection[type[Table]] | None = None,
+) -> Truth | None:
+    """Return the truth of the shots of some files of a run, as `read_truth`.
+
+    folder: of the manifest. files: of those of it.
+    """
     parts = []
-    for path, stored_ids in _files(manifest):
+    for path, stored_ids in _opening(folder, files):
         with _opened(path) as group:
             if group is None or stored_ids is None:
                 return None
-            part = datasets.product_in(group, Truth)
+            part = datasets.product_in(group, Truth, tables)
 
         identities = {}
         for frame, stored_id in enumerate(stored_ids):
@@ -155,8 +170,15 @@ def _files(manifest: Path) -> Iterator[tuple[Path, np.ndarray | None]]:
     """Yield the image files of a run that can be opened, each with the identities that it gives its
     shots.
     """
-    for entry in images.read_manifest(manifest).files:
-        path = manifest.parent / entry.path
+    yield from _opening(manifest.parent, images.read_manifest(manifest).files)
+
+
+def _opening(
+    folder: Path, files: Sequence[ManifestFile]
+) -> Iterator[tuple[Path, np.ndarray | None]]:
+    """Yield those of some files of a manifest that can be opened, as `_files`."""
+    for entry in files:
+        path = folder / entry.path
         try:
             with closing(images.open_image(path)) as file:
                 shot_ids = file.shot_ids

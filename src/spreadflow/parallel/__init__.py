@@ -1,5 +1,6 @@
 """The ranks of a stage, behind one door: the only package that knows MPI."""
 
+from spreadflow.parallel.shares import Shares
 from spreadflow.parallel.world import World, ending_together
 
-__all__ = ["World", "ending_together"]
+__all__ = ["Shares", "World", "ending_together"]

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from spreadflow.errors import RanksError, SpreadflowError
+from spreadflow.parallel.shares import Shares, deal
 from spreadflow.trial import launchers
 
 ATTENTION_S = 0.005
@@ -27,11 +29,19 @@ ATTENTION_S = 0.005
 work on a block, long beside the look.
 """
 
+MANY_RANKS = 64
+"""Ranks from which on the first one hands out blocks and works on none: the others ask more often
+than it could look up from its own, and one in so many is missed less than what they would wait.
+"""
+
 INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a stage: of a terminal's Ctrl-C, and of batch systems."""
 
 BY_SIGNAL = 128
 """What shells add to the number of a signal that ended a program, for its status."""
+
+RESUME = "Finished parts are kept: run the same command again."
+"""What to do after an interruption of a stage."""
 
 PATIENCE_S = 3.0
 """Seconds that a rank has to close its files and end after a signal. Batch systems leave 30."""
@@ -71,6 +81,9 @@ class World:
         self._comm = _communicator(ranks)
         self.rank = self._comm.rank if self._comm else 0
         self.size = self._comm.size if self._comm else 1
+        self._items = Counter[str]()
+        self._waited_s = 0.0
+        """processor time that MPI took, most of which is waiting"""
         if ranks == 1:
             _check_alone()
         elif ranks is not None and self.size != ranks:
@@ -90,9 +103,28 @@ class World:
         """
         return self._comm
 
-    def share(self, n_blocks: int) -> Iterator[int]:
-        """Yield the blocks that this rank shall do; they are handed out first come, first served.
+    def rank_on_node(self) -> int:
+        """Return the number of this rank among those of its node, which share its memory, from 0.
         Collective.
+        """
+        if self._comm is None:
+            return 0
+        from mpi4py import MPI
+
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        rank = node.rank
+        node.Free()
+        return rank
+
+    def deal(self, costs: Sequence[float], is_early: Sequence[bool] | None = None) -> list[int]:
+        """Return the blocks that this rank shall hold, ascending: for work that comes back to them
+        again and again. costs, is_early: as of `deal`, the same on all ranks.
+        """
+        return deal(costs, self.size, is_early)[self.rank]
+
+    def share(self, n_blocks: int) -> Iterator[int]:
+        """Yield the blocks that this rank shall do; they are handed out first come, first served:
+        for work that is done once. Collective.
         """
         if self._comm is None or self.size == 1:
             yield from range(n_blocks)
@@ -101,22 +133,28 @@ class World:
 
         item_size = np.dtype(np.int64).itemsize
         size = item_size if self.rank == 0 else 0  # the first rank holds the counter
-        window = MPI.Win.Allocate(size, item_size, comm=self._comm)
-        if self.rank == 0:
-            np.frombuffer(window.tomemory(), dtype=np.int64)[:] = 0  # type: ignore[call-overload]
-        self._comm.Barrier()
+        with self._waiting():
+            window = MPI.Win.Allocate(size, item_size, comm=self._comm)
+            # nobody excludes others: drawing is one atomic operation
+            window.Lock_all(MPI.MODE_NOCHECK)
+            if self.rank == 0:
+                counter = np.frombuffer(window.tomemory(), dtype=np.int64)  # type: ignore[call-overload]
+                counter[:] = 0
+                window.Sync()
+            self._comm.Barrier()
 
         increment = np.ones(1, np.int64)
         ticket = np.zeros(1, np.int64)
         with self._attentive():
-            while True:
-                window.Lock(0)
-                window.Fetch_and_op(increment, ticket, 0)
-                window.Unlock(0)
+            while self.rank > 0 or self.size < MANY_RANKS:
+                with self._waiting():
+                    window.Fetch_and_op(increment, ticket, 0)
+                    window.Flush(0)
                 if ticket[0] >= n_blocks:
                     break
                 yield int(ticket[0])
-            self._comm.Barrier()
+            self.barrier()
+        window.Unlock_all()
         window.Free()
 
     @contextmanager
@@ -177,15 +215,17 @@ class World:
         pieces = [array[first:last] for first, last in pairwise(bounds) for _, array in own]
         sent = np.concatenate([np.empty(0), *pieces])
         order = np.argsort([block for of_rank in numbers for block in of_rank])
-        shares = np.empty((len(order), widths[self.rank]))
+        received = np.empty((len(order), widths[self.rank]))
         n_received = [len(of_rank) * widths[self.rank] for of_rank in numbers]
-        self._comm.Alltoallv(
-            [sent, (widths * len(own)).tolist(), MPI.DOUBLE], [shares, n_received, MPI.DOUBLE]
-        )
+        with self._waiting():
+            self._comm.Alltoallv(
+                [sent, (widths * len(own)).tolist(), MPI.DOUBLE], [received, n_received, MPI.DOUBLE]
+            )
         own_total = np.zeros(widths[self.rank])
         for row in order:
-            own_total += shares[row]
-        self._comm.Allgatherv(own_total, [total, widths.tolist(), MPI.DOUBLE])
+            own_total += received[row]
+        with self._waiting():
+            self._comm.Allgatherv(own_total, [total, widths.tolist(), MPI.DOUBLE])
         return total
 
     def total(self, array: np.ndarray) -> np.ndarray:
@@ -197,7 +237,8 @@ class World:
         from mpi4py import MPI
 
         out = np.array(array, dtype=np.float64)
-        self._comm.Allreduce(MPI.IN_PLACE, out, MPI.SUM)
+        with self._waiting():
+            self._comm.Allreduce(MPI.IN_PLACE, out, MPI.SUM)
         return out
 
     def max_shape(self, partials: Mapping[int, np.ndarray]) -> tuple[int, ...]:
@@ -212,7 +253,8 @@ class World:
         """Return the values of all ranks, in rank order, on every rank: small objects only.
         Collective.
         """
-        return [value] if self._comm is None else self._comm.allgather(value)
+        with self._waiting():
+            return [value] if self._comm is None else self._comm.allgather(value)
 
     def gather_blocks(self, own: Mapping[int, Any]) -> list:
         """Return the objects of all blocks, in block order, on every rank: small ones only. own:
@@ -227,7 +269,8 @@ class World:
         """Return the objects of all blocks, in block order, on the first rank, and none on the
         others. own: as in `gather_blocks`. Collective.
         """
-        ranks = [dict(own)] if self._comm is None else self._comm.gather(dict(own)) or []
+        with self._waiting():
+            ranks = [dict(own)] if self._comm is None else self._comm.gather(dict(own)) or []
         objects = {block: value for of_rank in ranks for block, value in of_rank.items()}
         return [objects[block] for block in sorted(objects)]
 
@@ -240,7 +283,39 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks. Collective."""
         if self._comm is not None:
-            self._comm.Barrier()
+            with self._waiting():
+                self._comm.Barrier()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Count the processor time of this block as waiting: MPI looks for messages all the time,
+        so that a rank that waits for others is as busy as one that works.
+        """
+        start_s = time.process_time()
+        try:
+            yield
+        finally:
+            self._waited_s += time.process_time() - start_s
+
+    def count(self, units: str, n: int) -> None:
+        """Add to what this rank has worked on. units: what is counted, such as `shots`."""
+        self._items[units] += n
+
+    @property
+    def busy_s(self) -> float:
+        """Processor time that this process has taken, but for that in which it waited for other
+        ranks, s.
+        """
+        return time.process_time() - self._waited_s
+
+    def shares(self, since_s: float) -> Shares:
+        """Return what each rank has worked on. since_s: `busy_s` when it began. Collective."""
+        of_ranks = self.gather((dict(self._items), self.busy_s - since_s))
+        units = dict.fromkeys(name for items, _ in of_ranks for name in items)
+        return Shares(
+            items={name: [items.get(name, 0) for items, _ in of_ranks] for name in units},
+            seconds=[seconds for _, seconds in of_ranks],
+        )
 
 
 def _check_alone() -> None:
@@ -261,16 +336,16 @@ def _check_alone() -> None:
 
 
 @contextmanager
-def ending_together(word: str, ranks: int | None) -> Iterator[World]:
+def ending_together(word: str, ranks: int | None, todo: str = RESUME) -> Iterator[World]:
     """Yield the world of a stage, and end all its ranks where this block does not come to its end
     on one of them: with one message and the status of the error, or 1 where nobody expected it, or
     128 + the number of the signal.
 
-    word: of the stage; ranks: as of `World`.
+    word: of the stage; ranks: as of `World`; todo: what to do after an interruption.
     """
     communicator = None
     with _interrupted_by_signals(
-        lambda number: _end(communicator, *_interruption(word, communicator, number))
+        lambda number: _end(communicator, *_interruption(word, communicator, number, todo))
     ):
         try:
             communicator = _communicator(ranks)
@@ -279,7 +354,7 @@ def ending_together(word: str, ranks: int | None) -> Iterator[World]:
         except SpreadflowError as error:
             ending = f"spreadflow {word}: {error}", error.exit_code
         except KeyboardInterrupt as error:
-            ending = _interruption(word, communicator, *error.args)
+            ending = _interruption(word, communicator, error.args[0], todo)
         except BaseException as error:
             ending = _failure(communicator, error)
         if _rank_and_size(communicator)[0]:
@@ -312,11 +387,10 @@ def _failure(communicator: Any, error: BaseException) -> tuple[str, int]:
     return f"rank {rank} of {size} failed:\n{''.join(lines)}".rstrip(), 1
 
 
-def _interruption(word: str, communicator: Any, number: int) -> tuple[str, int]:
+def _interruption(word: str, communicator: Any, number: int, todo: str) -> tuple[str, int]:
     """Return message and status of a signal. communicator: as of `_end`."""
     rank, size = _rank_and_size(communicator)
     name = signal.Signals(number).name
-    todo = "Finished parts are kept: run the same command again."
     message = f"spreadflow {word}: rank {rank} of {size} was interrupted by {name}. {todo}"
     return message, BY_SIGNAL + number
 

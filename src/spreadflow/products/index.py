@@ -85,7 +85,7 @@ class Lattices(Table):
     eta_rad = Column("float64", "rad", "mosaic spread: r.m.s. total rotation angle")
     domain_ang = Column("float64", "angstrom", "edge of a mosaic domain")
     domain_estimated_ang = Column("float64", "angstrom", "the same as its spots alone have it")
-    n_indexed = Column("int32", "", "spots with a Miller index")
+    n_indexed = Column("int32", "", "spots with a Miller index", in_manifest=True)
     rmsd_radial_mm = Column(
         "float64",
         "mm",
@@ -103,7 +103,12 @@ class Lattices(Table):
         "predicted; 0 once the geometry is refined",
         (2,),
     )
-    n_sound = Column("int32", "", "predictions that were integrated without failure or overlap")
+    n_sound = Column(
+        "int32",
+        "",
+        "predictions that were integrated without failure or overlap",
+        in_manifest=True,
+    )
     n_signal = Column("int32", "", "those of them with I > 3 σ")
     share_signal = Column(
         "float64",

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from spreadflow.errors import Outcome
-from spreadflow.models import ReflectionFlag
 from spreadflow.products import Index
-from spreadflow.recipes.advice import HITS, MOST_REASONS, reasons_of
-from spreadflow.report import index_course, index_picture, style, truth
+from spreadflow.recipes.advice import HITS, MOST_REASONS
+from spreadflow.report import index_course, index_picture, index_sums, style, truth
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.figures import outcome_counts
+from spreadflow.report.index_sums import Counted
 from spreadflow.report.indexed_run import IndexedRun, concatenated, pixels_mm
 from spreadflow.report.style import percent, say
 
@@ -25,14 +25,18 @@ MOST_SHOWN = 5
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, with a block for each run, and the picture."""
     runs = [IndexedRun(stage, path, manifests) for path in products]
-    figures = _figures(runs) | {
+    of_runs = index_sums.counted(runs)
+    counted = index_sums.together(of_runs)
+    figures = _figures(runs, counted) | {
         **index_course.figures_over_shots(runs),
-        "by_panel": index_course.figures_by_panel(runs),
-        "by_resolution": index_course.figures_by_resolution(runs),
-        "advice": index_course.advice_in_words(stage, runs),
-        "runs": {run.name: _figures([run]) for run in runs},
+        "by_panel": index_course.figures_by_panel(counted.sums),
+        "by_resolution": index_course.figures_by_resolution(counted),
+        "advice": index_course.advice_in_words(stage, runs, counted),
+        "runs": {
+            run.name: _figures([run], of_run) for run, of_run in zip(runs, of_runs, strict=True)
+        },
     }
-    return figures, index_picture.draw(stage, runs, figures)
+    return figures, index_picture.draw(stage, runs, counted, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -75,8 +79,10 @@ def checks(summaries: Summaries) -> list[Check]:
     ]
 
 
-def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
-    """Return figures over some runs; those that need the truth are None without it."""
+def _figures(runs: list[IndexedRun], counted: Counted) -> dict[str, Any]:
+    """Return figures over some runs; those that need the truth are None without it. counted: spots
+    and reflections of these runs.
+    """
     outcome = concatenated(runs, Index.shots.outcome)
     seconds = concatenated(runs, Index.shots.seconds)
     k = concatenated(runs, Index.lattices.k)
@@ -85,7 +91,6 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
     share_signal = concatenated(runs, Index.lattices.share_signal)
     significance = concatenated(runs, Index.lattices.significance)
     resolution = concatenated(runs, Index.lattices.d_min)
-    flags = concatenated(runs, Index.reflections.flags)
     psf_fwhm_mm = concatenated(runs, Index.shots.psf_fwhm_mm)[outcome == Outcome.INDEXED]
     n_shots = len(outcome)
     n_hits = int(np.isin(outcome, HITS).sum())
@@ -96,7 +101,7 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "n_indexed": n_indexed,
         "index_rate": n_indexed / n_hits if n_hits else None,
         "outcomes": outcome_counts(outcome, Outcome),
-        "reasons": _reasons(runs),
+        "reasons": _reasons(counted),
         "n_lattices": len(k),
         "n_lattices_second": int((k > 0).sum()),
         "n_lattices_refused": int(concatenated(runs, Index.shots.n_refused).sum()),
@@ -104,25 +109,22 @@ def _figures(runs: list[IndexedRun]) -> dict[str, Any]:
         "share_signal_p5": float(np.percentile(share_signal, 5)) if len(k) else None,
         "resolution_median_ang": float(np.median(resolution)) if len(k) else None,
         "n_spots": int(concatenated(runs, Index.shots.n_spots).sum()),
-        "n_reflections": len(flags),
-        "n_beyond": int((flags & ReflectionFlag.BEYOND != 0).sum()),
+        "n_reflections": sum(run.n_reflections for run in runs),
+        "n_beyond": int(counted.sums.n_beyond),
         "seconds_per_shot_per_core": float(seconds.sum() / n_shots) if n_shots else None,
         "domain_estimated_ang": float(np.median(domain_ang)) if len(k) else None,
         "psf_fwhm_mm": float(np.median(psf_fwhm_mm)) if len(psf_fwhm_mm) else None,
         "shift_mm": np.median(shift_mm, axis=0) if len(shift_mm) else None,
         "bandwidth": next((run.bandwidth for run in runs if run.bandwidth), None),
     }
-    return figures | _residuals(runs) | _against_truth(runs)
+    return figures | _residuals(runs) | _against_truth(counted)
 
 
-def _reasons(runs: list[IndexedRun]) -> list[dict[str, Any]]:
+def _reasons(counted: Counted) -> list[dict[str, Any]]:
     """Return why shots were not indexed, the most frequent reasons first."""
-    reasons = reasons_of(
-        concatenated(runs, Index.shots.outcome), concatenated(runs, Index.shots.reason)
-    ).most_common(MOST_REASONS)
     return [
         {"outcome": Outcome(outcome).name.lower(), "reason": reason, "n_shots": n_shots}
-        for (outcome, reason), n_shots in reasons
+        for (outcome, reason), n_shots in counted.reasons.most_common(MOST_REASONS)
     ]
 
 
@@ -146,30 +148,31 @@ def _residuals(runs: list[IndexedRun]) -> dict[str, Any]:
     return figures | {"n_rmsd": int(n.sum())}
 
 
-def _against_truth(runs: list[IndexedRun]) -> dict[str, Any]:
+def _against_truth(counted: Counted) -> dict[str, Any]:
     """Return what only a simulation can tell, pooled over the simulated runs."""
-    compared = [run.compared for run in runs if run.compared is not None]
+    compared = counted.compared
     if not compared:
         return {"misorientation_deg_median": None}
-    figures = truth.orientations([run.matched.match for run in runs if run.matched is not None])
+    figures = truth.orientations([part.match for part in compared])
 
-    counts = [of_run.counts for of_run in compared]
+    counts = [part.counts for part in compared]
     figures |= {name: sum(count[name] for count in counts) for name in counts[0]}
-    indices = [of_run.indices for of_run in compared]
+    indices = [part.indices for part in compared]
     figures |= _pooled(indices, "miller_right", "n_spots_indexed")
-    recalls = [of_run.recall for of_run in compared]
+    recalls = [part.recall for part in compared]
     figures |= _pooled(recalls, "prediction_recall", "n_strong_true")
 
-    pulls = np.concatenate([of_run.pulls for of_run in compared])
-    has_pulls = len(pulls) > 1
-    figures["n_pulls"] = len(pulls)
-    figures["pull_mean"] = float(pulls.mean()) if has_pulls else None
-    figures["pull_sd"] = float(pulls.std()) if has_pulls else None
+    n_pulls, total, squares = counted.sums.pulls
+    has_pulls = n_pulls > 1
+    mean = total / max(n_pulls, 1.0)
+    figures["n_pulls"] = int(n_pulls)
+    figures["pull_mean"] = float(mean) if has_pulls else None
+    figures["pull_sd"] = float(np.sqrt(squares / n_pulls - mean**2)) if has_pulls else None
     return figures
 
 
 def _pooled(parts: list[dict], share: str, n: str) -> dict[str, Any]:
-    """Return the shares of several runs as one, each weighted by its denominator.
+    """Return the shares of several parts as one, each weighted by its denominator.
 
     share, n: keys of the share and of its denominator.
     """

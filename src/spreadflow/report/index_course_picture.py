@@ -11,8 +11,10 @@ from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from spreadflow.errors import Outcome
+from spreadflow.models import Detector
 from spreadflow.products import Index
 from spreadflow.report import style
+from spreadflow.report.index_sums import Counted
 from spreadflow.report.indexed_run import IndexedRun, concatenated
 from spreadflow.report.style import say
 
@@ -27,21 +29,20 @@ COLORS = {
 WIDE_RANGE = 30
 """Ratio of the most to the fewest spots from which they are drawn on a log scale."""
 
-N_ACROSS = 120
-"""Bins along the longer edge of the detector in which spots are summed."""
-
 SUMS = ListedColormap(colormaps["magma_r"](np.linspace(0.25, 1.0, 256)))
 """Colours of numbers of spots: one can be seen upon white."""
 
 
-def over_shots(axes: Mapping[str, Any], runs: list[IndexedRun], figures: dict) -> None:
+def over_shots(
+    axes: Mapping[str, Any], runs: list[IndexedRun], counted: Counted, figures: dict
+) -> None:
     """Draw the panels that every picture has: rates, spots and energy over the shots, the sum of
     the spots on the detector, and their numbers by resolution.
     """
     _rates(axes["rates"], figures)
     _spots(axes["spots"], runs)
     _energy(axes["energy"], runs, figures)
-    _sum(axes["sum"], runs)
+    _sum(axes["sum"], runs[-1].detector, counted)
     _by_resolution(axes["by_resolution"], figures)
 
 
@@ -119,21 +120,16 @@ def _shot_axis(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
 
 
-def _sum(axes: Any, runs: list[IndexedRun]) -> None:
+def _sum(axes: Any, detector: Detector, counted: Counted) -> None:
     """Draw how many spots of all shots there are in places of the detector."""
     axes.set_title("sum of the spots of all shots")
-    detector = runs[-1].detector
     style.panels(axes, detector)
-    places = np.concatenate([run.spot_positions_mm()[:, :2] for run in runs])
-    if not len(places):
+    if not counted.sums.of_panel.any():
         style.empty(axes, "no spots")
         return
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    step = max(right - left, top - bottom) / N_ACROSS
-    x = np.arange(left, right + step, step)
-    y = np.arange(bottom, top + step, step)
-    counts, _ = np.histogramdd(places, [x, y])
-    counts[counts == 0] = np.nan
+    x, y = counted.bins.x_mm, counted.bins.y_mm
+    step = x[1] - x[0]
+    counts = np.where(counted.sums.of_place > 0, counted.sums.of_place, np.nan)
     most = max(2.0, float(np.nanmax(counts, initial=1.0)))
     scale = PowerNorm(0.5, 1, most)
     mesh = axes.pcolormesh(x, y, counts.T, norm=scale, cmap=SUMS, rasterized=True)

@@ -13,6 +13,7 @@ from spreadflow.io.images.source import open_source
 from spreadflow.models import Shot
 from spreadflow.products import Index
 from spreadflow.report import index_course_picture, style
+from spreadflow.report.index_sums import Counted
 from spreadflow.report.indexed_run import IndexedRun, concatenated, pixels_mm, rings
 from spreadflow.report.style import say
 
@@ -32,10 +33,10 @@ LENGTH_ON_STILL = 60
 """Characters in a line of it upon the still."""
 
 
-def draw(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
+def draw(stage: str, runs: list[IndexedRun], counted: Counted, figures: dict) -> Figure:
     """Return the picture."""
     if not figures["n_lattices"]:
-        return _failed(stage, runs, figures)
+        return _failed(stage, runs, counted, figures)
     page = style.page(
         f"{stage}: from spots to lattices",
         f"{say(figures['n_indexed'])} of {say(figures['n_hits'])} hits indexed · "
@@ -58,16 +59,16 @@ def draw(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
     )
     _still(axes["still"], runs)
     _outcomes(axes["outcomes"], figures)
-    _scatter(axes["scatter"], runs)
+    _scatter(axes["scatter"], counted.differences)
     _rmsd(axes["rmsd"], runs)
-    _truth(axes["truth"], runs)
-    index_course_picture.over_shots(axes, runs, figures)
+    _truth(axes["truth"], runs, counted)
+    index_course_picture.over_shots(axes, runs, counted, figures)
     index_course_picture.resolution_of_lattices(axes["resolution"], runs)
     index_course_picture.by_panel(axes["panels"], figures)
     return page
 
 
-def _failed(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
+def _failed(stage: str, runs: list[IndexedRun], counted: Counted, figures: dict) -> Figure:
     """Return the picture of shots none of which has a lattice."""
     page = style.page(
         f"{stage}: no lattice",
@@ -88,7 +89,7 @@ def _failed(stage: str, runs: list[IndexedRun], figures: dict) -> Figure:
     _failed_still(axes["still"], runs)
     _outcomes(axes["outcomes"], figures)
     _words(axes["words"], figures)
-    index_course_picture.over_shots(axes, runs, figures)
+    index_course_picture.over_shots(axes, runs, counted, figures)
     return page
 
 
@@ -104,7 +105,7 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
     if not len(with_spots):
         return runs[0], 0
     usual = np.bincount(with_spots).argmax()
-    shots = [run.product.shots for run in runs]
+    shots = [run.shots for run in runs]
     most = [np.where(of_run.outcome == usual, of_run.n_spots, -1) for of_run in shots]
     best = int(np.argmax([of_run.max(initial=-1) for of_run in most]))
     return runs[best], int(most[best].argmax())
@@ -113,17 +114,18 @@ def failed_shot(runs: list[IndexedRun]) -> tuple[IndexedRun, int]:
 def _failed_still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw a shot that failed, with a ring around each of its brightest spots."""
     run, row = failed_shot(runs)
-    if not len(run.product.shots):
+    if not len(run.shots):
         style.empty(axes, "no shots")
         return
-    outcome = Outcome(run.product.shots.outcome[row])
+    outcome = Outcome(run.shots.outcome[row])
     shot = _read(run, row)
     style.panels(axes, run.detector)
     if isinstance(shot, Shot):
         style.still(axes, shot, run.detector)
-    spots = np.flatnonzero(run.product.spots.shot == row)
-    brightest = np.argsort(-run.product.spots.intensity[spots], kind="stable")[:MOST_SPOTS]
-    x, y, _ = run.spot_positions_mm(spots[brightest]).T
+    tables, row_in_part = run.tables_of(row)
+    spots = tables.spots[tables.spots.shot == row_in_part]
+    brightest = np.argsort(-spots.intensity, kind="stable")[:MOST_SPOTS]
+    x, y, _ = run.positions_mm(spots[brightest]).T
     size = float(np.clip(20000 / max(len(x), 1), 6, 40))
     axes.scatter(x, y, s=size, facecolors="none", edgecolors=style.RED, linewidths=0.6)
     which = say(len(spots))
@@ -197,9 +199,10 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     """Draw the shot whose first lattice explains most spots, with the predictions of all its
     lattices as rings.
     """
-    best = max(runs, key=lambda run: run.product.lattices.n_indexed.max(initial=0))
-    lattices = best.product.lattices
+    best = max(runs, key=lambda run: run.lattices.n_indexed.max(initial=0))
+    lattices = best.lattices
     row = int(lattices.shot[lattices.n_indexed.argmax()])
+    tables, row_in_part = best.tables_of(row)
     shot = _read(best, row)
     what = "photons"
     if isinstance(shot, Shot):
@@ -210,9 +213,9 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     else:
         what = "peaks"
         style.panels(axes, best.detector)
-        x, y, _ = best.spot_positions_mm(np.flatnonzero(best.product.spots.shot == row)).T
+        x, y, _ = best.positions_mm(tables.spots[tables.spots.shot == row_in_part]).T
         axes.plot(x, y, ".", ms=3, color=style.INK, mew=0, label="peaks")
-    rings(axes, best, row)
+    rings(axes, best, tables, row_in_part)
     axes.legend(
         loc="lower right",
         fontsize=7.5,
@@ -224,10 +227,9 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     axes.set_title(f"run {best.name}, shot {row}: {what} and predictions")
 
 
-def _scatter(axes: Any, runs: list[IndexedRun]) -> None:
-    """Draw the distances of observed from predicted centroids, and their median."""
+def _scatter(axes: Any, difference: np.ndarray) -> None:
+    """Draw the distances of observed from predicted centroids (n, 2), px, and their median."""
     axes.set_title("observed − predicted, px")
-    difference = np.concatenate([run.differences_px()[0] for run in runs])
     if not len(difference):
         style.empty(axes, "no reflection with I ≥ 5 σ")
         return
@@ -258,11 +260,10 @@ def _rmsd(axes: Any, runs: list[IndexedRun]) -> None:
     axes.legend(loc="upper right")
 
 
-def _truth(axes: Any, runs: list[IndexedRun]) -> None:
+def _truth(axes: Any, runs: list[IndexedRun], counted: Counted) -> None:
     """Draw the misorientation where the truth is known, else the mosaicity."""
-    matches = [run.matched.match for run in runs if run.matched is not None]
-    if matches:
-        angle = np.rad2deg(np.concatenate([match.angle for match in matches]))
+    if counted.compared:
+        angle = np.rad2deg(np.concatenate([part.match.angle for part in counted.compared]))
         style.histogram(axes, angle, "misorientation", style.GREEN)
         axes.set(title="misorientation from truth", xlabel="degrees", ylabel="lattices")
         return

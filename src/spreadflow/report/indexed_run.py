@@ -1,36 +1,64 @@
 """The product of `index` or `reindex` of one run, as its figures and pictures need it."""
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from spreadflow.config import IndexSection
 from spreadflow.io import store
+from spreadflow.io.truth import true_detector
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.products import Column, Index, Reindex
-from spreadflow.report import style, truth
-from spreadflow.report.runs import manifest_of, truth_in
+from spreadflow.products.index import Spots
+from spreadflow.report import style
+from spreadflow.report.runs import manifest_of
 from spreadflow.units import wavelength
 
+OF_SHOTS = (
+    Index.shots.shot_id,
+    Index.shots.outcome,
+    Index.shots.n_spots,
+    Index.shots.n_refused,
+    Index.shots.mean_energy_ev,
+    Index.shots.psf_fwhm_mm,
+    Index.shots.seconds,
+)
+"""Columns of shots that are read of all parts together."""
 
-class Compared(NamedTuple):
-    """What only a simulation tells of a run, as functions of `report.truth` return it."""
-
-    counts: dict[str, int]
-    indices: dict[str, Any]
-    recall: dict[str, Any]
-    pulls: np.ndarray
+OF_LATTICES = (
+    Index.lattices.shot,
+    Index.lattices.shot_id,
+    Index.lattices.k,
+    Index.lattices.eta_rad,
+    Index.lattices.domain_estimated_ang,
+    Index.lattices.n_indexed,
+    Index.lattices.rmsd_radial_mm,
+    Index.lattices.rmsd_transverse_mm,
+    Index.lattices.n_rmsd,
+    Index.lattices.shift_mm,
+    Index.lattices.share_signal,
+    Index.lattices.significance,
+    Index.lattices.d_min,
+)
+"""The same of lattices."""
 
 
 class IndexedRun:
-    """The product of one run and, where it was simulated, its truth."""
+    """The product of one run: small columns of all shots and lattices, and its parts, of which one
+    at a time is in memory.
+    """
 
     def __init__(self, stage: str, path: Path, manifests: list[Path]):
         product = Reindex if stage == "reindex" else Index
-        self.product = store.read(path, product)
+        self.parts = store.parts_of(path, product)
+        read = store.read(path, product, [*OF_SHOTS, *OF_LATTICES])
+        self.shots = read.shots
+        """columns `OF_SHOTS`"""
+        self.lattices = read.lattices
+        """columns `OF_LATTICES`"""
+        self.n_reflections = len(read.reflections)
         attributes = store.attributes(path, product)
         self.name = str(attributes["run"])
         self.section = IndexSection.model_validate(attributes["config"])
@@ -39,58 +67,31 @@ class IndexedRun:
         self.has_images = "manifest" in attributes
         """whether there are any; where they are is another question"""
         self.manifest = manifest_of(self.name, manifests)
-        simulated = truth_in(self.manifest) if self.manifest else None
-        self.matched: truth.MatchedRun | None = None
-        if simulated is not None:
-            match = truth.match(self.product, simulated, self.section.space_group)
-            self.matched = truth.MatchedRun(self.product, simulated, match)
+        self.is_simulated = self.manifest is not None and true_detector(self.manifest) is not None
 
-    @cached_property
-    def compared(self) -> Compared | None:
-        """What only a simulation tells of the run; None where it was not simulated."""
-        matched = self.matched
-        if matched is None:
-            return None
-        return Compared(
-            counts=truth.counts(matched),
-            indices=truth.indices(matched),
-            recall=truth.recall(matched, self.section.d_min, self.detector.shape),
-            pulls=truth.pulls(matched),
-        )
+    def tables_of(self, shot: int) -> tuple[Index, int]:
+        """Return all tables of the part that a shot is in, and its row there."""
+        for part in self.parts:
+            rows = part.rows("shots")
+            if rows.start <= shot < rows.stop:
+                return part.read(), shot - rows.start
+        raise IndexError(f"run {self.name} has no shot {shot}")
 
-    def spot_positions_mm(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return (spot, 3) where spots are in the lab, mm. rows: the spots; by default all."""
-        spots = self.product.spots[rows]
+    def positions_mm(self, spots: Spots) -> np.ndarray:
+        """Return (spot, 3) where spots are in the lab, mm."""
         return geometry.position(self.detector, spots.panel, spots.fast, spots.slow)
-
-    def spot_resolutions(self) -> np.ndarray:
-        """Return d (spot,), Å, at the mean energy of the shot of each spot."""
-        energy = self.product.shots.mean_energy_ev[self.product.spots.shot]
-        return resolution(self.spot_positions_mm(), energy)
-
-    def differences_px(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n, 2) observed − predicted of strong reflections, radial and transverse, px, and
-        the panel (n,) of each.
-        """
-        reflections = self.product.reflections
-        strong = reflections[np.isfinite(reflections.fast_obs) & (reflections.flags == 0)]
-        fast_difference = strong.fast_obs - strong.fast
-        slow_difference = strong.slow_obs - strong.slow
-        difference = np.stack([fast_difference, slow_difference], axis=1)
-        axes = geometry.radial_axes(self.detector, strong.panel, strong.fast, strong.slow)
-        return np.einsum("nij,nj->ni", axes, difference), strong.panel
 
 
 def concatenated(runs: list[IndexedRun], column: Column) -> np.ndarray:
-    """Return a column of all runs, one after another."""
-    tables = [run.product.tables[column.table.table_name] for run in runs]
+    """Return a column of the shots or lattices of all runs, one after another."""
+    tables = [run.shots if column.table.table_name == "shots" else run.lattices for run in runs]
     return np.concatenate([table.as_dict()[column.name] for table in tables])
 
 
 def pixels_mm(runs: list[IndexedRun]) -> np.ndarray:
     """Return (lattice,) the edge of a pixel for each lattice of all runs, mm."""
     edges = [run.detector.pixel_mm for run in runs]
-    return np.repeat(edges, [len(run.product.lattices) for run in runs])
+    return np.repeat(edges, [len(run.lattices) for run in runs])
 
 
 def resolution(position_mm: np.ndarray, energy_ev: np.ndarray | float) -> np.ndarray:
@@ -101,16 +102,16 @@ def resolution(position_mm: np.ndarray, energy_ev: np.ndarray | float) -> np.nda
         return wavelength(energy_ev) / (2 * np.sqrt(np.maximum(sine2, 0.0)))
 
 
-def rings(axes: Any, run: IndexedRun, row: int, size: float = 22.0) -> None:
+def rings(axes: Any, run: IndexedRun, tables: Index, row: int, size: float = 22.0) -> None:
     """Draw a ring around each predicted reflection of all lattices of a shot; weak ones are
     smaller.
 
-    axes: in mm. row: of the shot. size: of a ring, square points.
+    axes: in mm. tables, row: the part that the shot is in, and its row there. size: of a ring,
+    square points.
     """
     colors = (style.RED, style.PURPLE, style.ORANGE)
-    for number, lattice in enumerate(np.flatnonzero(run.product.lattices.shot == row)):
-        in_lattice = run.product.reflections.lattice == lattice
-        reflections = run.product.reflections[in_lattice]
+    for number, lattice in enumerate(np.flatnonzero(tables.lattices.shot == row)):
+        reflections = tables.reflections[tables.reflections.lattice == lattice]
         strong = reflections.intensity > 3 * reflections.sigma
         position = geometry.position(
             run.detector, reflections.panel, reflections.fast, reflections.slow

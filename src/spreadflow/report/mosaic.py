@@ -79,7 +79,7 @@ def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict,
     """Return figures over all runs, and the picture."""
     product = store.read(products[0], Mosaic)
     attributes = store.attributes(products[0], Mosaic)
-    truths = [truth_of(run, manifests) for run in attributes["runs"]]
+    truths = [truth_of(run, manifests, has_domains=True) for run in attributes["runs"]]
     true = truth_of_fits.mosaics(product, attributes, truths)
     components_of = Children(product.components.set)
     sets = [

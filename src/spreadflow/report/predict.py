@@ -10,26 +10,21 @@ from matplotlib.figure import Figure
 
 from spreadflow.errors import PredictedOutcome
 from spreadflow.io import store
-from spreadflow.models import CHOSEN, Choice, ReflectionFlag
+from spreadflow.models import Choice
 from spreadflow.products import Predict
-from spreadflow.products.predict import Reflections
-from spreadflow.report import style
+from spreadflow.products.predict import Lattices
+from spreadflow.report import predict_sums, style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each, with_images
 from spreadflow.report.figures import median, outcome_counts
+from spreadflow.report.predict_sums import SIGNAL, STRENGTHS, Sums
 from spreadflow.report.style import say
-
-N_SHELLS = 8
-"""Shells of resolution, of equal numbers of reflections."""
-
-SIGNAL = 3.0
-"""I/σ from which a reflection certainly has signal."""
 
 COLORS = {
     Choice.STRONG: style.BLUE,
     Choice.WEAK: style.GREEN,
     Choice.LEFT_OUT: style.PALE,
 }
-"""Colours of what becomes of the reflections in the range."""
+"""Colours of what becomes of the reflections in the range, in the order of `KINDS`."""
 
 IN_WORDS = {
     Choice.STRONG: "expected to stand out",
@@ -37,6 +32,17 @@ IN_WORDS = {
     Choice.LEFT_OUT: "weak, left out",
 }
 """The same in words."""
+
+OF_LATTICES = (
+    Predict.lattices.run,
+    Predict.lattices.shot_id,
+    Predict.lattices.k,
+    Predict.lattices.outcome,
+    Predict.lattices.scale,
+    Predict.lattices.n_spots,
+    Predict.lattices.seconds,
+)
+"""Columns of all lattices."""
 
 
 class Bright(NamedTuple):
@@ -48,11 +54,17 @@ class Bright(NamedTuple):
 
 def make(stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
-    predict = store.read(products[0], Predict)
-    attributes = store.attributes(products[0], Predict)
-    shells = _shells(predict.reflections)
-    figures = _figures(predict, attributes) | {"shells": shells}
-    return figures, _picture(stage, predict, figures)
+    path = products[0]
+    attributes = store.attributes(path, Predict)
+    lattices = store.read(path, Predict, OF_LATTICES).lattices
+    drawn = predict_sums.drawn_tables(path, lattices)
+    sums = predict_sums.summed(path, predict_sums.shell_edges(drawn.reflections))
+    figures = {
+        **_figures(lattices, sums, attributes),
+        **_spot_figures(lattices, sums, drawn, attributes),
+        "shells": [_shell(sums, number) for number in np.flatnonzero(sums.n).tolist()],
+    }
+    return figures, _picture(stage, lattices, sums, drawn, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -90,70 +102,42 @@ def checks(summaries: Summaries) -> list[Check]:
     return equalities
 
 
-def _in_range(reflections: Reflections) -> np.ndarray:
-    """Return which reflections could be chosen, (n,) bool."""
-    return np.isin(reflections.choice, list(COLORS))
-
-
-def _chosen(reflections: Reflections) -> np.ndarray:
-    """Return which reflections were chosen, (n,) bool."""
-    return np.isin(reflections.choice, CHOSEN)
-
-
-def _is_integrated(reflections: Reflections) -> np.ndarray:
-    """Return which reflections have intensities that may be used, (n,) bool."""
-    return reflections.flags & ReflectionFlag.FAILED == 0
-
-
-def _has_signal(reflections: Reflections) -> np.ndarray:
-    """Return which reflections in the range certainly have signal, (n,) bool."""
-    is_bright = reflections.intensity > SIGNAL * reflections.sigma
-    return _in_range(reflections) & _is_integrated(reflections) & is_bright
-
-
-def _figures(predict: Predict, attributes: dict) -> dict[str, Any]:
+def _figures(lattices: Lattices, sums: Sums, attributes: dict) -> dict[str, Any]:
     """Return figures over all runs, with a block for each run."""
-    lattices = predict.lattices
-    reflections = predict.reflections
     config = attributes["config"]
     is_predicted = lattices.outcome == PredictedOutcome.PREDICTED
-    is_chosen = _chosen(reflections)
-    has_signal = _has_signal(reflections)
-    counts = np.bincount(reflections.choice, minlength=len(Choice))
-    per_lattice = np.bincount(reflections.lattice[is_chosen], minlength=len(is_predicted))
-    run = lattices.run[reflections.lattice]
+    n_signal = int(sums.n_signal.sum())
     return {
-        "n_lattices": len(is_predicted),
+        "n_lattices": len(lattices),
         "outcomes": outcome_counts(lattices.outcome, PredictedOutcome),
         "d_min": config["d_min"],
         "d_max": config["d_max"],
-        "n_reflections": len(is_chosen),
-        "n_in_range": int(_in_range(reflections).sum()),
-        "n_chosen": int(is_chosen.sum()),
-        **{f"n_{choice.name.lower()}": int(counts[choice]) for choice in Choice},
-        "chosen_per_lattice_median": median(per_lattice[is_predicted]),
-        "n_signal": int(has_signal.sum()),
-        "signal_chosen": float(is_chosen[has_signal].mean()) if has_signal.any() else None,
-        **_spot_figures(predict, attributes),
+        "n_reflections": int(sums.of_choice.sum()),
+        "n_in_range": int(sums.n.sum()),
+        "n_chosen": int(sums.n_chosen.sum()),
+        **{f"n_{choice.name.lower()}": int(sums.of_choice[choice]) for choice in Choice},
+        "chosen_per_lattice_median": median(sums.n_chosen[is_predicted]),
+        "n_signal": n_signal,
+        "signal_chosen": float(sums.n_signal_chosen.sum() / n_signal) if n_signal else None,
         "scale_median": median(lattices.scale[is_predicted]),
         "seconds_per_lattice_per_core": median(lattices.seconds[is_predicted]),
         "runs": {
             name: {
                 "n_lattices": int((lattices.run == number).sum()),
                 "n_predicted": int((is_predicted & (lattices.run == number)).sum()),
-                "n_chosen": int((is_chosen & (run == number)).sum()),
+                "n_chosen": int(sums.n_chosen[lattices.run == number].sum()),
             }
             for number, name in enumerate(attributes["runs"])
         },
     }
 
 
-def _offsets(predict: Predict) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(drawn: Predict) -> tuple[np.ndarray, np.ndarray]:
     """Return which reflections of predicted lattices have an observed spot (row,), and how far they
     are from it (row,), px.
     """
-    reflections = predict.reflections
-    is_predicted = predict.lattices.outcome == PredictedOutcome.PREDICTED
+    reflections = drawn.reflections
+    is_predicted = drawn.lattices.outcome == PredictedOutcome.PREDICTED
     has_spot = np.isfinite(reflections.fast_spot) & is_predicted[reflections.lattice]
     rows = np.flatnonzero(has_spot)
     fast = (reflections.fast_spot - reflections.fast)[rows]
@@ -161,52 +145,36 @@ def _offsets(predict: Predict) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.hypot(fast, slow)
 
 
-def _spot_figures(predict: Predict, attributes: dict) -> dict[str, Any]:
+def _spot_figures(
+    lattices: Lattices, sums: Sums, drawn: Predict, attributes: dict
+) -> dict[str, Any]:
     """Return figures of the observed spots of predicted lattices."""
-    lattices = predict.lattices
-    rows, distance_px = _offsets(predict)
+    rows, distance_px = _offsets(drawn)
     pixel_mm = np.array([float(detector["pixel_mm"]) for detector in attributes["detectors"]])
-    run = lattices.run[predict.reflections.lattice[rows]]
+    run = drawn.lattices.run[drawn.reflections.lattice[rows]]
     is_predicted = lattices.outcome == PredictedOutcome.PREDICTED
     n_spots = int(lattices.n_spots[is_predicted].sum())
     return {
         "n_spots": n_spots,
-        "n_matched": len(rows),
-        "matched": len(rows) / n_spots if n_spots else None,
+        "n_matched": int(sums.n_matched),
+        "matched": int(sums.n_matched) / n_spots if n_spots else None,
         "distance_mm_median": median(distance_px * pixel_mm[run]),
         "distance_px_median": median(distance_px),
     }
 
 
-def _shells(reflections: Reflections) -> list[dict[str, Any]]:
-    """Return figures of shells of equal numbers of reflections in the range, low resolution
-    first.
-    """
-    rows = np.flatnonzero(_in_range(reflections))
-    rows = rows[np.argsort(-reflections.d[rows], kind="stable")]
-    return [
-        _shell(reflections[of_shell])
-        for of_shell in np.array_split(rows, N_SHELLS)
-        if len(of_shell)
-    ]
-
-
-def _shell(reflections: Reflections) -> dict[str, Any]:
+def _shell(sums: Sums, number: int) -> dict[str, Any]:
     """Return the figures of a shell."""
-    is_chosen = _chosen(reflections)
-    is_strong = reflections.choice == Choice.STRONG
-    has_signal = _has_signal(reflections)
-    of_all = _brightness(reflections, np.ones(len(is_chosen), bool))
-    of_chosen = _brightness(reflections, is_chosen)
-    of_weak = _brightness(reflections, ~is_strong)
+    of_all, of_chosen, of_weak = (_bright(*kind) for kind in sums.brightness[number])
+    n_signal = int(sums.n_signal[number])
     return {
-        "d_max": float(reflections.d.max()),
-        "d_min": float(reflections.d.min()),
-        "n": len(is_chosen),
-        "n_strong": int(is_strong.sum()),
-        "n_weak": int((reflections.choice == Choice.WEAK).sum()),
-        "n_signal": int(has_signal.sum()),
-        "signal_chosen": float(is_chosen[has_signal].mean()) if has_signal.any() else None,
+        "d_max": float(sums.d_max[number]),
+        "d_min": float(sums.d_min[number]),
+        "n": int(sums.n[number]),
+        "n_strong": int(sums.n_strong[number]),
+        "n_weak": int(sums.n_weak[number]),
+        "n_signal": n_signal,
+        "signal_chosen": float(sums.n_signal_chosen[number] / n_signal) if n_signal else None,
         "brightness": of_all.value,
         "brightness_sigma": of_all.sigma,
         "brightness_chosen": of_chosen.value,
@@ -215,24 +183,17 @@ def _shell(reflections: Reflections) -> dict[str, Any]:
     }
 
 
-def _brightness(reflections: Reflections, which: np.ndarray) -> Bright:
-    """Return how bright reflections are against what is expected of their resolution. σ has
-    Wilson's distribution of |F|² in it.
-    """
-    rows = which & _is_integrated(reflections)
-    expected = reflections.expected[rows].astype(np.float64)
-    total = expected.sum()
-    if not total > 0:
+def _bright(intensity: float, expected: float, variance: float) -> Bright:
+    """Return how bright reflections are against what is expected. All are sums over them."""
+    if not expected > 0:
         return Bright(np.nan, np.nan)
-    variance = (reflections.sigma[rows].astype(np.float64) ** 2 + expected**2).sum()
-    intensity = reflections.intensity[rows].astype(np.float64).sum()
-    return Bright(float(intensity / total), float(np.sqrt(variance) / total))
+    return Bright(float(intensity / expected), float(np.sqrt(variance) / expected))
 
 
 # ---------------------------------------------------------------- the picture
 
 
-def _picture(stage: str, predict: Predict, figures: dict) -> Figure:
+def _picture(stage: str, lattices: Lattices, sums: Sums, drawn: Predict, figures: dict) -> Figure:
     """Draw what was chosen, whether it is as bright as all are, and how well spots lie."""
     page = style.page(
         f"{stage}: the reflections worth their pixels, from {figures['d_max']:g} to "
@@ -244,14 +205,12 @@ def _picture(stage: str, predict: Predict, figures: dict) -> Figure:
     )
     axes: Any = page.subplots(2, 3)
     _counts(axes[0, 0], figures["shells"])
-    _strengths(axes[0, 1], predict.reflections)
+    _strengths(axes[0, 1], sums.of_strength)
     _brightnesses(axes[0, 2], figures["shells"])
     _signals(axes[1, 0], figures["shells"])
-    _spots(axes[1, 1], predict, figures)
-    is_predicted = predict.lattices.outcome == PredictedOutcome.PREDICTED
-    lattice_of_chosen = predict.reflections.lattice[_chosen(predict.reflections)]
-    n_chosen = np.bincount(lattice_of_chosen, minlength=len(is_predicted))
-    style.histogram(axes[1, 2], n_chosen[is_predicted], "chosen", style.BLUE)
+    _spots(axes[1, 1], drawn, figures)
+    is_predicted = lattices.outcome == PredictedOutcome.PREDICTED
+    style.histogram(axes[1, 2], sums.n_chosen[is_predicted], "chosen", style.BLUE)
     axes[1, 2].set(title="chosen of each lattice", xlabel="reflections", ylabel="lattices")
     return page
 
@@ -278,20 +237,18 @@ def _counts(axes: Any, shells: list[dict[str, Any]]) -> None:
     axes.legend(loc="upper left", ncols=2, fontsize=7.5)
 
 
-def _strengths(axes: Any, reflections: Reflections) -> None:
-    """Draw the distribution of expected photons over noise."""
+def _strengths(axes: Any, of_strength: np.ndarray) -> None:
+    """Draw the distribution of expected photons over noise. of_strength: (kind of `KINDS`, bin)
+    reflections.
+    """
     axes.set(title="an average reflection in their place", ylabel="reflections")
     axes.set_xlabel("expected photons / noise")
-    rows = _in_range(reflections)
-    if not rows.any():
+    if not of_strength.any():
         style.empty(axes, "no reflection is in the range")
         return
-    ratio = reflections.expected / reflections.noise
-    limited = np.clip(ratio[rows], 1e-2, 1e3)
-    choice = reflections.choice[rows]
-    values = [limited[choice == kind] for kind in COLORS]
-    edges = np.geomspace(1e-2, 1e3, 51)
-    axes.hist(values, bins=edges, stacked=True, histtype="stepfilled", color=list(COLORS.values()))
+    above = np.cumsum(of_strength, axis=0)
+    for n, below, color in zip(above, above - of_strength, COLORS.values(), strict=True):
+        axes.stairs(n, STRENGTHS, baseline=below, fill=True, color=color)
     axes.set_xscale("log")
 
 
@@ -335,9 +292,9 @@ def _signals(axes: Any, shells: list[dict[str, Any]]) -> None:
     axes.legend(loc="upper left", ncols=2)
 
 
-def _spots(axes: Any, predict: Predict, figures: dict) -> None:
+def _spots(axes: Any, drawn: Predict, figures: dict) -> None:
     """Draw how far predictions are from their observed spots."""
-    _, distance_px = _offsets(predict)
+    _, distance_px = _offsets(drawn)
     style.histogram(axes, distance_px, "matched", style.GREEN)
     axes.set(
         title=f"{say(figures['n_matched'])} observed spots matched, of "

@@ -1,5 +1,6 @@
 """Figures and picture of `simulate`: the kinds of shots, and the pulses that made them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +14,16 @@ from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.products import KINDS, Truth
 from spreadflow.report import style
-from spreadflow.report.runs import truth_in
+from spreadflow.report.runs import truth_in, whole_truth
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
 
 RING_PHOTONS = 50
 """Reflections are ringed in the picture if they are expected to have more photons than this."""
+
+
+N_SPECTRA = 4
+"""Pulses whose spectra the picture shows."""
 
 
 class SimulatedRun(NamedTuple):
@@ -27,8 +32,12 @@ class SimulatedRun(NamedTuple):
     name: str
     manifest: Path
     truth: Truth
+    photons: np.ndarray
+    """(pulse,) of the single, blank and double shots"""
+    energies_ev: np.ndarray
+    """(pulse,) mean energies of these"""
     spectra: list[Spectrum]
-    """of the single, blank and double shots"""
+    """of the first of them"""
 
 
 def make(_stage: str, products: list[Path], _manifests: list[Path]) -> tuple[dict, Figure]:
@@ -55,22 +64,33 @@ def _read(manifest: Path) -> SimulatedRun | None:
     truth = truth_in(manifest)
     if truth is None:
         return None
+    first: list[Spectrum] = []
+    photons = []
+    energies_ev = []
+    for spectrum in _spectra(manifest, truth):
+        photons.append(spectrum.photons.sum())
+        energies_ev.append(spectrum.mean_energy_ev)
+        if len(first) < N_SPECTRA:
+            first.append(spectrum)
     return SimulatedRun(
         name=images.read_manifest(manifest).run,
         manifest=manifest,
         truth=truth,
-        spectra=_spectra(manifest, truth),
+        photons=np.array(photons),
+        energies_ev=np.array(energies_ev),
+        spectra=first,
     )
 
 
-def _spectra(manifest: Path, truth: Truth) -> list[Spectrum]:
-    """Return the spectra of the shots that are meant to be analysed: single, blank and double."""
+def _spectra(manifest: Path, truth: Truth) -> Iterator[Spectrum]:
+    """Yield the spectra of the shots that are meant to be analysed: single, blank and double."""
     source = images.Source(manifest)
     is_meant = np.isin(truth.shots.kind, (SINGLE, BLANK, DOUBLE))
     shot_ids = truth.shots.shot_id[is_meant]
     rows = np.flatnonzero(np.isin(source.shots["shot_id"], shot_ids))
-    spectra = map(source.spectrum, rows.tolist())
-    return [spectrum for spectrum in spectra if spectrum is not None]
+    for spectrum in map(source.spectrum, rows.tolist()):
+        if spectrum is not None:
+            yield spectrum
 
 
 def _figures(runs: list[SimulatedRun]) -> dict[str, Any]:
@@ -90,10 +110,9 @@ def _figures(runs: list[SimulatedRun]) -> dict[str, Any]:
 
 def _pulses(runs: list[SimulatedRun]) -> tuple[np.ndarray, np.ndarray]:
     """Return (pulse,) photons, and mean energies in eV."""
-    spectra = [spectrum for run in runs for spectrum in run.spectra]
-    photons = np.array([spectrum.photons.sum() for spectrum in spectra])
-    energy = np.array([spectrum.mean_energy_ev for spectrum in spectra])
-    return photons, energy
+    photons = np.concatenate([np.empty(0), *(run.photons for run in runs)])
+    energies_ev = np.concatenate([np.empty(0), *(run.energies_ev for run in runs)])
+    return photons, energies_ev
 
 
 # ---------------------------------------------------------------- the picture
@@ -119,7 +138,7 @@ def _picture(runs: list[SimulatedRun], figures: dict) -> Figure:
     axes["kinds"].set_title(f"{say(figures['n_shots'])} shots")
 
     spectra = [spectrum for run in runs for spectrum in run.spectra]
-    for spectrum in spectra[:4]:
+    for spectrum in spectra[:N_SPECTRA]:
         axes["spectra"].plot(spectrum.energies_ev, spectrum.photons, lw=1, drawstyle="steps-mid")
     axes["spectra"].set(title="spectra of four pulses", xlabel="eV", ylabel="photons per channel")
 
@@ -144,9 +163,7 @@ def _still(axes: Any, runs: list[SimulatedRun]) -> None:
     if run is None:
         style.empty(axes, "no shot with one crystal")
         return
-    truth = run.truth
-    row = int(np.flatnonzero(truth.shots.kind == SINGLE)[0])
-    shot_id = truth.shots.shot_id[row]
+    shot_id = run.truth.shots.shot_id[int(np.argmax(run.truth.shots.kind == SINGLE))]
     source = images.Source(run.manifest)
     number = int(np.flatnonzero(source.shots["shot_id"] == shot_id)[0])
     shot = source.read(number)
@@ -155,9 +172,10 @@ def _still(axes: Any, runs: list[SimulatedRun]) -> None:
         return
     detector = true_detector(run.manifest) or source.detector
     style.still(axes, shot, detector)
-    shot_of_reflection = truth.lattices.shot[truth.reflections.lattice]
+    truth = whole_truth(run.manifest, (int(source.shots["file"][number]),))
+    id_of_reflection = truth.shots.shot_id[truth.lattices.shot[truth.reflections.lattice]]
     is_bright = truth.reflections.photons > RING_PHOTONS
-    ringed = truth.reflections[(shot_of_reflection == row) & is_bright]
+    ringed = truth.reflections[(id_of_reflection == shot_id) & is_bright]
     position = geometry.position(detector, ringed.panel, ringed.fast, ringed.slow)
     x, y, _ = position.T
     axes.scatter(x, y, s=22, facecolors="none", edgecolors=style.RED, linewidths=0.7)

@@ -11,27 +11,69 @@ from spreadflow.errors import RefinedOutcome
 from spreadflow.io import store
 from spreadflow.models import Detector
 from spreadflow.products import Stage1
+from spreadflow.products.stage1 import Lattices
 from spreadflow.report import stage1_picture, style, truth_of_fits
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
+from spreadflow.report.drawn import are_drawn, of_drawn
 from spreadflow.report.figures import median, outcome_counts
 from spreadflow.report.runs import truth_of
 from spreadflow.report.style import say
 from spreadflow.units import DEG
 
+OF_LATTICES = (
+    Stage1.lattices.run,
+    Stage1.lattices.shot_id,
+    Stage1.lattices.k,
+    Stage1.lattices.outcome,
+    Stage1.lattices.A,
+    Stage1.lattices.cell,
+    Stage1.lattices.cell_sigma,
+    Stage1.lattices.misset_rad,
+    Stage1.lattices.n_cells,
+    Stage1.lattices.eta_rad,
+    Stage1.lattices.eta_axes_rad,
+    Stage1.lattices.scale,
+    Stage1.lattices.sigma_fisher,
+    Stage1.lattices.sigma_sandwich,
+    Stage1.lattices.loss_before,
+    Stage1.lattices.loss_after,
+    Stage1.lattices.held_out_gain,
+    Stage1.lattices.sigma_z,
+    Stage1.lattices.n_evaluations,
+    Stage1.lattices.n_pixels,
+    Stage1.lattices.seconds,
+)
+"""Columns of all lattices."""
+
+DISTANCES = ("after", "before", "floor")
+"""Distances between centroids, as `CentroidDistances` has them."""
+
+DIRECTIONS = ("radial", "transverse")
+"""Axes along which they are."""
+
+UNITS = ("mm", "px")
+"""Units in which they are."""
+
 
 def make(stage: str, products: list[Path], manifests: list[Path]) -> tuple[dict, Figure]:
     """Return figures over all runs, and the picture."""
     path = products[0]
-    stage1 = store.read(path, Stage1, [Stage1.lattices, Stage1.reflections])
     attributes = store.attributes(path, Stage1)
     detectors = [Detector.from_json(detector) for detector in attributes["detectors"]]
-    distances = centroid_distances(stage1, detectors)
+    stage1 = store.read(path, Stage1, OF_LATTICES)
+    squares, drawn = _reflections(path, stage1.lattices, detectors)
+    distances = centroid_distances(drawn, detectors)
     truths = [truth_of(run, manifests) for run in attributes["runs"]]
     against = truth_of_fits.refinement(stage1, attributes, truths)
-    figures = _figures(stage1, attributes) | _residuals(distances)
+    figures = _figures(stage1, attributes) | _residuals(squares, distances)
     figures |= _against_truth(against, attributes)
-    samples = stage1_picture.read_samples(path)
-    return figures, stage1_picture.draw(stage, stage1, distances, samples, against, figures)
+    shown = stage1_picture.Shown(
+        lattices=stage1.lattices,
+        reflections=drawn.reflections,
+        distances=distances,
+        samples=stage1_picture.read_samples(path),
+    )
+    return figures, stage1_picture.draw(stage, shown, against, figures)
 
 
 def headline(figures: dict[str, Any]) -> list[str]:
@@ -119,18 +161,49 @@ def _median_by_axis(values: np.ndarray) -> list[float] | None:
     return np.median(values, axis=0).tolist() if len(values) else None
 
 
-def _residuals(distances: CentroidDistances) -> dict[str, Any]:
-    """Return root mean squares of the centroids' distances, in mm and px."""
-    figures: dict[str, Any] = {"n_rmsd": len(distances.rows)}
-    for axis, direction in enumerate(("radial", "transverse")):
-        for unit in ("mm", "px"):
-            rmsd = f"{direction}_rmsd_{unit}"
-            figures[rmsd] = distances.rms("after", axis, unit)
-            figures[f"{rmsd}_before"] = distances.rms("before", axis, unit)
-            figures[f"{direction}_floor_{unit}"] = distances.rms("floor", axis, unit)
+def _reflections(
+    path: Path, lattices: Lattices, detectors: list[Detector]
+) -> tuple[np.ndarray, Stage1]:
+    """Return sums over the centroids' distances of all lattices, (distance, direction, 1 + unit):
+    how many are known, and the sums of their squares; and outcome, run and reflections of the
+    drawn lattices. No two parts are in memory together.
+    """
+    drawn = are_drawn(lattices.shot_id, lattices.k)
+    squares = np.zeros((len(DISTANCES), len(DIRECTIONS), 1 + len(UNITS)))
+    parts = []
+    for part in store.parts_of(path, Stage1):
+        tables = part.read([Stage1.lattices.outcome, Stage1.lattices.run, Stage1.reflections])
+        squares += _squares(centroid_distances(tables, detectors))
+        parts.append(of_drawn(tables, drawn[part.rows("lattices")]))
+    return squares, Stage1.joined(parts)
+
+
+def _squares(distances: CentroidDistances) -> np.ndarray:
+    """Return sums over distances, (distance, direction, 1 + unit), as `_reflections`."""
+    sums = []
+    for name in DISTANCES:
+        px = distances.px[name]
+        mm = px * distances.pixel_mm[:, None]
+        is_known = np.isfinite(px)
+        sums.append([is_known.sum(axis=0), *(np.nansum(values**2, axis=0) for values in (mm, px))])
+    return np.swapaxes(sums, 1, 2)
+
+
+def _residuals(squares: np.ndarray, distances: CentroidDistances) -> dict[str, Any]:
+    """Return root mean squares of the centroids' distances, in mm and px.
+
+    squares: as `_reflections` returns them. distances: of drawn lattices.
+    """
+    figures: dict[str, Any] = {}
+    for axis, direction in enumerate(DIRECTIONS):
+        for unit_number, unit in enumerate(UNITS):
+            keys = (f"{direction}_rmsd_{unit}", f"{direction}_rmsd_{unit}_before")
+            for number, key in enumerate((*keys, f"{direction}_floor_{unit}")):
+                n, total = squares[number, axis, [0, 1 + unit_number]]
+                figures[key] = float(np.sqrt(total / n)) if n else None
     radial_px = distances.px["after"][:, 0]
     absolute = np.abs(radial_px * distances.pixel_mm)
-    return figures | {"radial_median_mm": median(absolute)}
+    return figures | {"n_rmsd": int(squares[0, 0, 0]), "radial_median_mm": median(absolute)}
 
 
 def _against_truth(against: truth_of_fits.Refinement | None, attributes: dict) -> dict[str, Any]:

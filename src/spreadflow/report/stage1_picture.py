@@ -61,14 +61,19 @@ def read_samples(path: Path) -> list[Sample]:
     return samples[:N_SAMPLES]
 
 
-def draw(
-    stage: str,
-    stage1: Stage1,
-    distances: CentroidDistances,
-    samples: list[Sample],
-    against: Refinement | None,
-    figures: dict,
-) -> Figure:
+class Shown(NamedTuple):
+    """What the picture is made of."""
+
+    lattices: Lattices
+    """all of them"""
+    reflections: Reflections
+    """of drawn lattices"""
+    distances: CentroidDistances
+    """of these"""
+    samples: list[Sample]
+
+
+def draw(stage: str, shown: Shown, against: Refinement | None, figures: dict) -> Figure:
     """Return the picture. against: the truth, None where it is not known."""
     if against is not None and not len(against.angle):
         against = None
@@ -87,12 +92,13 @@ def draw(
     if why:
         page.supxlabel(why, x=0.015, ha="left", fontsize=9.5, color=style.RED)
     top, bottom = page.subfigures(2, 1, height_ratios=[1.05, 1])  # type: ignore[misc]
-    _samples(top, samples)
+    _samples(top, shown.samples)
     axes: Any = bottom.subplots(2, 3)
-    refined = stage1.lattices[stage1.lattices.outcome == RefinedOutcome.REFINED]
-    _by_resolution(axes[0, 0], stage1.reflections.d[distances.rows], distances)
+    refined = shown.lattices[shown.lattices.outcome == RefinedOutcome.REFINED]
+    distances = shown.distances
+    _by_resolution(axes[0, 0], shown.reflections.d[distances.rows], distances)
     _sigma_z(axes[0, 1], refined.sigma_z)
-    _delta_psi(axes[0, 2], stage1.reflections)
+    _delta_psi(axes[0, 2], shown.reflections)
     _mosaicity(axes[1, 0], refined, against)
     _misset(axes[1, 1], refined, against)
     _pulls(axes[1, 2], against, figures["uncertainty"])

@@ -426,11 +426,19 @@ def panels(axes: Any, detector: Detector) -> None:
     _view(axes, detector)
 
 
+def extent_mm(detector: Detector) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return from where to where a detector is in the lab, along x and along y, mm."""
+    corners = _corners(detector)
+    left, bottom, _ = corners.min(axis=0)
+    right, top, _ = corners.max(axis=0)
+    return (left, right), (bottom, top)
+
+
 def _view(axes: Any, detector: Detector) -> None:
     """Show the whole detector, in mm."""
-    corners = _corners(detector)
-    axes.set_xlim(corners[:, 0].min(), corners[:, 0].max())
-    axes.set_ylim(corners[:, 1].min(), corners[:, 1].max())
+    x_mm, y_mm = extent_mm(detector)
+    axes.set_xlim(*x_mm)
+    axes.set_ylim(*y_mm)
     axes.set_aspect("equal")
     axes.set_xlabel("x, mm")
     axes.set_ylabel("y, mm")

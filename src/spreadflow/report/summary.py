@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from spreadflow import __version__
 from spreadflow.errors import FileError, warning_sentence
+from spreadflow.io import shares
 from spreadflow.io.store import identity, replacing, warnings_of
 from spreadflow.report import WORDS, module_of, style
 from spreadflow.trial.stages import BY_FILE
@@ -34,24 +35,33 @@ def write_missing(products: list[Path], images: list[Path], folder: Path) -> lis
         products_of.setdefault(BY_FILE[path.name].word, []).append(path)
     paths = {stage: folder / f"{stage}.json" for stage in WORDS if stage in products_of}
     for stage, path in paths.items():
-        if not _is_current(path, [*products_of[stage], *images]):
+        if not _is_current(path, products_of[stage], images):
             run(stage, products=products_of[stage], images=images, out=path)
     return list(paths.values())
 
 
-def _is_current(path: Path, files: list[Path]) -> bool:
+def _is_current(path: Path, products: list[Path], images: list[Path]) -> bool:
     """Whether summary and picture are there, made by this version from these files as they are."""
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    is_same = figures.get("software") == SOFTWARE and figures.get("products") == _identities(files)
+    source = _source(products, images)
+    is_same = all(figures.get(name) == value for name, value in source.items())
     return is_same and path.with_suffix(".png").exists()
 
 
-def _identities(files: list[Path]) -> dict[str, str]:
-    """Return path → what tells the content of a file from any other."""
-    return {str(path): identity(path) for path in files}
+def _source(products: list[Path], images: list[Path]) -> dict[str, Any]:
+    """Return what a summary says of who made it, and from what: its version, path → what tells the
+    content of a file from any other, and product → figures of what each rank had of the work, where
+    they are known.
+    """
+    of_products = {str(path): shares.read(path) for path in products}
+    return {
+        "software": SOFTWARE,
+        "products": {str(path): identity(path) for path in [*products, *images]},
+        "ranks": {path: known.figures() for path, known in of_products.items() if known},
+    }
 
 
 def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> None:
@@ -61,11 +71,10 @@ def run(stage: str, *, products: list[Path], images: list[Path], out: Path) -> N
     """
     with matplotlib.rc_context(style.STYLE):
         figures, picture = module_of(stage).make(stage, list(products), list(images))
-        identities = _identities([*products, *images])
         warnings = figures.get("warnings") or warnings_of(products)
         style.warn(picture, _sentences(warnings, picture))
-        summary = {"stage": stage} | figures | {"warnings": warnings, "products": identities}
-        write(summary, picture, out)
+        source = _source(list(products), list(images))
+        write({"stage": stage} | figures | {"warnings": warnings} | source, picture, out)
 
 
 def _sentences(warnings: list[dict[str, Any]], picture: Figure) -> list[str]:

@@ -44,7 +44,9 @@ class Match(NamedTuple):
 
 
 class MatchedRun(NamedTuple):
-    """Product and truth of a run, and which of their lattices belong together."""
+    """Product and truth of a run, or of a part of it, and which of their lattices belong
+    together.
+    """
 
     product: Index
     truth: Truth
@@ -91,9 +93,11 @@ def match(product: Index, truth: Truth, space_group: str) -> Match:
         to_truth=np.tile(np.eye(3, dtype=int), (n_lattices, 1, 1)),
     )
     shot_of_lattice = true_shot[product.lattices.shot] if n_lattices else np.empty(0, int)
-    for shot in np.unique(shot_of_lattice[shot_of_lattice >= 0]):
-        rows = np.flatnonzero(shot_of_lattice == shot)
-        true_rows = np.flatnonzero(truth.lattices.shot == shot)
+    lattices_of = Children(shot_of_lattice)
+    true_lattices_of = Children(truth.lattices.shot)
+    for shot in np.unique(shot_of_lattice[shot_of_lattice >= 0]).tolist():
+        rows = lattices_of[shot]
+        true_rows = true_lattices_of[shot]
         _match_shot(matched, rows, true_rows, product.lattices.A, truth.lattices.A, space_group)
     return matched
 

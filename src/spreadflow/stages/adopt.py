@@ -181,6 +181,7 @@ def _read(
         for number in world.share(len(blocks)):
             progress.at(number)
             own_blocks[number] = [reader.read(line) for line in blocks[number]]
+            world.count("lines", len(blocks[number]))
     lines = [line for block in world.gather_blocks(own_blocks) for line in block]
     return _without_duplicates(unmistakable(lines), section)
 

@@ -2,8 +2,8 @@
 stages open no image.
 
 The two words are one stage: the section of `wide` overlays that of `annulus`. A block is a few
-shots of one part of `reindex`, as far as they have accepted lattices: their pixels are read and
-modelled together.
+shots of one part of `reindex`, as far as they have accepted lattices: their pixels are modelled
+together.
 """
 
 from pathlib import Path
@@ -18,6 +18,7 @@ from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import shoebox_blocks, store
 from spreadflow.io.accepted import accepted_lattices, brought
 from spreadflow.io.images import Source, open_indexed
+from spreadflow.io.pieces import Piece
 from spreadflow.log import logger
 from spreadflow.parallel import World
 from spreadflow.products import SHOEBOXES, Annulus, Reindex
@@ -27,7 +28,7 @@ from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
 
 SHOTS_OF_BLOCK = 8
-"""Shots of a block: their pixels are in memory together, here and where they are modelled."""
+"""Shots of a block: their pixels are in memory together where they are modelled."""
 
 
 class AcceptedBlock(NamedTuple):
@@ -40,8 +41,10 @@ class AcceptedBlock(NamedTuple):
     """(lattice of the part,) bool, those of the shots of the block"""
     setting: np.ndarray
     """(lattice of the part, 3, 3) as in `Accepted`"""
+    shots: np.ndarray
+    """rows in the part of the shots with accepted lattices, ascending"""
     shot_ids: list[int]
-    """shots with accepted lattices"""
+    """of these shots, ascending"""
 
 
 def run(
@@ -79,13 +82,16 @@ def run(
     parts = store.Parts(out, product, key, [block.shot_ids for block in blocks])
     reader: store.PartReader[Reindex] = store.PartReader([Reindex.lattices, Reindex.reflections])
 
-    def make(number: int) -> Annulus:
-        block = blocks[number]
+    def make(piece: Piece) -> Annulus:
+        block = blocks[piece.block]
         part = reader.read(block.part)
-        of_block = _cutting(section, block, part, sources[block.run], n_channels)
-        return cutting.cut_out(of_block, product)
+        is_of_piece = np.isin(part.lattices.shot, block.shots[piece.first : piece.end])
+        shots = block._replace(is_accepted=block.is_accepted & is_of_piece)
+        of_shots = _cutting(section, shots, part, sources[block.run], n_channels)
+        return cutting.cut_out(of_shots, product)
 
-    skeleton.run(parts, make, word, world)
+    work = skeleton.PieceWork(make, SHOTS_OF_BLOCK, "shots")
+    skeleton.run(parts, [len(block.shots) for block in blocks], work, word, world)
     if not skeleton.n_rows(parts, product.reflections, world):
         todo = f"Mind {word}.d_min, {word}.d_max and what else chooses reflections."
         raise FileError(cells, "reflections in the range", "none of any lattice", todo)
@@ -124,13 +130,13 @@ def _blocks(run: int, reindex: Path, cells: Path) -> list[AcceptedBlock]:
         number = np.where(accepted.is_accepted[rows], shot // SHOTS_OF_BLOCK, -1)
         for number_of_block in np.unique(number[number >= 0]):
             is_accepted = number == number_of_block
-            shot_ids = np.unique(own.shot_id[is_accepted])
             block = AcceptedBlock(
                 run=run,
                 part=part,
                 is_accepted=is_accepted,
                 setting=accepted.setting[rows],
-                shot_ids=shot_ids.tolist(),
+                shots=np.unique(shot[is_accepted]),
+                shot_ids=np.unique(own.shot_id[is_accepted]).tolist(),
             )
             blocks.append(block)
     return blocks
@@ -157,7 +163,7 @@ def _cutting(
     source: Source,
     n_channels: int,
 ) -> Cutting:
-    """Return what is cut out for one block. reindex: its part."""
+    """Return what is cut out for a block, or some shots of it. reindex: its part."""
     lattices, reflections = _on_shared_axes(reindex, block.setting)
     lattices.shot = block.part.rows("shots").start + lattices.shot
     return Cutting(

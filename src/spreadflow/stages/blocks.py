@@ -2,8 +2,9 @@
 are made and counted.
 
 A stage cuts its work into fixed blocks of shots or lattices (`Parts`, never per rank), says how the
-columns of one block, or of a piece of it, are computed, and writes the manifest when all blocks are
-there. The blocks, or their pieces, are shared among the ranks.
+columns of a piece of a block are computed, and writes the manifest when all blocks are there. The
+pieces are shared among the ranks, first come, first served; blocks that ranks hold in memory, to
+come back to them, are dealt once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,28 +32,12 @@ class PieceWork(NamedTuple, Generic[P]):
     largest: int
     """items of a piece, at most"""
     units: str
-    """what the items are, in the words of the progress bar"""
+    """what the items are, such as shots"""
+    costs: Sequence[np.ndarray] | None = None
+    """of the items of each block, where some are known to take longer than others"""
 
 
-def run(parts: store.Parts[P], make: Callable[[int], P], title: str, world: World) -> None:
-    """Make every block that is not finished, shared among the ranks, with a progress bar.
-    Collective.
-
-    make: number of a block → its part; title: what the progress bar calls the work, the word of the
-    stage.
-    """
-    n_blocks = len(parts.keys)
-    with Progress(title, n_blocks, world) as progress:
-
-        def make_and_show(block: int) -> P:
-            progress.at(block)
-            return make(block)
-
-        parts.each(world, make_and_show)
-        progress.at(n_blocks)
-
-
-def run_pieces(
+def run(
     parts: store.Parts[P], n_items: Sequence[int], work: PieceWork[P], title: str, world: World
 ) -> None:
     """Make every block that is not finished from pieces that are shared among the ranks, with a
@@ -62,15 +47,23 @@ def run_pieces(
     """
     n_all = sum(n_items)
     firsts = list(accumulate(n_items, initial=0))
-    size = pieces.size_of(n_all, world.size, work.largest)
+    costs = [np.ones(n) for n in n_items] if work.costs is None else work.costs
     with Progress(title, n_all, world, work.units) as progress:
 
         def make_and_show(piece: Piece) -> P:
             progress.at(firsts[piece.block] + piece.first)
+            world.count(work.units, piece.end - piece.first)
             return work.make(piece)
 
-        pieces.make_parts(parts, n_items, size, make_and_show, world)
+        pieces.make_parts(parts, costs, work.largest, make_and_show, world)
         progress.at(n_all)
+
+
+def deal(parts: store.Parts[P], table: type[Table], world: World) -> list[int]:
+    """Return the finished blocks that this rank shall hold, so that all ranks hold about as many
+    rows of a table. Collective.
+    """
+    return world.deal(_n_rows(parts, table, world))
 
 
 def outcomes(
@@ -91,8 +84,13 @@ def outcomes(
 
 def n_rows(parts: store.Parts[P], table: type[Table], world: World) -> int:
     """Return the number of rows of a table over all blocks. Collective."""
+    return sum(_n_rows(parts, table, world))
+
+
+def _n_rows(parts: store.Parts[P], table: type[Table], world: World) -> list[int]:
+    """Return the number of rows of a table in each block. Collective."""
     own = {block: brief.n_rows()[table.table_name] for block, brief in parts.briefs()}
-    return sum(world.gather_blocks(own))
+    return world.gather_blocks(own)
 
 
 def in_words(counts: Mapping[str, int]) -> str:

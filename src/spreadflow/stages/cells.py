@@ -40,7 +40,7 @@ def run(
     """
     section = config.cells
     log = logger(word, world)
-    world.once(lambda: _run(section, reindex, Path(out), log))
+    world.once(lambda: world.count("lattices", _run(section, reindex, Path(out), log)))
 
 
 class Density(NamedTuple):
@@ -64,8 +64,8 @@ class Populations(NamedTuple):
     """(lattice,) number of its cluster; −1 = none"""
 
 
-def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> None:
-    """Cluster, filter and write, on one rank."""
+def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> int:
+    """Cluster, filter and write, on one rank. Returns the number of lattices."""
     runs, space_group, lattices = _lattices(reindex)
     populations, brought = _populations(config, runs, space_group, lattices)
     clusters = populations.clusters
@@ -98,6 +98,7 @@ def _run(config: CellsSection, reindex: list[Path], out: Path, log: Logger) -> N
         length_sigma=_length_sigma(reindex),
     )
     _log(log, config, populations, lattices.outcome)
+    return len(lattices)
 
 
 def _log(log: Logger, config: CellsSection, populations: Populations, outcome: np.ndarray) -> None:

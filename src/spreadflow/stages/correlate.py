@@ -4,29 +4,24 @@ This is no stage of the workflow: it takes shots as they come.
 """
 
 import platform
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
 from spreadflow.analysis.correlation.calculators import CALCULATORS, Calculator, NewEngine
-from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.double_loop import double_loop
 from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.history import Counts
-from spreadflow.analysis.correlation.multi_tau import MultiTau, delays_of
+from spreadflow.analysis.correlation.multi_tau import MultiTau
 from spreadflow.analysis.correlation.numba_engine import NumbaEngine
-from spreadflow.analysis.correlation.two_time import Labels, TwoTimeShots, labels_of
-from spreadflow.config.correlate import CorrelateSection, DelaysSection
+from spreadflow.analysis.correlation.two_time import TwoTimeShots
+from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError, RanksError
-from spreadflow.io import images
-from spreadflow.io.colours import Pixels, read_pixels
 from spreadflow.io.g2 import How, resolved
-from spreadflow.log import logger
 from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
-from spreadflow.stages import correlation_callbacks
-from spreadflow.stages.correlation_callbacks import Callbacks, RoleParams
+from spreadflow.stages.correlation_callbacks import Callbacks
+from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
 from spreadflow.stages.correlation_workers import (
     N_COUNTS,
@@ -34,60 +29,12 @@ from spreadflow.stages.correlation_workers import (
     UserWorker,
     two_time_sizes,
 )
-from spreadflow.stream.shots import Event, Source
-from spreadflow.stream.speckle import SimulatedShots, Speckle
-from spreadflow.stream.stacks import Stacks
-
-MOST_WASTED = 0.01
-"""Share of the mask's pixels without a colour that needs no word."""
-
-
-class Request(NamedTuple):
-    """What the user says."""
-
-    section: CorrelateSection
-    user_class: str | type | None = None
-    system_params: Mapping[str, Any] = {}
-    """as a configuration of ParCorAna has them; {} = from the section"""
-    is_test: bool = False
-    """whether a few pixels of a few shots are correlated alone"""
-    verbosity: str | None = None
-    """of the log: debug, info, warning, error; None = info"""
-
-
-class _Setting(NamedTuple):
-    """What all ranks derive from the request."""
-
-    section: CorrelateSection
-    user_class: str | type | None
-    system_params: Mapping[str, Any]
-    source: Source
-    pixels: Pixels
-    delays: np.ndarray
-    log: Any
-
-    @property
-    def labels(self) -> Labels:
-        """The labels of the pixels."""
-        return labels_of(self.pixels.colours, self.pixels.fine_colours)
-
-    def callbacks(self, is_alternate: bool = False) -> Callbacks:
-        """Return the callbacks of a role."""
-        mask = np.zeros(self.pixels.shape, bool)
-        mask.ravel()[self.pixels.places] = True
-        role = RoleParams(self.log, mask)
-        return correlation_callbacks.make(
-            self.user_class,
-            self.section.user_params,
-            self.system_params,
-            role,
-            is_alternate,
-        )
+from spreadflow.stream.shots import Block
 
 
 def run(request: Request, world: World) -> None:
     """Correlate all shots. Collective. Raises ConfigError, FileError or RanksError."""
-    setting = _setting(request, world)
+    setting = setting_of(request, world)
     section = setting.section
     assignment = None
     n_workers = 1
@@ -125,7 +72,7 @@ def run_alternate(request: Request) -> None:
     Raises ConfigError where the calculator is not exact.
     """
     world = World()
-    setting = _setting(request, world)
+    setting = setting_of(request, world)
     section = setting.section
     if section.calculator not in CALCULATORS:
         found = section.calculator
@@ -151,80 +98,10 @@ def run_alternate(request: Request) -> None:
     viewer.publish(update, [result])
 
 
-def _setting(request: Request, world: World) -> _Setting:
-    """Return what all ranks derive from the request. Raises FileError or ConfigError."""
-    section = request.section
-    if request.is_test:
-        changes = {
-            "mask": section.test_mask or section.mask,
-            "n_shots": section.test_shots,
-            "two_time": None,
-        }
-        section = section.model_copy(update=changes)
-    if section.n_shots:
-        n_held = min(section.buffer_shots, section.n_shots)
-        section = section.model_copy(update={"buffer_shots": n_held})
-    log = logger("correlate", world)
-    if request.verbosity and world.rank == 0:
-        log.setLevel(request.verbosity.upper())
-    source = _source(section)
-    pixels = read_pixels(source.shape, section.mask, section.colours, section.fine_colours)
-    wasted = 1 - len(pixels.places) / pixels.n_masked_in
-    if wasted > MOST_WASTED:
-        log.warning("%.0f %% of the mask's pixels have no colour: left out", 100 * wasted)
-    delays = _delays(section)
-    system_params = dict(request.system_params) or _system_params(section)
-    system_params["delays"] = delays.tolist()
-    system_params["times"] = section.buffer_shots
-    return _Setting(
-        section=section,
-        user_class=request.user_class or section.user_class,
-        system_params=system_params,
-        source=source,
-        pixels=pixels,
-        delays=delays,
-        log=log,
-    )
-
-
-def _system_params(section: CorrelateSection) -> dict[str, Any]:
-    """Return the parameters that a user's class is handed, also by their names in ParCorAna."""
-    parameters = section.model_dump(mode="json", exclude={"user_params", "simulated"})
-    parameters["update"] = section.update_shots
-    parameters["numServers"] = section.readers
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _delays(section: CorrelateSection) -> np.ndarray:
-    """Return the delays (delay,) int64, distinct and ascending."""
-    if section.calculator == "multi_tau":
-        return delays_of(section.n_levels, section.n_lags)
-    if isinstance(section.delays, DelaysSection):
-        steps = section.delays
-        return spaced(steps.start, steps.stop, steps.num, steps.spacing == "log")
-    return np.unique(np.array(section.delays, np.int64))
-
-
-def _source(section: CorrelateSection) -> Source:
-    """Return the shots that are configured. Raises FileError."""
-    block_shots = min(section.block_shots, section.update_shots or section.block_shots)
-    if section.simulated is not None:
-        keys = section.simulated.model_dump() | {"saturated": section.saturated}
-        keys["shape"] = tuple(keys["shape"])
-        return SimulatedShots(Speckle(**keys), block_shots, section.n_shots)
-    return Stacks(
-        images.expand(section.files),
-        dataset=section.dataset,
-        shot_ids=section.shot_ids,
-        block_shots=block_shots,
-        n_shots=section.n_shots,
-    )
-
-
 class _Reader:
     """Reads blocks of the source, has the user's class filter shots, and cuts out the pixels."""
 
-    def __init__(self, setting: _Setting, widths: list[int]):
+    def __init__(self, setting: Setting, widths: list[int]):
         self._setting = setting
         self._callbacks = setting.callbacks()
         bounds = np.cumsum(widths)[:-1]
@@ -233,9 +110,8 @@ class _Reader:
 
     def packets(self, number: int, n_readers: int) -> Iterator[Packet]:
         """Yield the blocks of a reader, as `roles.Reader`."""
-        accepts = self._callbacks.get("serverEventOk") or (lambda _event: True)
-        for block in self._setting.source.blocks(number, n_readers, accepts):
-            stack, is_kept = self._filtered(block.shot_ids, block.images, block.is_valid)
+        for block in self._setting.source.blocks(number, n_readers, self._callbacks.accepts):
+            stack, is_kept = self._filtered(block)
             flat = stack.reshape(len(stack), -1)
             shards = [np.take(flat, places, axis=1).ravel() for places in self._places]
             yield Packet(
@@ -244,28 +120,21 @@ class _Reader:
                 n_dropped=int(np.count_nonzero(~is_kept)),
             )
 
-    def _filtered(
-        self, shot_ids: np.ndarray, stack: np.ndarray, is_valid: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _filtered(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Return the images that are kept, and which shots they are of. Raises ConfigError."""
-        finish = self._callbacks.get("serverFinalDataArray")
-        if finish is None:
-            return (stack if is_valid.all() else stack[is_valid]), is_valid
+        is_kept = block.is_valid.copy()
+        if self._callbacks.get("serverFinalDataArray") is None:
+            return (block.images if is_kept.all() else block.images[is_kept]), is_kept
         kept = []
-        is_kept = is_valid.copy()
-        for i in np.flatnonzero(is_valid).tolist():
-            image = finish(stack[i], Event(int(shot_ids[i]), i))
+        for i in np.flatnonzero(is_kept).tolist():
+            image = self._callbacks.final(block.images[i], block.events[i])
             is_kept[i] = image is not None
             if image is not None:
-                shape = self._setting.pixels.shape
-                self._callbacks.check(
-                    "serverFinalDataArray", "an image of shape", shape, np.shape(image)
-                )
-                kept.append(np.asarray(image, np.float32))
+                kept.append(image)
         return np.array(kept, np.float32).reshape(-1, *self._setting.pixels.shape), is_kept
 
 
-def _two_time_sizes(setting: _Setting) -> tuple[int, int]:
+def _two_time_sizes(setting: Setting) -> tuple[int, int]:
     """Return how many numbers and totals results have in addition. Raises ConfigError where each
     two shots shall be correlated, and the user's class has its own results.
     """
@@ -281,7 +150,7 @@ def _two_time_sizes(setting: _Setting) -> tuple[int, int]:
     return two_time_sizes(len(setting.labels.colours), two_time.n_shots)
 
 
-def _worker(setting: _Setting, widths: list[int], number: int) -> G2Worker | UserWorker:
+def _worker(setting: Setting, widths: list[int], number: int) -> G2Worker | UserWorker:
     """Return the worker of a number. widths: pixels of each worker."""
     section = setting.section
     n_pixels = widths[number]
@@ -315,7 +184,7 @@ def _engine(section: CorrelateSection) -> NewEngine:
     return JaxEngine
 
 
-def _viewer(setting: _Setting, callbacks: Callbacks, out: str | None) -> G2Viewer:
+def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer:
     """Return the viewer. Raises FileError where its output can't be written."""
     section = setting.section
     output = Output(
@@ -332,7 +201,7 @@ def _viewer(setting: _Setting, callbacks: Callbacks, out: str | None) -> G2Viewe
 
 
 def _all_shots(
-    setting: _Setting, callbacks: Callbacks
+    setting: Setting, callbacks: Callbacks
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counts]:
     """Return the times of all shots, ascending and distinct, their values as they are correlated,
     which pixels are bad, and what became of the shots.
@@ -349,7 +218,7 @@ def _all_shots(
             n_shots += 1
             if time in held:
                 continue
-            callbacks.call("workerAdjustData", values)
+            callbacks.adjust(values)
             is_number = np.isfinite(values)
             is_bad |= (~is_number | (values >= section.saturated)).astype(np.int8)
             least = np.float32(section.not_zero)

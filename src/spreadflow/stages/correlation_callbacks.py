@@ -1,118 +1,53 @@
-"""The user's calculation inside `correlate`: a class of which every method may be left out.
-
-The names are those of ParCorAna, also of its earlier revisions; docs/correlate.md has them with
-their arguments. What is left out does what G2 needs.
+"""The user's class inside `correlate`: found by its name, made, and its methods called with a check
+of what they return.
 """
 
 import importlib
 import importlib.util
 import inspect
-import logging
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
+from spreadflow.callbacks import ARRAYS, CALLBACKS, RoleParams, UserCorrelation
 from spreadflow.errors import ConfigError
+from spreadflow.stream.shots import Event
 
-ARRAYS = ("G2", "IF", "IP")
-"""Arrays that are calculated where the user's class does not say which."""
+GROUP = "spreadflow.correlate"
+"""Entry points of installed packages by which a user's class may be named."""
 
+NAMES_A_CLASS = "MODULE:CLASS, MODULE.CLASS, FILE.py:CLASS, or an entry point of " + GROUP
+"""How a class may be named."""
 
-class UserCorrelation(Protocol):
-    """All that a user's class may have; its constructor takes `user_params`, `system_params`,
-    `mpiParams` and `testAlternate`. A rank has one object, which knows nothing of those of others.
-    """
+ABOUT = "docs/callbacks.md says what each is handed and returns."
+"""What to do about a callback that is none."""
 
-    def fwArrayNames(self) -> list[str]:
-        """Return the names of the arrays that workers calculate."""
+EARLY_CALC = ("T", "numTimesFilled", "X")
+"""Arguments of the earlier form of `workerCalc`."""
 
-    def serverInit(self) -> None:
-        """Prepare a reader."""
-
-    def serverEventOk(self, evt: Any) -> bool:
-        """Whether a shot counts; evt has its `shot_id`. The image has not been read yet."""
-
-    def serverFinalDataArray(self, dataArray: np.ndarray, evt: Any) -> np.ndarray | None:
-        """Return the image of a shot, or a changed copy, or None to drop it."""
-
-    def workerInit(self, numElementsWorker: int) -> None:
-        """Prepare a worker that owns so many pixels."""
-
-    def workerAdjustData(self, data: np.ndarray) -> None:
-        """Change the (pixel,) values of a shot in place, before they are stored."""
-
-    def workerBeforeDataRemove(self, tm: int, row: int, workerData: Any) -> None:
-        """Note that the shot of time `tm` is about to be removed from a row of `workerData.X`."""
-
-    def workerAfterDataInsert(self, tm: int, row: int, workerData: Any) -> None:
-        """Note that the shot of time `tm` was stored in a row of `workerData.X`."""
-
-    def workerAdjustTerms(
-        self, mode: int, dataIdx: int, pivotIndex: int, lenT: int, T: np.ndarray, X: np.ndarray
-    ) -> None:
-        """As the two before, by their earlier name: mode 1 = was stored, −1 = is about to be
-        removed; pivotIndex: row of the oldest shot; lenT: rows that are filled.
-        """
-
-    def workerCalc(self, workerData: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """Return the arrays (delay, pixel) by name, (delay,) counts and (pixel,) int8 flags. With
-        three arguments, by its earlier form: times, filled rows, X.
-        """
-
-    def viewerInit(self, mask: np.ndarray, h5GroupUser: Any) -> None:
-        """Prepare the viewer."""
-
-    def viewerPublish(
-        self,
-        counts: np.ndarray,
-        lastEventTime: dict[str, int],
-        name2delay2ndarray: dict[str, dict[int, np.ndarray]],
-        int8array: np.ndarray,
-        h5GroupUser: Any,
-    ) -> None:
-        """Publish what the workers have, as sums over partners in the shape of an image."""
-
-    def calcAndPublishForTestAlt(
-        self, sortedEventIds: np.ndarray, sortedData: np.ndarray, h5GroupUser: Any
-    ) -> None:
-        """Calculate the same in another way, of all shots at once, and publish it."""
-
-
-class RoleParams(NamedTuple):
-    """What a user's object learns of its rank: `mpiParams` of its constructor."""
-
-    logger: logging.Logger
-    maskNdarrayCoords: np.ndarray
-
-    def logInfo(self, msg: str, allWorkers: bool = False) -> None:
-        """Log a message."""
-        self.logger.info("%s", msg)
-
-    def logDebug(self, msg: str, allWorkers: bool = False) -> None:
-        """Log a message of little interest."""
-        self.logger.debug("%s", msg)
-
-    def logWarning(self, msg: str, allWorkers: bool = False) -> None:
-        """Log a warning."""
-        self.logger.warning("%s", msg)
-
-    def logError(self, msg: str, allWorkers: bool = False) -> None:
-        """Log an error."""
-        self.logger.error("%s", msg)
+LARGEST_FLAG = np.iinfo(np.int8).max
+"""That fits into int8."""
 
 
 class Callbacks:
-    """The methods of a user's object, by name. user: None = there is none."""
+    """The methods of a user's object. user: None = there is none."""
 
     def __init__(self, user: Any):
         self._user = user
         self.name = type(user).__name__
+        self.calculator: str | None = getattr(user, "calculator", None)
+        """which calculator the class asks for; None = any"""
+        self.array_names = self._array_names()
+        """the arrays that are calculated"""
 
     def get(self, name: str) -> Callable[..., Any] | None:
-        """Return a method, or None where the class lacks it."""
-        return getattr(self._user, name, None)
+        """Return a method, or None where the class leaves it as it is."""
+        method = getattr(self._user, name, None)
+        is_default = getattr(method, "__func__", None) is getattr(UserCorrelation, name)
+        return None if is_default else method
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a method where there is one."""
@@ -120,46 +55,140 @@ class Callbacks:
         if method is not None:
             method(*arguments)
 
-    @property
-    def array_names(self) -> list[str]:
-        """The arrays that are calculated."""
-        method = self.get("fwArrayNames")
-        return list(ARRAYS if method is None else method())
+    def accepts(self, event: Event) -> bool:
+        """Whether the image of a shot shall be read. Raises ConfigError where the class returns
+        something else than true or false.
+        """
+        method = self.get("serverEventOk")
+        if method is None:
+            return True
+        answer = method(event)
+        if not isinstance(answer, bool | np.bool):
+            raise self._wrong("serverEventOk", "True or False", answer)
+        return bool(answer)
 
-    def check(self, method: str, what: str, expected: object, found: object) -> None:
-        """Raise ConfigError where a method returned something else than expected."""
-        if expected != found:
-            where = f"{self.name}.{method}"
-            todo = "See docs/correlate.md for what it has to return."
-            raise ConfigError(where, f"{what} {expected}", found, todo)
+    def final(self, image: np.ndarray, event: Event) -> np.ndarray | None:
+        """Return an image as float32, or None where its shot is dropped. Raises ConfigError where
+        the class returns something else.
+        """
+        method = self.get("serverFinalDataArray")
+        if method is None:
+            return image
+        changed = method(image, event)
+        if changed is None:
+            return None
+        self._check_numbers("serverFinalDataArray", "an image", changed, image.shape)
+        return np.asarray(changed, np.float32)
+
+    def adjust(self, values: np.ndarray) -> None:
+        """Have the class change the values of a shot in place. Raises ConfigError where it returns
+        something: it would be lost.
+        """
+        method = self.get("workerAdjustData")
+        if method is None:
+            return
+        returned = method(values)
+        if returned is not None:
+            expected = "nothing: `data` is changed in place"
+            raise self._wrong("workerAdjustData", expected, type(returned).__name__)
+
+    def calculated(
+        self, returned: Any, n_delays: int, n_pixels: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `workerCalc` returned: values (array, delay, pixel) float64 in the order of
+        their names, counts (delay,) int64 and flags (pixel,) int8. Raises ConfigError.
+        """
+        method = "workerCalc"
+        is_triple = isinstance(returned, tuple | list) and len(returned) == 3
+        if not is_triple or not isinstance(returned[0], Mapping):
+            found = type(returned).__name__
+            raise self._wrong(method, "three things: arrays by name, counts and flags", found)
+        arrays, counts, flags = returned
+        if set(arrays) != set(self.array_names):
+            raise self._wrong(method, f"arrays {sorted(self.array_names)}", sorted(arrays))
+        for name, values in arrays.items():
+            self._check_numbers(method, name, values, (n_delays, n_pixels))
+            if not np.isfinite(values).all():
+                n_wrong = int(np.count_nonzero(~np.isfinite(values)))
+                raise self._wrong(method, f"{name} finite", f"{n_wrong} values that are not")
+        self._check_numbers(method, "counts", counts, (n_delays,), "iu")
+        self._check_numbers(method, "flags", flags, (n_pixels,), "iub")
+        if np.size(flags) and not 0 <= np.min(flags) <= np.max(flags) <= LARGEST_FLAG:
+            found = f"{np.min(flags)} to {np.max(flags)}"
+            raise self._wrong(method, f"flags from 0 to {LARGEST_FLAG}", found)
+        values = np.stack([np.asarray(arrays[name], np.float64) for name in self.array_names])
+        return values, np.asarray(counts, np.int64), np.ascontiguousarray(flags, np.int8)
+
+    def _array_names(self) -> tuple[str, ...]:
+        """Return the arrays that are calculated. Raises ConfigError."""
+        method = self.get("fwArrayNames")
+        if method is None:
+            return ARRAYS
+        names = method()
+        is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not is_list or not names or len(set(names)) < len(names):
+            raise self._wrong("fwArrayNames", "a list of different names", names)
+        if set(names) == set(ARRAYS):
+            return ARRAYS
+        missing = [name for name in ("workerCalc", "viewerPublish") if self.get(name) is None]
+        if missing:
+            expected = f"{list(ARRAYS)}, as there is no {' and no '.join(missing)}"
+            raise self._wrong("fwArrayNames", expected, names)
+        return tuple(names)
+
+    def _check_numbers(
+        self, method: str, what: str, values: Any, shape: tuple[int, ...], kinds: str = "fiub"
+    ) -> None:
+        """Raise ConfigError where a method returned something else than numbers of this shape.
+        kinds: of NumPy's types.
+        """
+        dtype = np.asarray(values).dtype
+        if np.shape(values) != shape or dtype.kind not in kinds:
+            numbers = "numbers" if "f" in kinds else "whole numbers"
+            found = f"{dtype} of shape {np.shape(values)}"
+            raise self._wrong(method, f"{what} of shape {shape}, {numbers}", found)
+
+    def _wrong(self, method: str, expected: str, found: object) -> ConfigError:
+        """Return the error of a method that returned something else than expected."""
+        return ConfigError(f"{self.name}.{method}", expected, found, ABOUT)
 
 
 def is_early_form(method: Callable[..., Any]) -> bool:
-    """Whether `workerCalc` takes times, number of filled rows and data in place of one object."""
-    return len(inspect.signature(method).parameters) == 3
+    """Whether `workerCalc` takes times, their number and values in place of one object."""
+    return len(inspect.signature(method).parameters) == len(EARLY_CALC)
 
 
 def load_class(name: str | type) -> type:
-    """Return a class that is there already, or named as MODULE:CLASS, MODULE.CLASS or
-    FILE.py:CLASS. Raises ConfigError.
+    """Return a class that is there already, or one by its name, as `NAMES_A_CLASS`. Raises
+    ConfigError.
     """
     if isinstance(name, type):
         return name
-    module_name, _, class_name = name.rpartition(":" if ":" in name else ".")
     try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        return getattr(module, class_name)
-    except (ImportError, AttributeError, OSError, ValueError) as error:
-        expected = "MODULE:CLASS, MODULE.CLASS or FILE.py:CLASS that can be imported"
+        return _class(name)
+    except (ImportError, AttributeError, OSError, ValueError, SyntaxError) as error:
         todo = "Check the name and PYTHONPATH."
-        raise ConfigError("correlate.user_class", expected, f"{name}: {error}", todo) from None
+        where = "correlate.user_class"
+        found = f"{name}: {error}"
+        raise ConfigError(where, f"{NAMES_A_CLASS}, that can be imported", found, todo) from None
+
+
+def _class(name: str) -> type:
+    """Return a class by its name. Raises what importing it raises."""
+    if not {":", "."} & set(name):
+        points = entry_points(group=GROUP)
+        if name not in points.names:
+            raise ImportError(f"entry points are {sorted(points.names) or 'none'}")
+        return points[name].load()
+    module_name, _, class_name = name.rpartition(":" if ":" in name else ".")
+    if not module_name.endswith(".py"):
+        return getattr(importlib.import_module(module_name), class_name)
+    spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, class_name)
 
 
 def make(
@@ -169,8 +198,32 @@ def make(
     role: RoleParams,
     is_alternate: bool,
 ) -> Callbacks:
-    """Return the callbacks of a rank. Raises ConfigError."""
+    """Return the callbacks of a rank. Raises ConfigError where there is no such class, or one of
+    its methods takes other arguments.
+    """
     if user_class is None:
         return Callbacks(None)
     kind = load_class(user_class)
-    return Callbacks(kind(dict(user_params), dict(system_params), role, is_alternate))
+    arguments = (dict(user_params), dict(system_params), role, is_alternate)
+    if kind.__init__ is object.__init__:  # type: ignore[misc]
+        user = kind()
+    else:
+        names = list(inspect.signature(UserCorrelation).parameters)
+        _check_arguments(f"{kind.__name__}.__init__", kind, names)
+        user = kind(*arguments)
+    for name in CALLBACKS:
+        method = getattr(user, name, None)
+        if method is None or (name == "workerCalc" and is_early_form(method)):
+            continue
+        names = list(inspect.signature(getattr(UserCorrelation, name)).parameters)[1:]
+        _check_arguments(f"{kind.__name__}.{name}", method, names)
+    return Callbacks(user)
+
+
+def _check_arguments(where: str, method: Callable[..., Any], names: list[str]) -> None:
+    """Raise ConfigError where a method can't be called with these arguments, in this order."""
+    signature = inspect.signature(method)
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise ConfigError(where, f"arguments ({', '.join(names)})", signature, ABOUT) from None

@@ -29,13 +29,14 @@ class G2Worker:
     ):
         self._calculator = calculator
         self._two_time = two_time
-        self._adjust = callbacks.get("workerAdjustData")
+        self._callbacks = callbacks
+        self._adjusts = callbacks.get("workerAdjustData") is not None
 
     def take(self, shot_ids: np.ndarray, pixels: np.ndarray) -> None:
         """Take in a block of shots."""
-        if self._adjust is not None:
+        if self._adjusts:
             for values in pixels:
-                self._adjust(values)
+                self._callbacks.adjust(values)
         self._calculator.add(shot_ids, pixels)
         if self._two_time is not None:
             self._two_time.add(shot_ids, pixels)
@@ -156,7 +157,6 @@ class UserWorker:
 
     def __init__(self, callbacks: Callbacks, n_shots: int, n_pixels: int, n_delays: int):
         self._callbacks = callbacks
-        self._names = callbacks.array_names
         self._n_pixels = n_pixels
         self._n_delays = n_delays
         self._data = WorkerData(n_shots, n_pixels)
@@ -175,7 +175,7 @@ class UserWorker:
         (row,) = history.insert(np.array([shot_id])).tolist()
         if not is_stored:
             return
-        self._callbacks.call("workerAdjustData", values)
+        self._callbacks.adjust(values)
         self._data.X[row] = values
         self._data.T[row] = shot_id
         self._tell("workerAfterDataInsert", STORED, shot_id, row)
@@ -193,19 +193,10 @@ class UserWorker:
         """Return what the user's class calculates. Raises ConfigError where it is of another shape
         than agreed, or not finite.
         """
-        arrays, counts, flags = self._calculated()
-        check = self._callbacks.check
-        check("workerCalc", "arrays", sorted(self._names), sorted(arrays))
-        expected = (self._n_delays, self._n_pixels)
-        for name in self._names:
-            values = np.asarray(arrays[name])
-            check("workerCalc", f"{name} of shape", expected, values.shape)
-            check("workerCalc", f"{name} finite:", True, bool(np.isfinite(values).all()))
-        check("workerCalc", "counts of shape", (self._n_delays,), np.shape(counts))
-        check("workerCalc", "flags of shape", (self._n_pixels,), np.shape(flags))
-        stacked = np.stack([np.asarray(arrays[name], np.float64) for name in self._names])
-        numbers = np.array([*counts, *self._data.history.counts], np.int64)
-        return Result(stacked, numbers, np.ascontiguousarray(flags, np.int8))
+        values, counts, flags = self._callbacks.calculated(
+            self._calculated(), self._n_delays, self._n_pixels
+        )
+        return Result(values, np.array([*counts, *self._data.history.counts], np.int64), flags)
 
     def _calculated(self) -> Any:
         """Return what `workerCalc` returns, by either form."""

@@ -20,6 +20,7 @@ from spreadflow.config import SpreadConfig
 from spreadflow.errors import FileError, SpreadOutcome, StageWarning
 from spreadflow.io import store
 from spreadflow.io.factor_files import FactorFiles
+from spreadflow.io.pieces import Piece
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import warn
 from spreadflow.models import MosaicOfLattice
@@ -44,7 +45,7 @@ from spreadflow.stages.expansions import (
     Expansion,
     LatticeRow,
     StartsOfBlock,
-    expanded_block,
+    expanded,
     starts_again,
 )
 from spreadflow.stages.pixel_models import sections_of
@@ -291,10 +292,12 @@ def _expand(
         model = models[row.run]
         return expand_lattice(lattice, mosaic, model, context.config.stage1, section, start)
 
-    def make(block: int) -> products.Gram:
-        return expanded_block(expansion, block, starts(block), expand)
+    def make(piece: Piece) -> products.Gram:
+        return expanded(expansion, piece, starts(piece.block), expand)
 
-    skeleton.run(parts, make, f"spread, cycle {cycle}", context.world)
+    work = skeleton.PieceWork(make, section.block_lattices, "lattices")
+    n_lattices = [len(block.lattices) for block in context.blocks]
+    skeleton.run(parts, n_lattices, work, f"spread, cycle {cycle}", context.world)
     parts.finish(
         context.world,
         sites=curves.site_names(context.config),
@@ -306,8 +309,8 @@ def _expand(
 
 
 def _read_cycle(context: Context, parts: store.Parts[products.Gram], about: About) -> Cycle:
-    """Return the lattices of a finished cycle, of which this rank holds those of its blocks.
-    Collective.
+    """Return the lattices of a finished cycle, of which this rank holds those of the blocks that it
+    is dealt. Collective.
 
     Raises FileError where none can be used.
     """
@@ -324,10 +327,11 @@ def _read_cycle(context: Context, parts: store.Parts[products.Gram], about: Abou
     grams: list[Gram] = []
     sizes = np.array([len(block.lattices) for block in context.blocks])
     first_rows = np.cumsum(sizes) - sizes
-    for block in range(world.rank, len(sizes), world.size):
+    for block in skeleton.deal(parts, products.Gram.triangles, world):
         for row, lattice_gram in gram_rows.grams_of(parts.read(block)):
             numbers.append(int(np.searchsorted(used, first_rows[block] + row)))
             grams.append(lattice_gram)
+    world.count("lattices held", len(grams))
     sums = LatticeSums(
         grams,
         about.moved(model.factors),

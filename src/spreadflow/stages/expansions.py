@@ -12,6 +12,7 @@ from typing import NamedTuple
 from spreadflow.config import Stage1Section
 from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import store
+from spreadflow.io.pieces import Piece
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.products import Annulus, Column, Gram, Stage1, gram, stage1
 from spreadflow.recipes import gram_rows
@@ -109,31 +110,31 @@ def _starts(
     }
 
 
-def expanded_block(expansion: Expansion, number: int, starts: Starts, expand: Expand) -> Gram:
-    """Return the part of one block."""
-    block = expansion.blocks[number]
+def expanded(expansion: Expansion, piece: Piece, starts: Starts, expand: Expand) -> Gram:
+    """Return some lattices of one block."""
+    block = expansion.blocks[piece.block]
     shoeboxes = block.read()
-    pieces = []
-    for row in block.lattices:
+    of_lattices = []
+    for row in block.lattices[piece.first : piece.end]:
         start_time = time.process_time()
         identity = shoeboxes.lattices[row : row + 1]
         lattice = LatticeRow(row, identity.run.item(), identity.shot_id.item(), identity.k.item())
         not_refined = (SpreadOutcome.NOT_REFINED, None)
         outcome, start = starts.get((lattice.shot_id, lattice.k), not_refined)
-        piece = gram_rows.unused(len(expansion.unknowns), expansion.n_channels)
+        own = gram_rows.unused(len(expansion.unknowns), expansion.n_channels)
         if outcome == SpreadOutcome.USED and start is not None:
-            expanded = expand(shoeboxes, lattice, start)
-            outcome = expanded.outcome
-            if expanded.gram is None:
+            result = expand(shoeboxes, lattice, start)
+            outcome = result.outcome
+            if result.gram is None:
                 words = "shot %016x lattice %d: %s (%s)"
-                of_lattice = (lattice.shot_id, lattice.k, outcome.name, expanded.why)
+                of_lattice = (lattice.shot_id, lattice.k, outcome.name, result.why)
                 expansion.log.warning(words, *of_lattice)
             else:
-                piece = gram_rows.used(expanded, expansion.unknowns)
-        piece.lattices.run = identity.run
-        piece.lattices.shot_id = identity.shot_id
-        piece.lattices.k = identity.k
-        piece.lattices.outcome = [outcome]
-        piece.lattices.seconds = [time.process_time() - start_time]
-        pieces.append(piece)
-    return Gram.joined(pieces)
+                own = gram_rows.used(result, expansion.unknowns)
+        own.lattices.run = identity.run
+        own.lattices.shot_id = identity.shot_id
+        own.lattices.k = identity.k
+        own.lattices.outcome = [outcome]
+        own.lattices.seconds = [time.process_time() - start_time]
+        of_lattices.append(own)
+    return Gram.joined(of_lattices)

@@ -1,5 +1,5 @@
 """The lattices of another program that level 0 takes in place of those of `index`: read block by
-block, each rank its own.
+block, each rank its own. How many spots a shot has is not known before it is read.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,10 @@ def read(
     listed = Listed("level0", section.paths, section)
     size = shots_of_block(listed.detector)
     n_shots = len(listed.names)
-    firsts = range(0, n_shots, size)
+    blocks = [range(n_shots)[first : first + size] for first in range(0, n_shots, size)]
     shots = {
-        number: [(row, listed.read(row)) for row in range(n_shots)[first : first + size]]
-        for number, first in enumerate(firsts)
-        if number % world.size == world.rank
+        number: [(row, listed.read(row)) for row in blocks[number]]
+        for number in world.deal([len(block) for block in blocks])
     }
     space_group = section.space_group or _space_group(listed, shots, world)
     run = ImportedRun(section, listed.detector, space_group)

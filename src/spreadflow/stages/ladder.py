@@ -1,7 +1,8 @@
 """ladder: the regression series on the pixels of an annulus, rung by rung on the same lattices.
 
 Rung 00 reads every lattice before anything else; the blocks of the others are the parts of the
-annulus.
+annulus. A rung starts from the one before, so that no more ranks model lattices than there are
+lattices to model.
 """
 
 import resource
@@ -20,6 +21,7 @@ from spreadflow.analysis.strength import i_over_sigma
 from spreadflow.config import LadderConfig
 from spreadflow.errors import LatticeOutcome
 from spreadflow.io import store
+from spreadflow.io.pieces import Piece
 from spreadflow.log import logger
 from spreadflow.models import Mosaic, ReflectionFlag
 from spreadflow.parallel import World
@@ -42,6 +44,12 @@ TURN = 101
 """Number of the purpose of the random streams of the turns that lattices start with; the simulation
 uses none of this number.
 """
+
+ONLY_READ = 0.01
+"""What a lattice costs that is only read, beside one that is modelled."""
+
+MOST_READ = 8
+"""Lattices of a piece, at most: about as many as an annulus has in a part."""
 
 
 class Context(NamedTuple):
@@ -97,7 +105,15 @@ def run(
         section=attributes["config"],
         log=log,
     )
-    skeleton.run(parts, lambda block: _part(context, block), word, world)
+
+    def make(piece: Piece) -> Ladder:
+        n_modelled = int(chosen[piece.block][piece.first : piece.end].sum())
+        world.count("modelled lattices", n_modelled)
+        return _piece(context, piece)
+
+    costs = [np.where(of_part, 1.0, ONLY_READ) for of_part in chosen]
+    work = skeleton.PieceWork(make, MOST_READ, "lattices", costs)
+    skeleton.run(parts, [len(of_part) for of_part in chosen], work, word, world)
     parts.finish(
         world,
         config=section.model_dump(mode="json"),
@@ -202,30 +218,30 @@ def _share_of(part: int, n_parts: int, n_lattices: int | None) -> float:
     return n_each + (part < n_more)
 
 
-def _part(context: Context, number: int) -> Ladder:
-    """Return the part of one block."""
-    annulus = context.parts[number].read()
+def _piece(context: Context, piece: Piece) -> Ladder:
+    """Return some lattices of one block."""
+    annulus = context.parts[piece.block].read()
     lattices = annulus.lattices
-    pieces = []
-    for row in range(len(lattices)):
+    of_lattices = []
+    for row in range(piece.first, piece.end):
         lattice = unpack(annulus, row)
         run = lattices.run[row]
         shot_id = lattices.shot_id[row]
         k = lattices.k[row]
-        piece = Ladder()
-        if context.chosen[number][row]:
+        own = Ladder()
+        if context.chosen[piece.block][row]:
             turn = _turn(context.config, int(shot_id), int(k))
             turned = lattice._replace(A=turn @ lattice.A)
             try:
-                piece = _model(context.config, turned, context.models[run])
+                own = _model(context.config, turned, context.models[run])
             except Unsolvable as error:
                 words = "shot %016x lattice %d has no models: %s"
                 context.log.warning(words, shot_id, k, error)
         identity = {"run": run, "shot_id": shot_id, "k": k}
         counts = _count_flagged(lattice, context.section)
-        piece.lattices = Ladder.lattices.from_rows([identity | counts])
-        pieces.append(piece)
-    return Ladder.joined(pieces)
+        own.lattices = Ladder.lattices.from_rows([identity | counts])
+        of_lattices.append(own)
+    return Ladder.joined(of_lattices)
 
 
 def _count_flagged(lattice: PackedLattice, section: dict[str, Any]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 level0.fit.json beside it.
 
 There are two passes, so that spots are indexed and weighted once more with the detector at its
-refined position. Blocks are the parts of `index`.
+refined position. Blocks are a few shots of a part of `index`; ranks keep their lattices in memory,
+and are dealt blocks by the number of their spots.
 """
 
 import json
@@ -36,8 +37,8 @@ from spreadflow.units import wavelength
 PASSES = 2
 """Refinements of the detector: the second one indexes the spots anew at the refined position."""
 
-LEAST_SHOTS_OF_BLOCK = 8
-"""Shots of a block: a rank works on one at a time."""
+LEAST_SHOTS_OF_BLOCK = 4
+"""Shots of a block, at least."""
 
 MOST_BYTES_PER_SHOT = 100_000
 """Bytes of the sums of a block for each of its shots: the sums of all blocks are kept."""
@@ -268,11 +269,33 @@ def _read(
     reader = store.PartReader[Index]([Index.shots.shot_id, Index.spots, Index.lattices])
     lattices = {}
     outcomes = {}
-    for number in range(world.rank, len(blocks), world.size):
+    for number in world.deal(_costs(index, blocks, section)):
         block = blocks[number]
         part = reader.read(block.part)
         lattices[number], outcomes[number] = _lattices(block, part, spectra[block.run], section)
     return _limited(lattices, outcomes, section, world)
+
+
+def _costs(index: list[Path], blocks: list[Block], section: Level0Section) -> list[float]:
+    """Return what each block costs: the indexed spots of its lattices, as far as these may take
+    part.
+    """
+    wanted = [Index.lattices.shot, Index.lattices.n_indexed]
+    of_runs = [store.read(path, Index, wanted).lattices for path in index]
+    limit = section.max_lattices
+    n_of_runs: list[np.ndarray] = []
+    for lattices in of_runs:
+        is_enough = lattices.n_indexed >= section.min_reflections
+        if limit is not None:
+            is_enough &= np.cumsum(is_enough) <= limit
+            limit -= int(is_enough.sum())
+        n_of_runs.append(np.bincount(lattices.shot, lattices.n_indexed * is_enough))
+    costs = []
+    for block in blocks:
+        first = block.part.rows("shots").start
+        shots = slice(first + block.shots.start, first + block.shots.stop)
+        costs.append(float(n_of_runs[block.run][shots].sum()))
+    return costs
 
 
 def _limited(
@@ -283,6 +306,7 @@ def _limited(
 ) -> tuple[dict[int, list[IndexedLattice]], dict[int, np.ndarray]]:
     """Return the lattices of this rank, those beyond `max_lattices` as SURPLUS. Collective."""
     kept = _at_most(lattices, section.max_lattices, world)
+    world.count("lattices", sum(map(len, kept.values())))
     for number, of_block in outcomes.items():
         n_kept = len(kept[number])
         of_block[Level0Outcome.SURPLUS] = of_block[Level0Outcome.USED] - n_kept

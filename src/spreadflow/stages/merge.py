@@ -26,8 +26,16 @@ from spreadflow.recipes import merge_checks
 from spreadflow.units import wavelength
 
 MAX_GROUPS = 128
-"""Most groups of parts, which are added in order whatever the number of ranks: ranks beyond this
+"""Most groups of lattices, which are added in order whatever the number of ranks: ranks beyond this
 number have no work.
+"""
+
+MOST_OF_FEW = 64
+"""Most groups that few parts are cut into: enough for several on each of 8 ranks."""
+
+LEAST_OF_UNIQUE = 0.03
+"""Reflections of a group of fewer lattices than a part has, over the number of unique ones: sums by
+unique reflection are cleared and added for each group.
 """
 
 REFLECTIONS = (
@@ -49,6 +57,7 @@ OF_RUN = (
     Reindex.lattices.shot,
     Reindex.lattices.shot_id,
     Reindex.lattices.k,
+    Reindex.lattices.n_sound,
 )
 """Columns that are read of the manifest of `reindex`."""
 
@@ -166,7 +175,8 @@ def scale(
     unique = merging.Unique(crystal.cell, crystal.space_group, section.d_min)
     parts = _parts(reindex, cells, crystal.runs)
     columns = tuple(dict.fromkeys((*REFLECTIONS, *keep)))
-    own, reflections = _read(_groups(parts), parts, columns, world, word)
+    groups = _groups(parts, len(unique))
+    own, reflections = _read(groups, parts, columns, world, word)
     read = reflections.as_dict()
     kept = Reflections(**{column.name: read[column.name] for column in keep})
     lattice = reflections.lattice if keep else np.empty(0, np.int64)
@@ -280,41 +290,64 @@ def _parts(reindex: list[Path], cells: Path, runs: list[str]) -> list[Part]:
     return parts
 
 
-def _groups(parts: list[Part]) -> list[np.ndarray]:
-    """Return the numbers of the parts of each group, in order."""
-    n_groups = min(len(parts), MAX_GROUPS)
-    return np.array_split(np.arange(len(parts)), n_groups)
+class Groups(NamedTuple):
+    """Lattices whose sums are formed together: those of some parts, or some of one part."""
+
+    of_parts: list[np.ndarray]
+    """of each part (accepted lattice,) the number of its group, ascending"""
+    costs: np.ndarray
+    """(group,) its reflections, about"""
+
+
+def _groups(parts: list[Part], n_unique: int) -> Groups:
+    """Return the groups of accepted lattices, the same on any number of ranks."""
+    most = max(MOST_OF_FEW // len(parts), 1)
+    n_rows = np.array([part.part.n_rows("reflections") for part in parts])
+    n_of_parts = np.clip(n_rows / (LEAST_OF_UNIQUE * n_unique), 1, most).astype(int)
+    n_all = int(n_of_parts.sum())
+    together = np.array_split(np.arange(n_all), min(n_all, MAX_GROUPS))
+    group = np.repeat(np.arange(len(together)), [len(numbers) for numbers in together])
+
+    firsts = np.cumsum(n_of_parts) - n_of_parts
+    of_parts = []
+    costs = np.zeros(len(together))
+    for (run, part), first, n in zip(parts, firsts.tolist(), n_of_parts.tolist(), strict=True):
+        rows = part.rows("lattices")
+        n_sound = run.reindex.lattices.n_sound[rows][run.accepted.is_accepted[rows]]
+        place = np.arange(len(n_sound)) * n // max(len(n_sound), 1)
+        of_parts.append(group[first + place])
+        costs += np.bincount(of_parts[-1], n_sound, len(costs))
+    return Groups(of_parts, costs)
 
 
 def _read(
-    groups: list[np.ndarray],
-    parts: list[Part],
-    wanted: tuple[Column, ...],
-    world: World,
-    word: str,
+    groups: Groups, parts: list[Part], wanted: tuple[Column, ...], world: World, word: str
 ) -> tuple[OwnLattices, Reflections]:
     """Return the accepted lattices of this rank's groups and their reflections, whose `lattice` is
     a row of these; the result of the stage does not depend on which groups these are. wanted:
     columns of reflections.
     """
-    own_groups = range(world.rank, len(groups), world.size)
-    own_parts = [parts[number] for group in own_groups for number in groups[group]]
-    n_rows = sum(part.part.n_rows("reflections") for part in own_parts)
+    is_early = np.arange(len(groups.costs)) % scaling.START_EVERY == 0
+    own_groups = world.deal(groups.costs.tolist(), is_early.tolist())
+    is_own = [np.isin(of_part, own_groups) for of_part in groups.of_parts]
+    own_parts = [number for number in range(len(parts)) if is_own[number].any()]
+    n_rows = sum(parts[number].part.n_rows("reflections") for number in own_parts)
     reflections = _unfilled(wanted, n_rows)
     lattices = [NO_LATTICES]
     n_lattices = 0
     n_reflections = 0
-    with Progress(word, len(groups), world, "groups") as progress:
-        for group in own_groups:
-            for number in groups[group].tolist():
-                end = n_reflections + parts[number].part.n_rows("reflections")
-                own = reflections[n_reflections:end]
-                of_part, n_kept = _read_part(group, parts[number], wanted, own)
-                own.lattice[:n_kept] += n_lattices
-                lattices.append(of_part)
-                n_lattices += len(of_part.k)
-                n_reflections += n_kept
-            progress.at(group + 1)
+    with Progress(word, len(parts), world, "parts") as progress:
+        for number in own_parts:
+            end = n_reflections + parts[number].part.n_rows("reflections")
+            own = reflections[n_reflections:end]
+            group = np.where(is_own[number], groups.of_parts[number], -1)
+            of_part, n_kept = _read_part(group, parts[number], wanted, own)
+            own.lattice[:n_kept] += n_lattices
+            lattices.append(of_part)
+            n_lattices += len(of_part.k)
+            n_reflections += n_kept
+            progress.at(number + 1)
+    world.count("lattices", n_lattices)
     joined = OwnLattices(*map(np.concatenate, zip(*lattices, strict=True)))
     return joined, reflections[:n_reflections]
 
@@ -329,18 +362,21 @@ def _unfilled(wanted: tuple[Column, ...], n: int) -> Reflections:
 
 
 def _read_part(
-    group: int, part: Part, wanted: tuple[Column, ...], reflections: Reflections
+    group: np.ndarray, part: Part, wanted: tuple[Column, ...], reflections: Reflections
 ) -> tuple[OwnLattices, int]:
-    """Read the reflections of one part into as many rows, those of accepted lattices first. Return
-    the accepted lattices, and the number of their reflections.
+    """Read the reflections of one part into as many rows, those of this rank's lattices first.
+    Return these lattices, and the number of their reflections.
+
+    group: (accepted lattice,) −1 = of another rank.
     """
     run, of_run = part
     in_part = of_run.rows("lattices")
-    is_accepted = run.accepted.is_accepted[in_part]
-    own = run.reindex.lattices[in_part][is_accepted]
+    is_own = run.accepted.is_accepted[in_part].copy()
+    is_own[is_own] = group >= 0
+    own = run.reindex.lattices[in_part][is_own]
     reindex = of_run.read([Reindex.shots.pulse_photons, *wanted], into=reflections)
     lattices = OwnLattices(
-        group=np.full(len(own), group),
+        group=group[group >= 0],
         run=np.full(len(own), run.number),
         shot_id=own.shot_id,
         k=own.k,
@@ -349,14 +385,14 @@ def _read_part(
     )
 
     n_kept = len(reflections)
-    if not is_accepted.all():
-        is_kept = is_accepted[reflections.lattice]
+    if not is_own.all():
+        is_kept = is_own[reflections.lattice]
         n_kept = int(is_kept.sum())
         for column in reflections.as_dict().values():
             column[:n_kept] = column[is_kept]
     kept = reflections[:n_kept]
     kept.hkl[:] = brought(kept.hkl, run.accepted.setting[in_part], kept.lattice)
-    row_of_lattice = np.cumsum(is_accepted) - 1
+    row_of_lattice = np.cumsum(is_own) - 1
     kept.lattice[:] = row_of_lattice[kept.lattice]
     return lattices, n_kept
 

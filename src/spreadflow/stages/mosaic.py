@@ -1,8 +1,9 @@
 """mosaic: how the mosaic domains of lattices are turned, learned from their pixels. Writes
 mosaic.h5 with its parts.
 
-A distribution that lattices share is learned by all ranks together: one part. Where each lattice
-has its own, a block is at most `block_lattices` lattices of one part of the shoeboxes.
+A distribution that lattices share is learned by all ranks together: one part, and each rank keeps
+the lattices that it fitted. Where each lattice has its own, a block is at most `block_lattices`
+lattices of one part of the shoeboxes.
 """
 
 import time
@@ -18,6 +19,7 @@ from spreadflow.analysis.pixels import lattice_fit, mosaic_learning
 from spreadflow.config import MosaicConfig, PixelsSection, Stage1Section
 from spreadflow.errors import LearnedOutcome
 from spreadflow.io import shoebox_blocks, store
+from spreadflow.io.pieces import Piece
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import Progress, logger
 from spreadflow.parallel import World
@@ -92,10 +94,11 @@ def run(
             _learn_together(context, parts, world)
         else:
 
-            def make(number: int) -> Mosaic:
-                return _learn_alone(context, blocks[number])
+            def make(piece: Piece) -> Mosaic:
+                return _learn_alone(context, piece)
 
-            skeleton.run(parts, make, word, world)
+            work = skeleton.PieceWork(make, size, "lattices")
+            skeleton.run(parts, [len(block.lattices) for block in blocks], work, word, world)
     outcomes = skeleton.outcomes(parts, Mosaic.lattices.outcome, LearnedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     parts.finish(
@@ -112,10 +115,12 @@ def run(
 # ---------------------------------------------------------------- each lattice its own
 
 
-def _learn_alone(context: Context, block: ShoeboxBlock) -> Mosaic:
-    """Return the part of one block, each lattice learned by itself."""
+def _learn_alone(context: Context, piece: Piece) -> Mosaic:
+    """Return some lattices of one block, each learned by itself."""
+    block = context.blocks[piece.block]
     shoeboxes = block.read()
-    return Mosaic.joined([_learn_one(context, shoeboxes, row) for row in block.lattices])
+    rows = block.lattices[piece.first : piece.end]
+    return Mosaic.joined([_learn_one(context, shoeboxes, row) for row in rows])
 
 
 def _learn_one(context: Context, shoeboxes: Annulus, row_number: int) -> Mosaic:
@@ -183,6 +188,7 @@ def _pupils(context: Context, chosen: list[int], world: World) -> dict[int, Pupi
             progress.at(number)
             block = context.blocks[chosen[number]]
             pupils[number] = _pupil(context, block.read(), block.lattices[0])
+            world.count("lattices", 1)
         progress.at(len(chosen))
     return pupils
 

@@ -5,6 +5,7 @@ A block is as many shots of `predict` of one run, in their order, as hold `pack.
 lattices; its pieces are a few shots. Datasets and attributes are those of `annulus` and `wide`.
 """
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,21 +25,22 @@ from spreadflow.stages import cutting
 from spreadflow.stages.cutting import Cutting
 
 LARGEST_PIECE = 8
-"""Shots whose pixels are cut out together, before they are written."""
+"""Shots that a rank cuts out before it writes them."""
 
 CARRIED = ("runs", "space_group", "detectors", "polarizations")
 """Attributes of predict that shoeboxes carry on."""
 
 
-class PredictedShots(NamedTuple):
-    """Shots of one part of the product of predict that hold predicted lattices."""
+class PredictedShot(NamedTuple):
+    """A shot that holds predicted lattices."""
 
     part: store.Part[Predict]
+    """of the product of predict, that which has it"""
     run: int
     rows: np.ndarray
-    """of the predicted lattices in the part"""
-    shot: int
-    """number in the run of a shot of theirs"""
+    """of its predicted lattices in the part"""
+    number: int
+    """in its run"""
     shot_id: int
 
 
@@ -71,14 +73,15 @@ def run(
     )
 
     def make(piece: Piece) -> Annulus:
+        shots = blocks[piece.block][piece.first : piece.end]
         cuttings = [
-            _cutting(section, shots, reader.read(shots.part), sources[shots.run], n_channels)
-            for shots in blocks[piece.block][piece.first : piece.end]
+            _cutting(section, list(of_part), reader, sources, n_channels)
+            for _, of_part in groupby(shots, key=lambda shot: shot.part.number)
         ]
-        return Pack.joined([cutting.cut_out(of_shots, Pack) for of_shots in cuttings])
+        return Pack.joined([cutting.cut_out(of_part, Pack) for of_part in cuttings])
 
-    work = skeleton.PieceWork(make, largest=1, units="groups of shots")
-    skeleton.run_pieces(parts, [len(block) for block in blocks], work, word, world)
+    work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
+    skeleton.run(parts, [len(block) for block in blocks], work, word, world)
     limits = {name: attributes["config"][name] for name in ("d_min", "d_max")}
     parts.finish(
         world,
@@ -86,7 +89,7 @@ def run(
         config=section.model_dump(mode="json") | limits,
         **{name: attributes[name] for name in CARRIED},
     )
-    n_lattices = sum(len(shots.rows) for shots in predicted)
+    n_lattices = sum(len(shot.rows) for shot in predicted)
     log.info("%d lattices in %d parts", n_lattices, len(blocks))
 
 
@@ -104,8 +107,8 @@ def _open(
     return sources
 
 
-def _predicted_shots(predict: Path) -> list[PredictedShots]:
-    """Return the shots of predict with predicted lattices, a few at a time."""
+def _predicted_shots(predict: Path) -> list[PredictedShot]:
+    """Return the shots of predict with predicted lattices, in their order."""
     described = Predict.lattices
     wanted = [described.run, described.outcome, described.shot, described.shot_id]
     lattices = store.read(predict, Predict, wanted).lattices
@@ -113,69 +116,71 @@ def _predicted_shots(predict: Path) -> list[PredictedShots]:
     for part in store.parts_of(predict, Predict):
         own = lattices[part.rows("lattices")]
         is_predicted = own.outcome == PredictedOutcome.PREDICTED
-        number = np.where(is_predicted, own.shot // LARGEST_PIECE, -1)
-        for number_of_shots in np.unique(number[number >= 0]):
-            rows = np.flatnonzero(number == number_of_shots)
+        for number in np.unique(own.shot[is_predicted]).tolist():
+            rows = np.flatnonzero(is_predicted & (own.shot == number))
             predicted.append(
-                PredictedShots(
+                PredictedShot(
                     part=part,
                     run=int(own.run[rows[0]]),
                     rows=rows,
-                    shot=int(own.shot[rows[0]]),
+                    number=number,
                     shot_id=int(own.shot_id[rows[0]]),
                 )
             )
     return predicted
 
 
-def _blocks(predicted: list[PredictedShots], size: int) -> list[list[PredictedShots]]:
+def _blocks(predicted: list[PredictedShot], size: int) -> list[list[PredictedShot]]:
     """Return shots that follow each other, as many of a run together as hold `size` lattices; those
     that hold more stand alone.
     """
-    blocks: list[list[PredictedShots]] = []
+    blocks: list[list[PredictedShot]] = []
     n_lattices = 0
-    for shots in predicted:
-        is_other_run = blocks and blocks[-1][-1].run != shots.run
-        if not blocks or is_other_run or n_lattices + len(shots.rows) > size:
+    for shot in predicted:
+        is_other_run = blocks and blocks[-1][-1].run != shot.run
+        if not blocks or is_other_run or n_lattices + len(shot.rows) > size:
             blocks.append([])
             n_lattices = 0
-        blocks[-1].append(shots)
-        n_lattices += len(shots.rows)
+        blocks[-1].append(shot)
+        n_lattices += len(shot.rows)
     return blocks
 
 
-def _ids(block: list[PredictedShots]) -> list[int]:
+def _ids(block: list[PredictedShot]) -> list[int]:
     """Return what tells shots from others: part, and row of their first lattice in it."""
-    return [number for shots in block for number in (shots.part.number, int(shots.rows[0]))]
+    return [number for shot in block for number in (shot.part.number, int(shot.rows[0]))]
 
 
-def _most_channels(sources: list[Source], predicted: list[PredictedShots]) -> int:
-    """Return the largest number of channels of the runs' spectra, from the last shots of each."""
-    last_of_run = {shots.run: shots for shots in predicted}
+def _most_channels(sources: list[Source], predicted: list[PredictedShot]) -> int:
+    """Return the largest number of channels of the runs' spectra, from the last shot of each."""
+    last_of_run = {shot.run: shot for shot in predicted}
     return max(
-        cutting.n_channels(sources[run], shots.shot, shots.shot_id)
-        for run, shots in last_of_run.items()
+        cutting.n_channels(sources[run], shot.number, shot.shot_id)
+        for run, shot in last_of_run.items()
     )
 
 
 def _cutting(
     section: PackSection,
-    shots: PredictedShots,
-    predict: Predict,
-    source: Source,
+    shots: list[PredictedShot],
+    reader: store.PartReader[Predict],
+    sources: list[Source],
     n_channels: int,
 ) -> Cutting:
-    """Return what is cut out for some shots. predict: their part."""
+    """Return what is cut out for some shots of one part."""
+    run = shots[0].run
+    predict = reader.read(shots[0].part)
     reflections = predict.reflections
+    rows = np.concatenate([shot.rows for shot in shots])
     is_of_shots = np.zeros(len(predict.lattices), dtype=bool)
-    is_of_shots[shots.rows] = True
+    is_of_shots[rows] = True
     is_chosen = np.isin(reflections.choice, CHOSEN)
     return Cutting(
-        source=source,
-        run=shots.run,
+        source=sources[run],
+        run=run,
         lattices=predict.lattices,
         reflections=reflections,
-        chosen_lattices=shots.rows,
+        chosen_lattices=rows,
         is_chosen=is_chosen & is_of_shots[reflections.lattice],
         border_px=section.border_px,
         n_channels=n_channels,

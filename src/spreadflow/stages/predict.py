@@ -123,9 +123,7 @@ def run(
         return _piece(context, block, reader.read(block.part), shots)
 
     n_shots = [block.part.n_rows("shots") for block in blocks]
-    skeleton.run_pieces(
-        parts, n_shots, skeleton.PieceWork(make, LARGEST_PIECE, "shots"), word, world
-    )
+    skeleton.run(parts, n_shots, skeleton.PieceWork(make, LARGEST_PIECE, "shots"), word, world)
     outcomes = skeleton.outcomes(parts, Predict.lattices.outcome, PredictedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["predicted"]:

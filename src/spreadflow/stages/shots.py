@@ -112,7 +112,7 @@ def index_shots(
 
     n_shots = [len(numbers) for numbers in of_blocks]
     work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
-    skeleton.run_pieces(parts, n_shots, work, product.word, world)
+    skeleton.run(parts, n_shots, work, product.word, world)
     counts = skeleton.outcomes(parts, Index.shots.outcome, Outcome, world)
     for line in _reasons(parts, world):
         log.info("%s", line)

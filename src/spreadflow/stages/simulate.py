@@ -67,6 +67,7 @@ def run(
             key = store.digest(base, path.name, kinds_of_file)
             if not _is_done(path, key):
                 _write(path, simulator, run, numbers, kinds_of_file, key)
+                world.count("shots", len(numbers))
             own_checksums[path.name] = store.checksum(path)
         progress.at(len(blocks))
     checksums = _united(world.gather(own_checksums))

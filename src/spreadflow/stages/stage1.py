@@ -1,10 +1,11 @@
 """stage1: every accepted lattice refined against its pixels. Writes stage1.h5 with its parts, and
 stage1.csv.
 
-A piece of a part is at most `block_lattices` lattices of one part of the shoeboxes.
+A piece of a part is at most `block_lattices` lattices.
 """
 
 import time
+from collections.abc import Iterator
 from logging import Logger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from spreadflow.log import logger, warn
 from spreadflow.models import Detector, MosaicOfLattice
 from spreadflow.parallel import World
 from spreadflow.physics import symmetry, unit_cell
-from spreadflow.products import SHOEBOXES, Stage1
+from spreadflow.products import SHOEBOXES, Annulus, Stage1
 from spreadflow.products.stage1 import Lattices
 from spreadflow.recipes import lattice_rows
 from spreadflow.recipes.lattice import (
@@ -41,7 +42,7 @@ LATTICES_OF_PART = 256
 """Lattices of a part."""
 
 N_SAMPLES = 8
-"""Shoeboxes of the first fitted lattice of a block whose pixels are kept, for pictures."""
+"""Shoeboxes of the first lattice of a block whose pixels are kept, for pictures."""
 
 MOST_OF_SPOTS = 0.5
 """Share of lattices that may keep orientation and cell of their spots without a warning."""
@@ -125,10 +126,11 @@ def run(
     )
 
     def make(piece: Piece) -> Stage1:
-        return _part(context, groups[piece.block][piece.first])
+        return _piece(context, groups[piece.block], piece)
 
-    work = skeleton.PieceWork(make, largest=1, units="blocks")
-    skeleton.run_pieces(parts, [len(group) for group in groups], work, word, world)
+    work = skeleton.PieceWork(make, section.block_lattices, "lattices")
+    n_lattices = [sum(len(block.lattices) for block in group) for group in groups]
+    skeleton.run(parts, n_lattices, work, word, world)
     outcomes = skeleton.outcomes(parts, Stage1.lattices.outcome, RefinedOutcome, world)
     log.info("%d lattices: %s", sum(outcomes.values()), skeleton.in_words(outcomes))
     if not outcomes["refined"] + outcomes["not_converged"]:
@@ -186,37 +188,56 @@ def _unknowns(
     return lattice_fit.names(max(of_lattices, key=len, default={}))
 
 
-def _part(context: Context, block: ShoeboxBlock) -> Stage1:
-    """Return the lattices of one block, refined."""
+def _piece(context: Context, group: list[ShoeboxBlock], piece: Piece) -> Stage1:
+    """Return some lattices of a part, refined. group: the blocks of the part."""
+    of_lattices = []
+    for block, rows in _in_piece(group, piece):
+        part = block.read()
+        for row in rows:
+            n_samples = N_SAMPLES if row == block.lattices[0] else 0
+            of_lattices.append(_refined(context, part, row, n_samples))
+    return Stage1.joined(of_lattices)
+
+
+def _in_piece(group: list[ShoeboxBlock], piece: Piece) -> Iterator[tuple[ShoeboxBlock, range]]:
+    """Yield each block of a part that has lattices of a piece, and their rows in the shoeboxes."""
+    n_before = 0
+    for block in group:
+        first, end = (max(number - n_before, 0) for number in (piece.first, piece.end))
+        rows = block.lattices[first:end]
+        if rows:
+            yield block, rows
+        n_before += len(block.lattices)
+
+
+def _refined(context: Context, part: Annulus, row_number: int, n_samples: int) -> Stage1:
+    """Return a lattice of a part of the shoeboxes, refined. n_samples: shoeboxes whose pixels are
+    kept.
+    """
     section = context.section
-    part = block.read()
-    pieces = []
-    n_samples = N_SAMPLES
-    for row_number in block.lattices:
-        start_time = time.process_time()
-        run = part.lattices.run[row_number]
-        shot_id = part.lattices.shot_id[row_number]
-        k = part.lattices.k[row_number]
-        lattice = unpack(part, row_number)
-        mosaic = context.mosaic_of(int(shot_id), int(k))
-        of_pixels = refine_lattice(lattice, mosaic, context.models[run], section)
-        fit = likelier(of_pixels, section)
-        if fit.why:
-            words = "shot %016x lattice %d: %s (%s)"
-            context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
-        row: dict[str, Any] = {"run": run, "shot_id": shot_id, "k": k, "outcome": fit.outcome}
-        piece = Stage1()
-        if fit.outcome in FITTED:
-            row |= lattice_rows.lattice_row(fit, context.unknowns, section.uncertainty)
-            piece.reflections = lattice_rows.reflection_rows(lattice, fit)
-            piece.samples, piece.sample_pixels = lattice_rows.sample_rows(lattice, fit, n_samples)
-            n_samples = 0
-        row["seconds"] = time.process_time() - start_time
-        piece.lattices = Stage1.lattices.blank(unknown=len(context.unknowns))
-        for name, value in row.items():
-            piece.lattices.put(name, [value])
-        pieces.append(piece)
-    return Stage1.joined(pieces)
+    start_time = time.process_time()
+    run = part.lattices.run[row_number]
+    shot_id = part.lattices.shot_id[row_number]
+    k = part.lattices.k[row_number]
+    lattice = unpack(part, row_number)
+    mosaic = context.mosaic_of(int(shot_id), int(k))
+    of_pixels = refine_lattice(lattice, mosaic, context.models[run], section)
+    fit = likelier(of_pixels, section)
+    if fit.why:
+        words = "shot %016x lattice %d: %s (%s)"
+        context.log.warning(words, shot_id, k, fit.outcome.name, fit.why)
+    row: dict[str, Any] = {"run": run, "shot_id": shot_id, "k": k, "outcome": fit.outcome}
+    refined = Stage1()
+    if fit.outcome in FITTED:
+        row |= lattice_rows.lattice_row(fit, context.unknowns, section.uncertainty)
+        refined.reflections = lattice_rows.reflection_rows(lattice, fit)
+        of_samples = lattice_rows.sample_rows(lattice, fit, n_samples)
+        refined.samples, refined.sample_pixels = of_samples
+    row["seconds"] = time.process_time() - start_time
+    refined.lattices = Stage1.lattices.blank(unknown=len(context.unknowns))
+    for name, value in row.items():
+        refined.lattices.put(name, [value])
+    return refined
 
 
 class _Sums(NamedTuple):

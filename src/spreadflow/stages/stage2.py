@@ -21,6 +21,7 @@ from spreadflow.errors import FileError, RefinedOutcome, SpreadOutcome
 from spreadflow.io import mtz, shoebox_blocks, store
 from spreadflow.io.factor_files import FactorFiles
 from spreadflow.io.mosaic import mosaic_of_lattices
+from spreadflow.io.pieces import Piece
 from spreadflow.io.shoebox_blocks import ShoeboxBlock
 from spreadflow.log import logger, warn
 from spreadflow.models import MosaicOfLattice
@@ -40,7 +41,7 @@ from spreadflow.stages.expansions import (
     LatticeRow,
     Starts,
     StartsOfBlock,
-    expanded_block,
+    expanded,
     starts_again,
     starts_from,
     unknowns_of,
@@ -298,10 +299,12 @@ def _expand(
         model = models[row.run]
         return intensities.expand_flat(lattice, mosaic, model, reflections, pixels, start)
 
-    def make(block: int) -> Gram:
-        return expanded_block(expansion, block, starts(block), expand)
+    def make(piece: Piece) -> Gram:
+        return expanded(expansion, piece, starts(piece.block), expand)
 
-    skeleton.run(parts, make, f"stage2, cycle {cycle}", context.world)
+    work = skeleton.PieceWork(make, context.config.stage2.block_lattices, "lattices")
+    n_lattices = [len(block.lattices) for block in context.blocks]
+    skeleton.run(parts, n_lattices, work, f"stage2, cycle {cycle}", context.world)
     parts.finish(
         context.world,
         energies_ev=models[0].energies_ev,
@@ -311,14 +314,14 @@ def _expand(
 
 
 def _batches(context: Context, parts: store.Parts[Gram]) -> stage2.Batches:
-    """Return the function that reads the batches of this rank, each time anew: they need not all
-    be in memory.
+    """Return the function that reads the batches which this rank is dealt, each time anew: they
+    need not all be in memory. Collective.
     """
-    world = context.world
+    blocks = skeleton.deal(parts, Gram.triangles, context.world)
     unique = context.reflections.unique
 
     def batches() -> Iterator[OwnBatch]:
-        for block in range(world.rank, len(parts.keys), world.size):
+        for block in blocks:
             part = parts.read(block)
             used = part.lattices.outcome == SpreadOutcome.USED
             half = identity_hash.half_sets(part.lattices.shot_id[used])

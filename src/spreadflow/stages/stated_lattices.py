@@ -67,7 +67,7 @@ def adopt(
         return Reindex.joined(rows)
 
     work = skeleton.PieceWork(make, LARGEST_PIECE, "shots")
-    skeleton.run_pieces(parts, [len(block) for block in of_blocks], work, word, world)
+    skeleton.run(parts, [len(block) for block in of_blocks], work, word, world)
     ends = _all_ends(listed, of_run, own_ends, world)
     counts = skeleton.outcomes(parts, Index.shots.outcome, Outcome, world)
     lattices = [one for end in ends for one in end.lattices]
@@ -128,10 +128,8 @@ def _identities(files: list[Path], section: LatticesSection, world: World) -> li
     """Return the identities of the files of a run, shared among the ranks. Collective."""
     tables = [path.with_suffix(".refl") for path in files if path.suffix == ".expt"]
     paths = [*files, *tables, *([section.geometry] if section.geometry else [])]
-    own = {
-        number: store.identity(paths[number])
-        for number in range(world.rank, len(paths), world.size)
-    }
+    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    own = {number: store.identity(paths[number]) for number in world.deal(sizes)}
     return world.gather_blocks(own)
 
 

@@ -1,13 +1,16 @@
 """Simulated speckle whose correlation in time is known, with what goes wrong in a stream.
 
-The field of a mode at a pixel is a complex Gaussian process that decays as exp(−Γ t); so g2 − 1 =
-β exp(−2 Γ t), where the contrast β is 1 over the number of modes (Siegert). Photons are Poisson.
+The field of a mode at a pixel is a complex Gaussian process that decays as f(t) = exp(−(Γ t)^γ); so
+g2 − 1 = β f(t)², where the contrast β is 1 over the number of modes (Siegert). A stretched decay,
+γ < 1, is that of a sum of processes of which each decays exponentially, at rates and with weights
+that come closest to it.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 
 from spreadflow.stream.shots import Accepts, Block, Event, slices
 
@@ -23,10 +26,14 @@ class Speckle(NamedTuple):
     """of a pixel in a shot"""
     decay: float
     """Γ, per unit of the shot id"""
+    stretch: float
+    """γ, from 0 to 1; 1 = exponential"""
     n_modes: int
     """1 over the contrast"""
-    is_poisson: bool
-    """False = the expected photons themselves"""
+    noise: Literal["poisson", "gaussian", "none"]
+    """photons are counted, or a Gaussian is added to what is expected of them, or nothing is"""
+    noise_photons: float
+    """standard deviation of the Gaussian"""
     missing: float
     duplicate: float
     disordered: float
@@ -58,6 +65,29 @@ def arrivals(speckle: Speckle) -> np.ndarray:
     return times[np.argsort(delayed, kind="stable")].astype(np.int64)
 
 
+N_RATES = 80
+"""Rates among which those of a stretched decay are, evenly spaced in their logarithm."""
+
+RATES = (1e-4, 1e4)
+"""The slowest and the fastest of them, in units of Γ."""
+
+DECAYED = 6.0
+"""(Γ t)^γ up to which a stretched decay is followed: e⁻⁶ of the field is left."""
+
+
+def components(decay: float, stretch: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return rates and weights, each (component,), of exponentials whose sum is a stretched one.
+    The weights sum to 1.
+    """
+    if stretch == 1:
+        return np.array([decay]), np.ones(1)
+    rates = np.geomspace(*RATES, N_RATES)
+    x = np.geomspace(1e-4, DECAYED, 4 * N_RATES) ** (1 / stretch)
+    weights, _ = scipy.optimize.nnls(np.exp(-np.outer(x, rates)), np.exp(-(x**stretch)))
+    is_used = weights > 0
+    return decay * rates[is_used], weights[is_used] / weights.sum()
+
+
 class SimulatedShots:
     """Speckle as a source of shots. Every reader follows the fields of all shots. n_shots: the
     first so many alone; 0 = all.
@@ -85,35 +115,45 @@ class SimulatedShots:
                 if remaining[n_followed]:
                     at_hand[n_followed] = expected
                 n_followed += 1
-            is_valid = np.array(
-                [accepts(Event(t, part.start + i)) for i, t in enumerate(ids.tolist())], bool
-            )
+            events = [Event(time, part.start + i) for i, time in enumerate(ids.tolist())]
+            is_valid = np.array([accepts(event) for event in events], bool)
             images = np.stack([self._image(time, at_hand[time]) for time in ids.tolist()])
             for time in self.shot_ids[done : part.stop].tolist():
                 remaining[time] -= 1
                 if not remaining[time]:
                     del at_hand[time]
             done = part.stop
-            yield Block(ids, images, is_valid)
+            yield Block(events, images, is_valid)
 
     def _expected(self) -> Iterator[np.ndarray]:
         """Yield the expected photons (pixel,) of one time after the other."""
         speckle = self.speckle
         rng = np.random.default_rng((speckle.seed, 1))
-        size = (2, speckle.n_modes, int(np.prod(speckle.shape)))
-        kept = np.exp(-speckle.decay)
+        rates, weights = components(speckle.decay, speckle.stretch)
+        kept, share = (values[:, None, None, None] for values in (np.exp(-rates), weights**0.5))
         added = np.sqrt(1 - kept**2)
-        field = rng.standard_normal(size)
+        size = (len(rates), 2, speckle.n_modes, int(np.prod(speckle.shape)))
+        fields = rng.standard_normal(size)
         while True:
+            field = np.sum(share * fields, axis=0)
             yield speckle.mean_photons * np.mean(np.sum(field**2, axis=0), axis=0) / 2
-            field = kept * field + added * rng.standard_normal(size)
+            fields = kept * fields + added * rng.standard_normal(size)
 
     def _image(self, time: int, expected: np.ndarray) -> np.ndarray:
         """Return the image of a shot, the same whenever it is asked for."""
         speckle = self.speckle
         rng = np.random.default_rng((speckle.seed, 2, time))
-        image = rng.poisson(expected) if speckle.is_poisson else expected.copy()
+        image = self._recorded(expected, rng)
         image[: speckle.n_dead] = 0
         if speckle.n_saturated and rng.random() < 0.01:
             image[-speckle.n_saturated :] = speckle.saturated
         return image.reshape(speckle.shape).astype(np.float32)
+
+    def _recorded(self, expected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return expected photons with noise."""
+        match self.speckle.noise:
+            case "poisson":
+                return rng.poisson(expected)
+            case "gaussian":
+                return expected + self.speckle.noise_photons * rng.standard_normal(len(expected))
+        return expected.copy()

@@ -1,21 +1,42 @@
-"""Shots in stacks of images, one after the other: HDF5 datasets, or image files of any format."""
+"""Shots in stacks of images, one after the other: HDF5 datasets, or image files of any format.
 
-from collections.abc import Callable, Iterator, Sequence
+Files may be followed while they are written: the last one may grow, as HDF5 lets it in the mode for
+a single writer and many readers (SWMR), and more may come, renamed into place when they are whole.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import hdf5plugin
 import numpy as np
 
 from spreadflow.errors import FileError
-from spreadflow.io.images import open_image
-from spreadflow.stream.shots import Accepts, Block, Event, slices
+from spreadflow.io.images import ImageFile, expand, open_image
+from spreadflow.stream.shots import Accepts, Block, Event
 
 assert hdf5plugin.PLUGIN_PATH  # its import is what lets HDF5 decompress
 
 BROKEN = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 """What HDF5 raises where a file is damaged or not as expected."""
+
+LOOK_S = 0.05
+"""Seconds between looks at files that are followed: short beside the time that a block of shots
+takes to come.
+"""
+
+
+class Datasets(NamedTuple):
+    """What is read of each file."""
+
+    images: str | None
+    """(shot, ...) images in HDF5; None = a file of a format that is known"""
+    shot_ids: str | None = None
+    """(shot,) whole numbers; None = shots are counted through all files"""
+    monitors: Mapping[str, str] = {}
+    """name → (shot, ...) what else was recorded with them"""
 
 
 class Stack(Protocol):
@@ -23,7 +44,7 @@ class Stack(Protocol):
 
     @property
     def n_shots(self) -> int:
-        """Their number."""
+        """Their number, by now."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,14 +57,23 @@ class Stack(Protocol):
 class DatasetStack:
     """The images in an HDF5 dataset (shot, ...). Raises FileError where there is none."""
 
-    def __init__(self, path: Path, dataset: str):
+    def __init__(self, path: Path, dataset: str, may_grow: bool = False):
         try:
-            self._images = h5py.File(path, "r", locking=False)[dataset]
-            self.n_shots, *shape = self._images.shape
+            self._file = h5py.File(path, "r", locking=False, swmr=may_grow)
+            self._images = self._file[dataset]
+            _, *shape = self._images.shape
         except BROKEN as error:
             expected = f"an HDF5 file with images in {dataset}"
             raise FileError(path, expected, error, "Check correlate.dataset.") from None
         self.shape = tuple(shape)
+        self._may_grow = may_grow
+
+    @property
+    def n_shots(self) -> int:
+        """Their number, by now."""
+        if self._may_grow:
+            self._images.refresh()
+        return len(self._images)
 
     def read(self, number: int, image: np.ndarray) -> None:
         """Set an array to the numbers of an image as they are stored."""
@@ -56,100 +86,255 @@ class FileStack:
     """
 
     def __init__(self, path: Path):
-        self._file = open_image(path)
-        self.n_shots = self._file.n_frames
-        self.shape = self._file.mask.shape
-        self._offset_adu, self._adu_per_photon = self._file.pedestal
+        self.header = open_image(path)
+        self.n_shots = self.header.n_frames
+        self.shape = self.header.mask.shape
+        self._offset_adu, self._adu_per_photon = self.header.pedestal
 
     def read(self, number: int, image: np.ndarray) -> None:
         """Set an array to an image in photons."""
-        photons = (self._file.frame(number) - self._offset_adu) / self._adu_per_photon
-        image[:] = np.where(self._file.mask, photons, np.nan)
+        photons = (self.header.frame(number) - self._offset_adu) / self._adu_per_photon
+        image[:] = np.where(self.header.mask, photons, np.nan)
+
+
+class _Beside:
+    """What stands beside the images of a file, by name: ids and monitors. Raises FileError where it
+    is not there, or not of each shot.
+    """
+
+    IDS = "shot_ids"
+    """Stands for the ids: no monitor has this name"""
+
+    def __init__(self, path: Path, datasets: Datasets, may_grow: bool):
+        named = dict(datasets.monitors)
+        if datasets.shot_ids is not None:
+            named[self.IDS] = datasets.shot_ids
+        self._path = path
+        self._may_grow = may_grow
+        self._columns: dict[str, h5py.Dataset] = {}
+        file = None
+        for name, dataset in named.items():
+            try:
+                file = file or h5py.File(path, "r", locking=False, swmr=may_grow)
+                self._columns[name] = file[dataset]
+                len(self._columns[name])
+            except BROKEN as error:
+                raise self._wrong(name, f"an HDF5 file with {dataset}", error) from None
+        ids = self._columns.get(self.IDS)
+        if ids is not None and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+            found = f"{ids.dtype} of shape {ids.shape}"
+            raise self._wrong(self.IDS, f"whole numbers in {datasets.shot_ids}", found)
+
+    def check(self, n_shots: int) -> None:
+        """Raise FileError where it is of another number of shots."""
+        for name, column in self._columns.items():
+            if len(column) != n_shots:
+                raise self._wrong(
+                    name, f"one in {column.name} for each of {n_shots} images", column
+                )
+
+    def n_shots(self, n_images: int) -> int:
+        """Return of how many of the images it is there."""
+        for column in self._columns.values():
+            if self._may_grow:
+                column.refresh()
+            n_images = min(n_images, len(column))
+        return n_images
+
+    def events(self, part: slice, first: int) -> Iterator[Event]:
+        """Yield the shots in a range of the file. first: number of the first of them."""
+        read = {name: column[part] for name, column in self._columns.items()}
+        ids = read.pop(self.IDS, None)
+        for i in range(part.stop - part.start):
+            shot_id = first + i if ids is None else int(ids[i])
+            yield Event(shot_id, first + i, {name: values[i] for name, values in read.items()})
+
+    def _wrong(self, name: str, expected: str, found: Any) -> FileError:
+        """Return the error of what is not as expected."""
+        key = name if name == self.IDS else f"monitors.{name}"
+        return FileError(self._path, expected, found, f"Check correlate.{key}.")
+
+
+class _Opened:
+    """A file of shots. may_grow: whether shots may be added to it."""
+
+    def __init__(self, path: Path, datasets: Datasets, may_grow: bool):
+        self.path = path
+        self.images = _stack(path, datasets.images, may_grow)
+        self.beside = _Beside(path, datasets, may_grow)
+        if not may_grow:
+            self.beside.check(self.images.n_shots)
+
+    @property
+    def n_shots(self) -> int:
+        """The number of its shots, by now."""
+        return self.beside.n_shots(self.images.n_shots)
+
+
+def _stack(path: Path, dataset: str | None, may_grow: bool) -> Stack:
+    """Return the images of a file. Raises FileError."""
+    return FileStack(path) if dataset is None else DatasetStack(path, dataset, may_grow)
 
 
 class Stacks:
-    """Shots in the images of several files. dataset: of HDF5 files; None = image files of a format
-    that is known. shot_ids: dataset of int64 ids in each file; None = shots are counted through all
-    files. n_shots: the first so many alone; 0 = all. Raises FileError.
+    """Shots in the images of files. patterns: of their names; the files of each are sorted.
+    n_shots: the first so many alone; 0 = all. follow_s: seconds without a new shot after which all
+    have come; 0 = all are there. Files that are followed are read in the order of their names, in
+    which they have to come. Raises FileError.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        *,
-        dataset: str | None,
-        shot_ids: str | None,
+        patterns: Sequence[str],
+        datasets: Datasets,
         block_shots: int,
         n_shots: int = 0,
+        follow_s: float = 0.0,
     ):
-        if not paths:
-            todo = "Check correlate.files."
-            raise FileError("correlate.files", "at least one file", "none", todo)
-        self._paths = paths
-        self._open = _opener(dataset)
+        self._patterns = list(patterns)
+        self._datasets = datasets
         self._block_shots = block_shots
-        self._number = 0
-        """of the file that is open"""
-        self._stack: Stack = self._open(paths[0])
-        self.shape = self._stack.shape
-        stacks = [self._stack, *map(self._open, paths[1:])]
-        self._bounds = np.cumsum([0, *(stack.n_shots for stack in stacks)])
-        for path, stack in zip(paths, stacks, strict=True):
-            if stack.shape != self.shape:
-                expected = f"images of shape {self.shape}, as in {paths[0]}"
-                raise FileError(path, expected, stack.shape, "Correlate one detector at a time.")
-        n_all = int(self._bounds[-1])
-        self.n_shots = min(n_shots or n_all, n_all)
-        self.shot_ids = np.arange(n_all)
-        if shot_ids is not None:
-            numbers = np.diff(self._bounds)
-            ids = [_ids(path, shot_ids, n) for path, n in zip(paths, numbers, strict=True)]
-            self.shot_ids = np.concatenate(ids)
+        self._most = n_shots
+        self._follow_s = follow_s
+        self._paths: list[Path] = []
+        self._bounds = [0]
+        """number of the first shot of each file, and of all shots by now"""
+        self._last: _Opened | None = None
+        """the last file"""
+        self._current: _Opened | None = None
+        """the file that is read"""
+        self._unreadable: FileError | None = None
+        """what is wrong with a file that has come; it may not be whole yet"""
+        self._are_all_there = False
+        self._wait(self._has_begun)
+        if self._last is None:
+            todo = "Check correlate.files."
+            raise FileError(", ".join(patterns) or "correlate.files", "a file", "none", todo)
+        self.shape: tuple[int, ...] = self._last.images.shape
+        self.header: ImageFile | None = getattr(self._last.images, "header", None)
+        """a file, where its format is known"""
+
+    @property
+    def n_shots(self) -> int:
+        """The number of shots, by now."""
+        return min(self._most or self._bounds[-1], self._bounds[-1])
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
-        """Yield the blocks of one reader, as `Source`. All are in the same memory: to get as much
-        anew takes as long as to read it.
+        """Yield the blocks of one reader, as `Source`: those whose number is `reader` modulo
+        `n_readers`. All are in the same memory: to get as much anew takes as long as to read it.
         """
-        n_together = min(self._block_shots, self.n_shots)
+        n_together = self._block_shots
+        if not self._follow_s:
+            n_together = min(n_together, self.n_shots)
         together = np.empty((n_together, *self.shape), np.float32)
-        for part in slices(self.n_shots, self._block_shots, reader, n_readers):
-            ids = self.shot_ids[part]
-            images = together[: len(ids)]
-            is_valid = np.zeros(len(ids), bool)
-            for i, shot_id in enumerate(ids.tolist()):
-                number = part.start + i
-                if accepts(Event(shot_id, number)):
-                    is_valid[i] = self._read(number, images[i])
-            yield Block(ids, images, is_valid)
+        first = reader * self._block_shots
+        while (end := self._up_to(first + self._block_shots)) > first:
+            events = self._events(first, end)
+            images = together[: len(events)]
+            is_valid = np.zeros(len(events), bool)
+            for i, event in enumerate(events):
+                is_valid[i] = accepts(event) and self._read(event.number, images[i])
+            yield Block(events, images, is_valid)
+            first += n_readers * self._block_shots
+
+    def each(self) -> Iterator[tuple[Event, np.ndarray]]:
+        """Yield the shots that can be read with their images, which last until the next one."""
+        for block in self.blocks(0, 1, lambda _event: True):
+            for i in np.flatnonzero(block.is_valid).tolist():
+                yield block.events[i], block.images[i]
+
+    def _up_to(self, number: int) -> int:
+        """Return the number of shots, no more than `number`, when there are as many or all have
+        come.
+        """
+        self._wait(lambda: self.n_shots >= number)
+        return min(self.n_shots, number)
+
+    def _has_begun(self) -> bool:
+        """Whether there is a file to follow."""
+        return bool(self._follow_s) and self._last is not None
+
+    def _wait(self, is_enough: Callable[[], bool]) -> None:
+        """Look at the files until there is enough, or all have come. Raises FileError where there
+        is one that can't be read.
+        """
+        newest = time.monotonic()
+        while not self._are_all_there and not is_enough():
+            n_before = self._bounds[-1]
+            self._look()
+            now = time.monotonic()
+            if self._bounds[-1] > n_before:
+                newest = now
+            has_all = bool(self._most) and self._bounds[-1] >= self._most
+            self._are_all_there = has_all or now - newest >= self._follow_s
+            if not self._are_all_there and not is_enough():
+                time.sleep(LOOK_S)
+        if self._are_all_there and self._unreadable is not None:
+            raise self._unreadable
+
+    def _look(self) -> None:
+        """Find out which files there are, and how many shots they have. Raises FileError."""
+        new = self._new_paths()
+        if self._last is not None:  # only now: it grows no more once another one has come
+            self._bounds[-1] = self._bounds[-2] + self._last.n_shots
+        self._unreadable = None
+        for path in new:
+            try:
+                opened = self._opened(path)
+            except FileError as error:
+                self._unreadable = error
+                return
+            if self._last is not None and opened.images.shape != self._last.images.shape:
+                expected = f"images of shape {self._last.images.shape}, as in {self._last.path}"
+                todo = "Correlate one detector at a time."
+                raise FileError(path, expected, opened.images.shape, todo)
+            self._last = opened
+            self._paths.append(path)
+            self._bounds.append(self._bounds[-1] + opened.n_shots)
+
+    def _new_paths(self) -> list[Path]:
+        """Return the files that have come, in order. Raises FileError where one of them belongs
+        before those that are known.
+        """
+        known = set(self._paths)
+        paths = expand(self._patterns)
+        is_new = [path not in known for path in paths]
+        new = [path for path, is_one in zip(paths, is_new, strict=True) if is_one]
+        if not all(is_new[len(paths) - len(new) :]):
+            expected = f"a name that comes after that of {self._paths[-1]}"
+            todo = "Number files in the order in which they come."
+            raise FileError(new[0], expected, "one that comes before", todo)
+        return new
+
+    def _opened(self, path: Path) -> _Opened:
+        """Return a file, open. Raises FileError."""
+        return _Opened(path, self._datasets, may_grow=bool(self._follow_s))
+
+    def _file_of(self, number: int) -> tuple[_Opened, slice]:
+        """Return the file of a shot, and which shots are in it."""
+        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
+        path = self._paths[file]
+        if self._current is None or path != self._current.path:
+            is_last = self._last is not None and path == self._last.path
+            self._current = self._last if is_last else self._opened(path)
+        assert self._current is not None
+        return self._current, slice(self._bounds[file], self._bounds[file + 1])
+
+    def _events(self, first: int, end: int) -> list[Event]:
+        """Return the shots in a range."""
+        events: list[Event] = []
+        while first < end:
+            file, shots = self._file_of(first)
+            stop = min(end, shots.stop)
+            events += file.beside.events(slice(first - shots.start, stop - shots.start), first)
+            first = stop
+        return events
 
     def _read(self, number: int, image: np.ndarray) -> bool:
         """Set the image of a shot; whether it could be read."""
-        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
-        if file != self._number:
-            self._stack = self._open(self._paths[file])
-            self._number = file
+        file, shots = self._file_of(number)
         try:
-            self._stack.read(number - int(self._bounds[file]), image)
+            file.images.read(number - shots.start, image)
         except OSError:
             return False
         return True
-
-
-def _opener(dataset: str | None) -> Callable[[Path], Stack]:
-    """Return what opens a file of images."""
-    return FileStack if dataset is None else lambda path: DatasetStack(path, dataset)
-
-
-def _ids(path: Path, dataset: str, n_shots: int) -> np.ndarray:
-    """Return the ids of the shots in a file. Raises FileError."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            ids = np.asarray(file[dataset][()])
-    except BROKEN as error:
-        expected = f"an HDF5 file with {dataset}"
-        raise FileError(path, expected, error, "Check correlate.shot_ids.") from None
-    if ids.shape != (n_shots,) or ids.dtype.kind not in "iu":
-        found = f"{ids.dtype} of shape {ids.shape}"
-        expected = f"{n_shots} whole numbers in {dataset}, one for each image"
-        raise FileError(path, expected, found, "Check correlate.shot_ids.")
-    return ids.astype(np.int64)

@@ -6,7 +6,7 @@ number of ranks reruns nothing.
 """
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,13 @@ class Resources(Protocol):
         """Return a resource that a profile may leave out."""
 
 
+class InputFiles(Protocol):
+    """What Snakemake says of the files that a job reads."""
+
+    def items(self) -> Iterable[tuple[str, str | list[str]]]:
+        """Yield argument of the command and file, or files."""
+
+
 def most_ranks(launcher: str) -> int:
     """Return how many ranks, and cores, a rule asks for: without a launcher a stage is one process
     on one core.
@@ -37,9 +44,40 @@ def most_ranks(launcher: str) -> int:
     return MAX_RANKS if launcher else 1
 
 
-def memory(word: str) -> Callable[[object, int], int]:
-    """Return the function of a rule that says how many MB it takes on the cores it is granted."""
-    return lambda wildcards, threads: BY_WORD[word].memory_mb * threads
+def ranks_with_roles(config: Config, run: str, threads: int) -> int:
+    """Return how many ranks correlate a run on so many cores: one does all where they are too few
+    for readers, a master, a viewer and a worker.
+    """
+    return threads if threads >= config.correlate_of(run).readers + 3 else 1
+
+
+def memory(
+    word: str, rows_of: Callable[[Files], Mapping[str, int]]
+) -> Callable[[object, InputFiles, int], int]:
+    """Return the function of a rule that says how many MB it takes on the cores it is granted.
+
+    rows_of: says how many rows the tables of files have, by argument and table.
+    """
+
+    def megabytes(wildcards: object, input: InputFiles, threads: int) -> int:
+        return rank_memory(word, rows_of, threads)(wildcards, input) * threads
+
+    return megabytes
+
+
+def rank_memory(
+    word: str, rows_of: Callable[[Files], Mapping[str, int]], n_ranks: int
+) -> Callable[[object, InputFiles], int]:
+    """Return the function of a rule that says how many MB one of its ranks takes. rows_of: as in
+    `memory`.
+    """
+    stage = BY_WORD[word]
+
+    def megabytes(wildcards: object, input: InputFiles) -> int:
+        n_rows = rows_of(dict(input.items())) if stage.grows else {}
+        return stage.rank_mb(n_rows, n_ranks)
+
+    return megabytes
 
 
 def command(

@@ -21,7 +21,21 @@ def adopted_runs(config: "Config") -> list[str]:
 
 def indexed_runs(config: "Config") -> list[str]:
     """Return the runs that are indexed here."""
-    return [name for name, run in config.runs.items() if not (run.spec or run.lattices)]
+    return [
+        name
+        for name in config.crystal_runs
+        if not (config.runs[name].spec or config.runs[name].lattices)
+    ]
+
+
+def correlated_runs(config: "Config") -> list[str]:
+    """Return the runs whose shots are correlated in time."""
+    return [name for name, run in config.runs.items() if run.correlate is not None]
+
+
+def has_crystals(config: "Config") -> bool:
+    """Whether there are crystals to look for: in all trials but those whose runs are correlated."""
+    return bool(config.crystal_runs) or not config.runs
 
 
 def has_images(config: "Config") -> bool:

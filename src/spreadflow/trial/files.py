@@ -61,6 +61,12 @@ def named_by_sections(config: Config, *sections: str) -> list[str]:
     return paths
 
 
+def named_by_run(config: Config, run: str) -> list[str]:
+    """Return the files that the section `correlate` of a run names."""
+    beginning = f"runs.{run}.correlate."
+    return [str(path) for key, path in files(config).items() if key.startswith(beginning)]
+
+
 def beside_images(config: Config, *runs: str) -> list[str]:
     """Return the files that recorded runs are read from beside their images: masks, geometry,
     maps of pixels.
@@ -93,9 +99,10 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
     """Return the files that a stage reads, by argument of its command. run: where the stage works
     run by run.
     """
-    reindexed = products(config, "reindex", list(config.runs))
+    reindexed = products(config, "reindex", config.crystal_runs)
     pictured = products(config, "reindex", config.pictured_runs)
     cells = product(config, "cells.h5")
+    beside_crystals = beside_images(config, *config.crystal_runs)
     match word:
         case "simulate":
             return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
@@ -137,7 +144,7 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
             }
         case "annulus" | "wide":
             return {
-                TRIGGERS: beside_images(config, *config.runs),
+                TRIGGERS: beside_crystals,
                 "images": manifests(config),
                 "reindex": pictured,
                 "cells": cells,
@@ -159,14 +166,14 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
             }
         case "predict":
             return {
-                TRIGGERS: named_by_sections(config, "stage1") + beside_images(config, *config.runs),
+                TRIGGERS: named_by_sections(config, "stage1") + beside_crystals,
                 "images": manifests(config),
                 "reindex": pictured,
                 "stage1": product(config, "stage1.h5"),
             }
         case "pack":
             return {
-                TRIGGERS: beside_images(config, *config.runs),
+                TRIGGERS: beside_crystals,
                 "images": manifests(config),
                 "reindex": pictured,
                 "predict": product(config, "predict.h5"),
@@ -186,6 +193,11 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
                 "shoeboxes": product(config, f"{config.spread.shoeboxes}.h5"),
                 "stage1": product(config, "stage1.h5"),
             }
+        case "correlate":
+            return {
+                TRIGGERS: named_by_run(config, str(run)) + beside_images(config, str(run)),
+                "images": manifest(config, str(run)),
+            }
     raise KeyError(f"'{word}' is no stage")
 
 
@@ -203,7 +215,7 @@ def summarized(config: Config, word: str) -> list[str]:
         return [manifest(config, run) for run in facts.simulated_runs(config)]
     if stage.runs is None:
         return [product(config, stage.summarized)]
-    runs = list(config.runs) if word == "reindex" else stage.runs(config)
+    runs = config.crystal_runs if word == "reindex" else stage.runs(config)
     names = [stage.summarized.format(run=run) for run in runs]
     return [product(config, name) for name in names]
 

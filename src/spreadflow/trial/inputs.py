@@ -143,6 +143,14 @@ class Stage2Inputs:
 
 
 @dataclass(frozen=True)
+class CorrelateInputs:
+    """The images of a run."""
+
+    images: Path
+    """manifest of the run's images"""
+
+
+@dataclass(frozen=True)
 class SpreadInputs:
     """The shoeboxes that curves are refined against, and the refined lattices."""
 

@@ -38,6 +38,7 @@ def profile(machine: Machine) -> Profile:
         **SCHEDULERS[machine.scheduler].settings,
         "jobs": 100,
         "latency-wait": 30,
+        "rerun-incomplete": True,
         **machine.settings,
         "default-resources": defaults,
         "set-resources": many | one,
@@ -63,10 +64,12 @@ def _many_ranks(machine: Machine, stage: Stage) -> Settings:
             resources["threads"] = n_ranks
     if machine.has_whole_nodes:
         resources["nodes"] = math.ceil(n_ranks / machine.ranks_per_node)
-    else:
+    elif not stage.grows:  # else its rule says so, by what there is to do
         resources["mem_mb_per_cpu"] = math.ceil(stage.memory_mb / machine.cpus_per_rank)
     if _asks_for_no_memory(machine):
         resources["mem_mb"] = 0
+        if stage.grows:
+            resources["mem_mb_per_cpu"] = 0
     if machine.longest_minutes and stage.minutes > machine.longest_minutes:
         resources["runtime"] = machine.longest_minutes
     return resources

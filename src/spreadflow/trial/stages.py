@@ -5,8 +5,10 @@ A new stage touches its row here, its section and its class of sections (`config
 (`report/`), its rule (`workflow/rules/`) and its tests.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from spreadflow.trial import facts, inputs
@@ -16,14 +18,13 @@ if TYPE_CHECKING:  # the classes of the configuration take long, and who draws n
     from spreadflow.config.base import Section
 
 
-def _always(_config: "Config") -> bool:
-    """Whether a trial has a stage that every trial has."""
-    return True
-
-
 def _indexes_here(config: "Config") -> bool:
     """Whether the detector is refined from lattices that are indexed here."""
     return bool(facts.indexed_runs(config)) and not facts.has_frozen_detector(config)
+
+
+NO_ROWS: Mapping[str, int] = MappingProxyType({})
+"""Of no table."""
 
 
 class Stage(NamedTuple):
@@ -39,12 +40,18 @@ class Stage(NamedTuple):
     """class of the input files, in `trial/inputs.py`"""
     outputs: tuple[str, ...]
     """files that the stage writes into the folder of the trial"""
-    is_wanted: "Callable[[Config], bool]" = _always
+    is_wanted: "Callable[[Config], bool]" = facts.has_crystals
     """whether a trial of this configuration has the stage"""
     is_parallel: bool = True
     """whether the stage runs on many ranks"""
+    is_in_jax: bool = True
+    """whether any of it is computed in JAX, on a device of each rank"""
     memory_mb: int = 1500
-    """memory of a rank, MB"""
+    """memory of a rank, MB, but for what grows with the rows of what it reads"""
+    shared_bytes: Mapping[str, int] = NO_ROWS
+    """what grows and ranks share: input and table, `reindex/reflections` → bytes of a row"""
+    common_bytes: Mapping[str, int] = NO_ROWS
+    """what grows and each rank has: the same"""
     minutes: int = 240
     """time limit on a cluster, minutes"""
     ranks_divisor: int = 1
@@ -68,6 +75,22 @@ class Stage(NamedTuple):
         """Names of the sections that the stage reads."""
         names = (name.replace("recordings", "recording") for name in self.config.model_fields)
         return tuple(name for name in names if name not in ("shots", "lattices"))
+
+    @property
+    def grows(self) -> bool:
+        """Whether the memory of a rank grows with the rows of what it reads."""
+        return bool(self.shared_bytes or self.common_bytes)
+
+    def rank_mb(self, n_rows: Mapping[str, int], n_ranks: int) -> int:
+        """Return the memory of one of some ranks, MB. n_rows: of the tables of what is read; those
+        that are not known count as none.
+        """
+
+        def total(bytes_of: Mapping[str, int]) -> int:
+            return sum(n_bytes * n_rows.get(table, 0) for table, n_bytes in bytes_of.items())
+
+        n_bytes = total(self.shared_bytes) / n_ranks + total(self.common_bytes)
+        return self.memory_mb + math.ceil(n_bytes / 1e6)
 
     @property
     def summarized(self) -> str:
@@ -94,6 +117,7 @@ STAGES = (
         inputs=inputs.IndexInputs,
         outputs=("{run}/index.h5",),
         is_wanted=_indexes_here,
+        is_in_jax=False,
         runs=facts.indexed_runs,
     ),
     Stage(
@@ -103,6 +127,7 @@ STAGES = (
         inputs=inputs.Level0Inputs,
         outputs=("level0.expt",),
         is_wanted=_indexes_here,
+        shared_bytes={"index/spots": 500},
         minutes=60,
         ranks_divisor=4,
     ),
@@ -114,6 +139,7 @@ STAGES = (
         inputs=inputs.AdoptInputs,
         outputs=("{run}/reindex.h5", "{run}/adopt.h5"),
         is_wanted=lambda config: bool(facts.adopted_runs(config)),
+        is_in_jax=False,
         runs=facts.adopted_runs,
         product="{run}/adopt.h5",
     ),
@@ -122,6 +148,7 @@ STAGES = (
         meaning="as `index`, but with the detector where it truly is",
         inputs=inputs.ReindexInputs,
         outputs=("{run}/reindex.h5",),
+        is_in_jax=False,
         runs=facts.indexed_runs,
     ),
     Stage(
@@ -130,6 +157,7 @@ STAGES = (
         inputs=inputs.CellsInputs,
         outputs=("cells.h5", "cells.tdata"),
         is_parallel=False,
+        is_in_jax=False,
         memory_mb=4000,
         minutes=60,
     ),
@@ -138,6 +166,9 @@ STAGES = (
         meaning="merged intensities (IMEAN, I(+), I(−)); scales, error model, statistics",
         inputs=inputs.MergeInputs,
         outputs=("merge.h5", "merge.mtz"),
+        is_in_jax=False,
+        shared_bytes={"reindex/reflections": 100},
+        common_bytes={"reindex/lattices": 500},
         minutes=120,
         ranks_divisor=4,
     ),
@@ -147,6 +178,7 @@ STAGES = (
         inputs=inputs.AnnulusInputs,
         outputs=("annulus.h5",),
         is_wanted=facts.has_images,
+        is_in_jax=False,
         minutes=120,
     ),
     Stage(
@@ -155,6 +187,7 @@ STAGES = (
         inputs=inputs.AnnulusInputs,
         outputs=("wide.h5",),
         is_wanted=facts.needs_wide,
+        is_in_jax=False,
         minutes=120,
     ),
     Stage(
@@ -202,6 +235,7 @@ STAGES = (
         inputs=inputs.PackInputs,
         outputs=("pack.h5",),
         is_wanted=facts.has_stage2,
+        is_in_jax=False,
         memory_mb=2500,
         minutes=120,
         ranks_divisor=2,
@@ -215,6 +249,8 @@ STAGES = (
         outputs=("stage2.h5", "stage2.mtz"),
         is_wanted=facts.has_stage2,
         memory_mb=3000,
+        shared_bytes={"pack/lattices": 30_000},
+        common_bytes={"pack/lattices": 5000},
     ),
     Stage(
         word="spread",
@@ -224,7 +260,20 @@ STAGES = (
         outputs=("spread.h5", "spread.csv"),
         is_wanted=facts.has_sites,
         memory_mb=3000,
+        shared_bytes={"shoeboxes/reflections": 30_000},
+        common_bytes={"shoeboxes/lattices": 5000},
         minutes=480,
+    ),
+    Stage(
+        word="correlate",
+        meaning="G2 of the pixels of a run at later times, of runs that say so, or what a class of "
+        "the user calculates; and its figures",
+        inputs=inputs.CorrelateInputs,
+        outputs=("{run}/correlate.h5", "{run}/correlate.json"),
+        is_wanted=lambda config: bool(facts.correlated_runs(config)),
+        is_in_jax=False,
+        memory_mb=4000,
+        runs=facts.correlated_runs,
     ),
 )
 """All stages, in the order of the workflow."""

@@ -52,9 +52,7 @@ would end, a few hundredths of their standard deviations.
 """
 
 START_EVERY = 11
-"""Where observations are many, only every so manieth group is scaled at first. A prime number:
-ranks, which take groups by turns, then have equal shares of them.
-"""
+"""Where observations are many, only every so manieth group is scaled at first."""
 
 LEAST_AT_START = 10.0
 """Observations of a reflection at the start, on average, from which on its intensities are worth

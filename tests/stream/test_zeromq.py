@@ -1,0 +1,160 @@
+"""Shots that come by network: each goes to one reader, and none is lost."""
+
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow import cli
+from spreadflow.errors import ConfigError, FileError
+from spreadflow.stream import zeromq
+from spreadflow.stream.shots import Event
+from spreadflow.stream.zeromq import PulledShots
+
+zmq = pytest.importorskip("zmq", reason="no pyzmq: install the extra `stream`")
+
+SHAPE = (3, 4)
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that is free."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def shots(number: int) -> list[tuple[Event, np.ndarray]]:
+    """Return shots with ids, a monitor and images of their own."""
+    return [
+        (Event(10 + 2 * k, k, {"i0": k / 4}), np.full(SHAPE, k, np.uint16)) for k in range(number)
+    ]
+
+
+def sent(number: int, port: int, n_readers: int = 1, rate_hz: float = 0.0) -> threading.Thread:
+    """Return a thread that sends shots."""
+    arguments = (shots(number), f"tcp://*:{port}", n_readers, rate_hz, lambda _n: None)
+    thread = threading.Thread(target=zeromq.push, args=arguments)
+    thread.start()
+    return thread
+
+
+def pulled(port: int, reader: int = 0, n_readers: int = 1, accepts=lambda _e: True, **keys) -> list:
+    """Return id, image and validity of the shots of a reader, block by block."""
+    keys = {"wait_s": 5.0, **keys}
+    source = PulledShots(f"tcp://127.0.0.1:{port}", SHAPE, block_shots=8, **keys)
+    return [
+        list(zip(block.shot_ids.tolist(), block.images.copy(), block.is_valid, strict=True))
+        for block in source.blocks(reader, n_readers, accepts)
+    ]
+
+
+def test_a_reader_has_all_shots_in_order(port):
+    thread = sent(20, port)
+    blocks = pulled(port)
+    thread.join()
+    assert [len(block) for block in blocks] == [8, 8, 4]
+    flat = [shot for block in blocks for shot in block]
+    assert [shot_id for shot_id, *_ in flat] == list(range(10, 50, 2))
+    np.testing.assert_array_equal([image[2, 3] for _, image, _ in flat], np.arange(20))
+
+
+def test_readers_share_the_shots(port):
+    thread = sent(40, port, n_readers=2)
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(lambda k: pulled(port, k, 2), range(2)))
+    thread.join()
+    ids = [[shot_id for block in part for shot_id, *_ in block] for part in parts]
+    assert all(len(own) > 5 for own in ids)
+    assert sorted(ids[0] + ids[1]) == list(range(10, 90, 2))
+
+
+def test_a_refused_shot_has_no_image(port):
+    thread = sent(8, port)
+    (block,) = pulled(port, accepts=lambda event: event.monitors["i0"] >= 1)
+    thread.join()
+    assert [bool(is_valid) for *_, is_valid in block] == [k >= 4 for k in range(8)]
+
+
+def test_readers_take_no_more_shots_than_are_wanted(port):
+    thread = sent(12, port)
+    blocks = pulled(port, n_shots=10)
+    assert [len(block) for block in blocks] == [8, 2]
+    thread.join()
+
+
+def test_a_stream_that_falls_silent_is_over(port):
+    assert pulled(port, wait_s=0.2) == []
+
+
+def test_slow_shots_do_not_wait_for_a_whole_block(port, monkeypatch):
+    monkeypatch.setattr(zeromq, "LONGEST_BLOCK_S", 0.05)
+    thread = sent(8, port, rate_hz=25.0)
+    blocks = pulled(port)
+    thread.join()
+    assert len(blocks) > 1
+    assert sum(map(len, blocks)) == 8
+
+
+HEADER = {"shot_id": 1, "dtype": "<u2", "shape": SHAPE}
+
+
+@pytest.mark.parametrize(
+    ("header", "n_bytes", "expected"),
+    [
+        (b"\x00", 24, "a header and an image"),
+        ({"dtype": "<u2", "shape": SHAPE}, 24, "shot_id"),
+        ({**HEADER, "dtype": "strange"}, 24, "strange"),
+        ({**HEADER, "dtype": "O"}, 24, "object of shape"),
+        ({**HEADER, "shape": [4, 3]}, 24, r"images of shape \(3, 4\)"),
+        (HEADER, 23, "in 23 bytes"),
+    ],
+)
+def test_a_message_that_is_no_shot_is_an_error(port, header, n_bytes, expected):
+    first = header if isinstance(header, bytes) else json.dumps(header).encode()
+    with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
+        sender.linger = 0
+        sender.connect(f"tcp://127.0.0.1:{port}")
+        sender.send_multipart([first, bytes(n_bytes)])
+        source = PulledShots(f"tcp://*:{port}", SHAPE, 8, 5.0)
+        with pytest.raises(FileError, match=expected):
+            list(source.blocks(0, 1, lambda _event: True))
+
+
+def test_a_sender_whose_readers_have_gone_ends(port, monkeypatch):
+    monkeypatch.setattr(zeromq, "PATIENCE_S", 0.2)
+    shots_for_ever = ((Event(k, k), np.zeros(SHAPE, np.uint16)) for k in range(10**9))
+    with ThreadPoolExecutor() as pool:
+        arguments = (shots_for_ever, f"tcp://*:{port}", 1, 0.0, lambda _n: None)
+        sending = pool.submit(zeromq.push, *arguments)
+        assert len(pulled(port, n_shots=8)) == 1
+        with pytest.raises(FileError, match="start both again"):
+            sending.result()
+
+
+def test_an_address_that_is_none_is_an_error():
+    source = PulledShots("nowhere", SHAPE, 8, 1.0)
+    with pytest.raises(ConfigError, match="tcp://host:5555"):
+        next(source.blocks(0, 1, lambda _event: True))
+
+
+def test_a_file_is_replayed(port, tmp_path):
+    path = tmp_path / "shots.h5"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.arange(60).reshape(5, *SHAPE)
+        file["ids"] = [1, 2, 4, 8, 16]
+        file["i0"] = np.arange(10.0).reshape(5, 2)
+    words = ["--dataset", "images", "--shot-ids", "ids", "--monitor", "i0=i0", "--rate", "500"]
+    command = ["stream", "replay", str(path), "--to", f"tcp://*:{port}", *words]
+    thread = threading.Thread(target=cli.main, args=(command,))
+    thread.start()
+    source = PulledShots(f"tcp://127.0.0.1:{port}", SHAPE, 8, 5.0)
+    (block,) = source.blocks(0, 1, lambda _event: True)
+    thread.join()
+    np.testing.assert_array_equal(block.shot_ids, [1, 2, 4, 8, 16])
+    np.testing.assert_array_equal(block.images, np.arange(60).reshape(5, *SHAPE))
+    assert block.events[3].monitors == {"i0": [6.0, 7.0]}
