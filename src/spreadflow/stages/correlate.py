@@ -36,6 +36,10 @@ def run(request: Request, world: World) -> None:
     """Correlate all shots. Collective. Raises ConfigError, FileError or RanksError."""
     setting = setting_of(request, world)
     section = setting.section
+    if section.engine == "jax":
+        from spreadflow.stages import devices
+
+        devices.take(world, "correlate")
     assignment = None
     n_workers = 1
     if world.size > 1:

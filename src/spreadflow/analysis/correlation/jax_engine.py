@@ -39,10 +39,10 @@ class JaxEngine:
         """Keep images, as `Engine`."""
         nowhere = self._nothing + 1
         for first in range(0, len(shots), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
+            chunk = slice(first, first + AT_ONCE)
             block = np.zeros((AT_ONCE, images.shape[1]), np.float32)
-            block[: len(shots[some])] = images[shots[some]]
-            places = _filled_up(rows[some], nowhere)
+            block[: len(shots[chunk])] = images[shots[chunk]]
+            places = _filled_up(rows[chunk], nowhere)
             self._rows, self._is_bad = _kept(self._rows, self._is_bad, block, places, *self._limits)
 
     def values(self, pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -58,9 +58,9 @@ class JaxEngine:
         others = np.where(partners.others >= 0, partners.others, self._nothing)
         is_earlier = partners.step < 0
         for first in range(0, len(partners.shots), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
-            shots = _filled_up(partners.shots[some], self._nothing)
-            theirs = _filled_up(others[:, some], self._nothing)
+            chunk = slice(first, first + AT_ONCE)
+            shots = _filled_up(partners.shots[chunk], self._nothing)
+            theirs = _filled_up(others[:, chunk], self._nothing)
             sums = _added(self._rows, shots, theirs, sign, sums, is_earlier=is_earlier)
         return sums
 
