@@ -24,9 +24,10 @@ import numpy as np
 
 import recorded
 from spreadflow.analysis.correlation import calculators
-from spreadflow.analysis.correlation.calculators import Accumulating, Limits
+from spreadflow.analysis.correlation.calculators import Accumulating
 from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.double_loop import double_loop
+from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.multi_tau import MultiTau, lags_of
 
 N_SHOTS, N_PIXELS, N_LEVELS, N_LAGS = 1000, 51_429, 7, 8

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from spreadflow.analysis import detector_moves
+from spreadflow.analysis.correlation import jax_engine
 from spreadflow.analysis.orientation_matrix import crystal_frame
 from spreadflow.analysis.pixels import lattice_fit
 from spreadflow.models import Crystal, Detector, Mosaic, Parameters, Pixels, Spectrum
@@ -126,7 +127,7 @@ def _difference(expected: np.ndarray, other: np.ndarray, is_counts: bool) -> flo
 
 def every(size: Size = STILL) -> list[Kernel]:
     """Return all kernels, in the order of the workflow."""
-    return [*_of_images(size), *_of_lattices(size), *_of_detectors()]
+    return [*_of_images(size), *_of_lattices(size), *_of_detectors(), *_of_correlation(size)]
 
 
 def _of_images(size: Size) -> list[Kernel]:
@@ -291,6 +292,34 @@ def _of_detectors() -> list[Kernel]:
     return [
         Kernel("detector, moved", detector_moves.moved, (panels, d, group_of_panel)),
         Kernel("spots by moves", detector_moves.spots_by_moves, spots),
+    ]
+
+
+def _of_correlation(size: Size) -> list[Kernel]:
+    """Return the kernels that keep a block of shots and add up its partners at 20 delays, of one
+    pixel in 64: `correlate`.
+    """
+    rng = np.random.default_rng(5)
+    n_pixels, n_shots, n_rows, n_delays = size.edge**2 // 64, jax_engine.AT_ONCE, 512, 20
+    rows = rng.poisson(3.0, (n_rows + 1, n_pixels)).astype(np.float32)
+    rows[-1] = 0.0
+    images = rng.poisson(3.0, (n_shots, n_pixels)).astype(np.float32)
+    places = rng.permutation(n_rows)[:n_shots]
+    limits = (np.float32(1e-5), np.float32(12.0))
+    others = rng.integers(0, n_rows + 1, (n_delays, n_shots))
+    sums = rng.uniform(0.0, 1e3, (3, n_delays, n_pixels))
+    return [
+        Kernel(
+            "shots kept",
+            jax_engine._kept,
+            (rows, np.zeros(n_pixels, bool), images, places, *limits),
+        ),
+        Kernel(
+            "partners added",
+            jax_engine._added,
+            (rows, places, others, 1.0, sums),
+            keywords={"is_earlier": True},
+        ),
     ]
 
 

@@ -128,14 +128,14 @@ pixels = read_pixels(shape, None, None, None)
 columns = {"delays": np.array([1, 2]), "delay_counts": np.array([10, 9])}
 arrays = {name: np.ones((2, 120000)) for name in ("G2", "IF", "IP")}
 with out.open() as file:
-    g2.write_parameters(file, {}, {}, pixels)
-    g2.write_update(file["user"], 96, columns, arrays, pixels)
+    g2.write_parameters(file, g2.How("at_end", 120.0, 1e-5, 32768.0), {}, {}, pixels)
+    g2.write_update(file["user"], 96, {"n_shots": 11}, columns, arrays, pixels)
 size = os.stat(g2.in_progress(out.path)).st_size
 if sys.argv[2] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000000, size + 1000000))
 try:
     with out.open() as file:
-        g2.write_update(file["user"], 192, columns, arrays, pixels)
+        g2.write_update(file["user"], 192, {"n_shots": 22}, columns, arrays, pixels)
         if sys.argv[2] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
 except FileError as error:

@@ -63,6 +63,8 @@ NAMES = (
     "orientation by unknowns",
     "detector, moved",
     "spots by moves",
+    "shots kept",
+    "partners added",
 )
 
 

@@ -22,8 +22,9 @@ AFTER_INTERRUPTION = (
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
     p = words.add_parser("correlate", help="correlate pixels in time (G2)")
-    tools = p.add_subparsers(dest="tool", metavar="mask ...", help="masks and colours")
+    tools = p.add_subparsers(dest="tool", metavar="mask, merge ...", help="masks; sums of outputs")
     correlation_mask.add_to(tools)
+    _add_merge(tools)
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
     p.add_argument("-c", "--config", help=config_help)
     images_help = "a manifest, whose shots are correlated, as the stage of a workflow does"
@@ -52,6 +53,22 @@ def add_to(words: argparse._SubParsersAction) -> None:
     cmp_help = "compare the outputs of the two"
     tests.add_argument("--cmp", action="store_true", help=cmp_help)
     p.set_defaults(do=run)
+
+
+def _add_merge(tools: argparse._SubParsersAction) -> None:
+    """Add the tool that joins outputs."""
+    p = tools.add_parser("merge", help="join outputs: sums of runs, or of shards of pixels")
+    p.add_argument("outputs", nargs="+", type=Path, metavar="FILE")
+    p.add_argument("-o", "--h5output", required=True, help="the output")
+    p.add_argument("--overwrite", action="store_true", help="replace an output of this name")
+    p.set_defaults(do=merge)
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    """Join outputs."""
+    from spreadflow.stages import correlation_merge
+
+    correlation_merge.merge(arguments.outputs, arguments.h5output, arguments.overwrite)
 
 
 def changes(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Section of the correlation of pixels in time."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -93,6 +93,17 @@ class DelaysSection(Section):
     """equally far apart in their logarithm, or as they are"""
 
 
+class TwoTimeSection(Section):
+    """Correlation of each two of the last shots, for dynamics that change with time. Memory has 8
+    bytes for two shots and each colour with a fine colour, on every worker and on the viewer.
+    """
+
+    n_shots: PositiveInt = 500
+    """as many"""
+    n_ages: PositiveInt = 4
+    """equal parts of their time, with g2 of each"""
+
+
 class CorrelateSection(Section):
     """Pixel-wise correlation in time: G2 of the shots of a stream."""
 
@@ -127,10 +138,12 @@ class CorrelateSection(Section):
     """.npy of whole numbers: pixels whose curves are averaged; 0 = none; null = one colour"""
     fine_colours: Path | None = None
     """.npy of whole numbers: pixels that share their mean intensity; null = as `colours`"""
-    calculator: Literal["accumulating", "windowed", "at_end", "multi_tau"] = "accumulating"
-    """which partners count: over the whole run, among the last shots (kept up, or formed at
-    updates), or averaged over longer and longer times
+    calculator: Literal["accumulating", "windowed", "at_end", "fft", "multi_tau"] = "accumulating"
+    """which partners count: over the whole run; among the last shots (kept up, formed at updates,
+    or so by Fourier transforms); or averaged over longer and longer times
     """
+    engine: Literal["numba", "jax"] = "numba"
+    """what multiplies and adds for the first three: the processor, or the device of JAX"""
     delays: list[PositiveInt] | DelaysSection = DelaysSection()
     """in units of the shot id; not of `multi_tau`"""
     buffer_shots: PositiveInt = 2000
@@ -139,6 +152,8 @@ class CorrelateSection(Section):
     """of `multi_tau`; each lasts twice as long as the one before"""
     n_lags: PositiveInt = 8
     """of the first level of `multi_tau`, even; the others have half as many"""
+    two_time: TwoTimeSection | None = None
+    """null = none; not in tests"""
     not_zero: PositiveFloat = 1e-5
     """smaller values, and negative ones, become this"""
     saturated: PositiveFloat = 32768.0
@@ -173,6 +188,14 @@ class CorrelateSection(Section):
     def names_shots(self) -> bool:
         """Whether it says where shots come from, which a run of a trial says by itself."""
         return bool(self.files or self.simulated or self.stream or self.psana)
+
+    @model_validator(mode="after")
+    def _engine_is_used(self) -> Self:
+        """Refuse a device for calculators that know none. Raises Inconsistent."""
+        if self.engine == "jax" and self.calculator in ("fft", "multi_tau"):
+            expected = "numba, where the calculator is fft or multi_tau"
+            raise Inconsistent("engine", expected, self.engine)
+        return self
 
     @model_validator(mode="after")
     def _has_one_source(self):

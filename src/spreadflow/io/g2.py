@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -25,8 +25,11 @@ FORMAT = ("v108", "v108")
 Nobody could open a file with this mark after its writer was killed.
 """
 
-SCHEMA = 1
-"""Version of what this adds to the older layout: sums, counts, pixels."""
+SCHEMA = 2
+"""Version of what this adds to the older layout: sums, counts, pixels, and how they were formed."""
+
+ARRAYS = ("G2", "IF", "IP")
+"""Names of sums: products, later and earlier values."""
 
 NOT_COMPARED = (
     "h5output",
@@ -37,8 +40,10 @@ NOT_COMPARED = (
     "test_out",
     "readers",
     "overwrite",
+    "entry_identifier",
+    "start_time",
 )
-"""Parameters in which two calculations of the same may differ."""
+"""What two calculations of the same may differ in."""
 
 TINY = 1e-30
 """Floor of the numbers that a difference is relative to."""
@@ -62,6 +67,34 @@ def resolved(name: str, clock: float | None = None) -> Path:
 def in_progress(path: Path) -> Path:
     """Return where a file lies as long as it is not finished."""
     return path.with_name(f"{path.name}.inprogress")
+
+
+class How(NamedTuple):
+    """How sums are formed: those that are formed in another way do not add up."""
+
+    calculator: str
+    rate_hz: float
+    not_zero: float
+    saturated: float
+
+
+class Stored(NamedTuple):
+    """The last update of a file."""
+
+    path: Path
+    how: How
+    pixels: Pixels
+    last_shot_id: int
+    shots: dict[str, int]
+    """what became of the shots"""
+    delays: np.ndarray
+    """(delay,) int64"""
+    counts: np.ndarray
+    """(delay,) int64 partners"""
+    is_bad: np.ndarray
+    """(pixel,) int8"""
+    arrays: dict[str, np.ndarray]
+    """`ARRAYS`, (delay, pixel) float64"""
 
 
 class G2File:
@@ -103,9 +136,15 @@ class G2File:
 
 
 def write_parameters(
-    file: h5py.File, system: Mapping[str, Any], user: Mapping[str, Any], pixels: Pixels
+    file: h5py.File,
+    how: How,
+    system: Mapping[str, Any],
+    user: Mapping[str, Any],
+    pixels: Pixels,
 ) -> None:
-    """Write what was configured, a dataset for each parameter, and which pixels are correlated."""
+    """Write what was configured, a dataset for each parameter, which pixels are correlated, and
+    how.
+    """
     for group, parameters in (("system_params", system), ("user_params", user)):
         for name, value in parameters.items():
             path = f"system/{group}/{name}"
@@ -117,26 +156,35 @@ def write_parameters(
     file["system/image_shape"] = pixels.shape
     file["system/colours"] = pixels.colours
     file["system/fine_colours"] = pixels.fine_colours
+    file["system"].attrs.update(how._asdict(), n_masked_in=pixels.n_masked_in)
     file.require_group("user")
+
+
+def update_name(last_shot_id: int) -> str:
+    """Return the name of an update."""
+    return f"G2_results_at_{last_shot_id:06d}"
 
 
 def write_update(
     group: h5py.Group,
     last_shot_id: int,
+    shots: Mapping[str, int],
     columns: Mapping[str, np.ndarray],
     arrays: Mapping[str, np.ndarray],
     pixels: Pixels,
-) -> bool:
-    """Write the results of an update; whether there were none of the same shot before.
+) -> h5py.Group | None:
+    """Write the results of an update; return its group, or None where there is one of the same shot
+    already.
 
-    columns: written as they are; `delays` and `delay_counts`, (delay,), are among them. arrays:
-    (delay, pixel) sums over partners. They are kept as `sums`, and divided by their number in the
-    shape of an image, 0 where a pixel is not correlated.
+    shots: what became of them. columns: written as they are; `delays` and `delay_counts`, (delay,),
+    are among them. arrays: (delay, pixel) sums over partners. They are kept as `sums`, and divided
+    by their number in the shape of an image, 0 where a pixel is not correlated.
     """
-    name = f"G2_results_at_{last_shot_id:06d}"
+    name = update_name(last_shot_id)
     if name in group:
-        return False
+        return None
     update = group.create_group(name)
+    update.attrs.update(shots, last_shot_id=last_shot_id)
     for column, values in columns.items():
         update[column] = values
     n = np.maximum(columns["delay_counts"], 1)
@@ -146,7 +194,49 @@ def write_update(
             image = np.zeros(pixels.shape, np.float32)
             image.ravel()[pixels.places] = sums[i] / n[i]
             update[f"{array}/delay_{delay:06d}"] = image
-    return True
+    return update
+
+
+def read_last(path: Path) -> Stored:
+    """Return the last update of a file. Raises FileError where it is no file of this version, or
+    one whose results are a user's own.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _stored(path, file)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        expected = f"a finished output of `spreadflow correlate` with G2, of schema {SCHEMA}"
+        todo = "Correlate again with this version."
+        raise FileError(path, expected, error, todo) from None
+
+
+def _stored(path: Path, file: h5py.File) -> Stored:
+    """Return the last update of an open file. Raises as HDF5 does where something is missing."""
+    if file.attrs["schema"] != SCHEMA:
+        raise ValueError(f"schema {file.attrs['schema']}")
+    system = file["system"]
+    updates = list(file["user"].values())
+    if not updates:
+        raise ValueError("no update")
+    last = max(updates, key=lambda update: update.attrs["n_shots"])
+    shots = {name: int(value) for name, value in last.attrs.items()}
+    return Stored(
+        path=path,
+        how=How(*(system.attrs[name] for name in How._fields)),
+        pixels=Pixels(
+            shape=tuple(system["image_shape"][()].tolist()),
+            places=system["pixels"][()],
+            colours=system["colours"][()],
+            fine_colours=system["fine_colours"][()],
+            n_masked_in=int(system.attrs["n_masked_in"]),
+        ),
+        last_shot_id=shots.pop("last_shot_id"),
+        shots=shots,
+        delays=last["delays"][()],
+        counts=last["delay_counts"][()],
+        is_bad=last["is_bad"][()],
+        arrays={name: last[f"sums/{name}"][()] for name in ARRAYS},
+    )
 
 
 def differences(first: Path, second: Path, largest: float) -> tuple[float, list[str]]:

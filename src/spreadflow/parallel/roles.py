@@ -59,6 +59,8 @@ class Result(NamedTuple):
     """(number,) int64, the same for all workers"""
     flags: np.ndarray
     """(pixel,) int8"""
+    totals: np.ndarray = np.zeros(0)
+    """(total,) float64 sums over the pixels, which those of other workers are added to"""
 
 
 class Update(NamedTuple):
@@ -120,6 +122,7 @@ class Agreement(NamedTuple):
     n_arrays: int
     n_delays: int
     n_numbers: int
+    n_totals: int = 0
 
 
 class Assignment(NamedTuple):
@@ -405,6 +408,7 @@ def _received(lines: _Lines, agreed: Agreement, publisher: "_Publisher") -> list
             values=np.empty((agreed.n_arrays, agreed.n_delays, width)),
             numbers=np.empty(agreed.n_numbers, np.int64),
             flags=np.empty(width, np.int8),
+            totals=np.empty(agreed.n_totals),
         )
         for i, part in enumerate(result):
             _await(lines.all.Irecv(part, rank, RESULT_TAG + i), publisher.check)

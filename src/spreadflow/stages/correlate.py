@@ -8,18 +8,27 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spreadflow.analysis.correlation.calculators import CALCULATORS, Calculator, Limits
+from spreadflow.analysis.correlation.calculators import CALCULATORS, Calculator, NewEngine
 from spreadflow.analysis.correlation.double_loop import double_loop
+from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.history import Counts
 from spreadflow.analysis.correlation.multi_tau import MultiTau
+from spreadflow.analysis.correlation.numba_engine import NumbaEngine
+from spreadflow.analysis.correlation.two_time import TwoTimeShots
+from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError, RanksError
-from spreadflow.io.g2 import resolved
+from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
-from spreadflow.stages.correlation_workers import N_COUNTS, G2Worker, UserWorker
+from spreadflow.stages.correlation_workers import (
+    N_COUNTS,
+    G2Worker,
+    UserWorker,
+    two_time_sizes,
+)
 from spreadflow.stream.shots import Block
 
 
@@ -27,6 +36,10 @@ def run(request: Request, world: World) -> None:
     """Correlate all shots. Collective. Raises ConfigError, FileError or RanksError."""
     setting = setting_of(request, world)
     section = setting.section
+    if section.engine == "jax":
+        from spreadflow.stages import devices
+
+        devices.take(world, "correlate")
     assignment = None
     n_workers = 1
     if world.size > 1:
@@ -39,6 +52,7 @@ def run(request: Request, world: World) -> None:
         todo = "Start fewer ranks."
         raise RanksError("correlate", f"a pixel for each of {n_workers} workers", found, todo)
     block_shots = min(section.block_shots, section.update_shots or section.block_shots)
+    n_numbers, n_totals = _two_time_sizes(setting)
     agreed = Agreement(
         widths=widths,
         block_shots=block_shots,
@@ -46,11 +60,12 @@ def run(request: Request, world: World) -> None:
         takes_turns=section.takes_turns,
         n_arrays=len(setting.callbacks().array_names),
         n_delays=len(setting.delays),
-        n_numbers=len(setting.delays) + N_COUNTS,
+        n_numbers=len(setting.delays) + N_COUNTS + n_numbers,
+        n_totals=n_totals,
     )
     players = Players(
         reader=lambda: _Reader(setting, widths),
-        worker=lambda number: _worker(setting, widths[number]),
+        worker=lambda number: _worker(setting, widths, number),
         viewer=lambda: _viewer(setting, setting.callbacks(), section.out),
     )
     roles.play(world, assignment, players, agreed)
@@ -72,7 +87,8 @@ def run_alternate(request: Request) -> None:
     if section.calculator != "accumulating":
         times = times[-section.buffer_shots :]
         values = values[-section.buffer_shots :]
-    viewer = _viewer(setting, callbacks, section.test_out)
+    section = section.model_copy(update={"two_time": None})
+    viewer = _viewer(setting._replace(section=section), callbacks, section.test_out)
     calculate = callbacks.get("calcAndPublishForTestAlt")
     update = Update(counts.n_shots, 0, int(times[-1]), is_last=True)
     if calculate is not None:
@@ -122,9 +138,26 @@ class _Reader:
         return np.array(kept, np.float32).reshape(-1, *self._setting.pixels.shape), is_kept
 
 
-def _worker(setting: Setting, n_pixels: int) -> G2Worker | UserWorker:
-    """Return a worker of so many pixels."""
+def _two_time_sizes(setting: Setting) -> tuple[int, int]:
+    """Return how many numbers and totals results have in addition. Raises ConfigError where each
+    two shots shall be correlated, and the user's class has its own results.
+    """
+    two_time = setting.section.two_time
+    if two_time is None:
+        return 0, 0
+    callbacks = setting.callbacks()
+    for name in ("workerCalc", "viewerPublish"):
+        if callbacks.get(name) is not None:
+            todo = "Leave out one of them."
+            expected = "a class without results of its own"
+            raise ConfigError("correlate.two_time", expected, f"{callbacks.name}.{name}", todo)
+    return two_time_sizes(len(setting.labels.colours), two_time.n_shots)
+
+
+def _worker(setting: Setting, widths: list[int], number: int) -> G2Worker | UserWorker:
+    """Return the worker of a number. widths: pixels of each worker."""
     section = setting.section
+    n_pixels = widths[number]
     callbacks = setting.callbacks()
     callbacks.call("workerInit", n_pixels)
     if callbacks.get("workerCalc") is not None:
@@ -135,8 +168,24 @@ def _worker(setting: Setting, n_pixels: int) -> G2Worker | UserWorker:
         calculator = MultiTau(n_pixels, section.n_levels, section.n_lags, limits)
     else:
         kind = CALCULATORS[section.calculator]
-        calculator = kind(n_pixels, setting.delays, section.buffer_shots, limits)
-    return G2Worker(calculator, callbacks)
+        engine = _engine(section)
+        calculator = kind(n_pixels, setting.delays, section.buffer_shots, limits, engine)
+    if section.two_time is None:
+        return G2Worker(calculator, callbacks)
+    first = sum(widths[:number])
+    own = setting.labels.of_pixel[first : first + n_pixels]
+    n_labels = len(setting.labels.colours)
+    two_time = TwoTimeShots(own, n_labels, section.two_time.n_shots, limits)
+    return G2Worker(calculator, callbacks, two_time)
+
+
+def _engine(section: CorrelateSection) -> NewEngine:
+    """Return the engine that is configured. JAX is imported where it is used alone."""
+    if section.engine == "numba":
+        return NumbaEngine
+    from spreadflow.analysis.correlation.jax_engine import JaxEngine
+
+    return JaxEngine
 
 
 def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer:
@@ -149,7 +198,8 @@ def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer
         user_params=section.user_params,
         pixels=setting.pixels,
         delays=setting.delays,
-        rate_hz=section.rate_hz,
+        how=How(section.calculator, section.rate_hz, section.not_zero, section.saturated),
+        n_ages=0 if section.two_time is None else section.two_time.n_ages,
     )
     return G2Viewer(output, callbacks, setting.log)
 

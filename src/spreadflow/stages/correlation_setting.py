@@ -11,6 +11,7 @@ import yaml
 
 from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.multi_tau import delays_of
+from spreadflow.analysis.correlation.two_time import Labels, labels_of
 from spreadflow.callbacks import RoleParams
 from spreadflow.config.correlate import CorrelateSection, DelaysSection
 from spreadflow.errors import ConfigError
@@ -54,6 +55,11 @@ class Setting(NamedTuple):
     delays: np.ndarray
     """(delay,) int64"""
     log: Logger
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of the pixels."""
+        return labels_of(self.pixels.colours, self.pixels.fine_colours)
 
     def callbacks(self, is_alternate: bool = False) -> Callbacks:
         """Return the callbacks of a role."""
@@ -120,6 +126,7 @@ def _section(request: Request, user_class: Any) -> CorrelateSection:
     if request.is_test:
         changes["mask"] = section.test_mask or section.mask
         changes["n_shots"] = section.test_shots
+        changes["two_time"] = None
     n_shots = changes.get("n_shots", section.n_shots)
     if n_shots:
         changes["buffer_shots"] = min(section.buffer_shots, n_shots)

@@ -1,5 +1,6 @@
 """The viewer of `correlate`: results of the workers → an update of the output, and the summary."""
 
+import datetime
 import json
 import logging
 import time
@@ -12,12 +13,13 @@ import h5py
 import numpy as np
 
 from spreadflow.analysis.correlation.curves import Curve, curves, fit_decay
-from spreadflow.analysis.correlation.history import Counts
-from spreadflow.io import g2, store
+from spreadflow.analysis.correlation.sums import Sums
+from spreadflow.analysis.correlation.two_time import g2_by_age, labels_of, two_time
+from spreadflow.io import g2, store, xpcs
 from spreadflow.io.colours import Pixels
 from spreadflow.parallel.roles import Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
-from spreadflow.stages.correlation_workers import N_COUNTS, sums_of
+from spreadflow.stages.correlation_workers import counts_of, sums_of, two_time_of
 
 
 class Output(NamedTuple):
@@ -30,7 +32,9 @@ class Output(NamedTuple):
     user_params: Mapping[str, Any]
     pixels: Pixels
     delays: np.ndarray
-    rate_hz: float
+    how: g2.How
+    n_ages: int = 0
+    """of g2 by age; 0 = no two-time correlation"""
 
 
 class G2Viewer:
@@ -41,11 +45,14 @@ class G2Viewer:
         self._callbacks = callbacks
         self._log = log
         self._start = time.perf_counter()
+        self._start_time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._file: g2.G2File | None = None
         if output.path is not None:
             self._file = g2.G2File(output.path, output.is_replacing)
             with self._file.open() as file:
-                g2.write_parameters(file, output.system_params, output.user_params, output.pixels)
+                g2.write_parameters(
+                    file, output.how, output.system_params, output.user_params, output.pixels
+                )
         mask = np.zeros(output.pixels.shape, bool)
         mask.ravel()[output.pixels.places] = True
         with self._group() as group:
@@ -75,13 +82,21 @@ class G2Viewer:
             self._file.finish()
             self._summarize(update, results[0], found, rate)
 
+    def publish_merged(self, update: Update, result: Result) -> None:
+        """Publish what was merged, in a file."""
+        assert self._file is not None
+        with self._group() as group:
+            found = self._write(update, [result], group)
+        self._file.finish()
+        self._summarize(update, result, found, None)
+
     def _write(
         self, update: Update, results: Sequence[Result], group: h5py.Group | None
     ) -> list[Curve]:
         """Write an update; return its curves."""
-        pixels = self._output.pixels
-        sums = sums_of(results, self._output.delays)
-        found = curves(sums, pixels.colours, pixels.fine_colours)
+        output = self._output
+        sums = sums_of(results, output.delays)
+        found = curves(sums, output.pixels.colours, output.pixels.fine_colours)
         if group is None:
             return found
         columns = {
@@ -91,9 +106,65 @@ class G2Viewer:
             **_columns(found, sums.counts > 0),
         }
         arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
-        if not g2.write_update(group, update.last_shot_id, columns, arrays, pixels):
-            self._log.error("shot %d: published before, skipped", update.last_shot_id)
+        shots = counts_of(results[0], len(output.delays))._asdict() | {
+            "n_dropped": update.n_dropped
+        }
+        id_ = update.last_shot_id
+        written = g2.write_update(group, id_, shots, columns, arrays, output.pixels)
+        if written is None:
+            self._log.error("shot %d: published before, skipped", id_)
+        elif output.n_ages:
+            self._write_two_time(written, results)
+        if update.is_last:
+            last = group[g2.update_name(id_)]
+            xpcs.write(group.file, self._xpcs(sums, found), last.get("two_time"))
         return found
+
+    def _write_two_time(self, written: h5py.Group, results: Sequence[Result]) -> None:
+        """Write C and g2 by age into an update."""
+        output = self._output
+        labels = labels_of(output.pixels.colours, output.pixels.fine_colours)
+        sums = two_time_of(results, len(output.delays), len(labels.colours))
+        each = two_time(sums, labels)
+        by_age = g2_by_age(sums, labels, output.delays, output.n_ages)
+        columns = {
+            "shot_ids": each.times,
+            "colours": each.colours,
+            "correlation": each.correlation,
+            "ages": by_age.ages,
+            "delays": by_age.delays,
+            "delay_counts": by_age.counts,
+            "g2": by_age.g2,
+        }
+        for name, values in columns.items():
+            written[f"two_time/{name}"] = values
+
+    def _xpcs(self, sums: Sums, found: Sequence[Curve]) -> xpcs.XpcsResults:
+        """Return curves as NeXus has them."""
+        output = self._output
+        colours = output.pixels.colours
+        has_partners = sums.counts > 0
+        means = sums.g2[has_partners] / sums.counts[has_partners, None]
+        by_colour = {curve.colour: curve for curve in found}
+        shape = (int(has_partners.sum()), len(np.unique(colours)))
+        g2_curves, sigma, products = np.full((3, *shape), np.nan)
+        for i, colour in enumerate(np.unique(colours).tolist()):
+            if colour in by_colour:
+                g2_curves[:, i] = by_colour[colour].g2
+                sigma[:, i] = by_colour[colour].sigma
+                is_own = (colours == colour) & (sums.is_bad == 0)
+                products[:, i] = means[:, is_own].mean(axis=1)
+        assert output.path is not None
+        return xpcs.XpcsResults(
+            identifier=output.path.stem,
+            start_time=self._start_time,
+            frame_time_s=1 / output.how.rate_hz,
+            pixels=output.pixels,
+            delays=sums.delays[has_partners],
+            g2=g2_curves,
+            g2_sigma=sigma,
+            products=products,
+        )
 
     def _let_publish(
         self, publish: Any, update: Update, results: Sequence[Result], group: h5py.Group | None
@@ -107,7 +178,7 @@ class G2Viewer:
             for i, name in enumerate(names)
         }
         flags = self._image(np.concatenate([result.flags for result in results]))
-        counts = results[0].numbers[:-N_COUNTS].copy()
+        counts = results[0].numbers[: len(output.delays)].copy()
         publish(counts, event_time(update.last_shot_id), images, flags, group)
 
     def publish_alternate(self, calculate: Any, ids: np.ndarray, values: np.ndarray) -> None:
@@ -126,12 +197,14 @@ class G2Viewer:
         return image
 
     def _summarize(
-        self, update: Update, result: Result, found: Sequence[Curve], rate: float
+        self, update: Update, result: Result, found: Sequence[Curve], rate: float | None
     ) -> None:
-        """Write the figures of the whole beside the output."""
+        """Write the figures of the whole beside the output. rate: shots a second; None = they did
+        not come one after the other.
+        """
         output = self._output
         assert output.path is not None
-        counts = Counts(*result.numbers[-N_COUNTS:].tolist())
+        counts = counts_of(result, len(output.delays))
         fits = {curve.colour: fit_decay(curve) for curve in found}
         fitted = {str(colour): fit for colour, fit in fits.items() if fit is not None}
         figures = {
@@ -143,9 +216,9 @@ class G2Viewer:
             "n_delays": len(output.delays),
             "events_per_second": rate,
             "contrast": {colour: fit.contrast for colour, fit in fitted.items()},
-            "rate_hz": {colour: fit.rate * output.rate_hz for colour, fit in fitted.items()},
+            "rate_hz": {colour: fit.rate * output.how.rate_hz for colour, fit in fitted.items()},
             "rate_sigma_hz": {
-                colour: fit.sigmas[2] * output.rate_hz for colour, fit in fitted.items()
+                colour: fit.sigmas[2] * output.how.rate_hz for colour, fit in fitted.items()
             },
         }
         with store.replacing(output.path.with_suffix(".json")) as temporary:

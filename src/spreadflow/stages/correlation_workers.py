@@ -8,6 +8,7 @@ import numpy as np
 from spreadflow.analysis.correlation.calculators import Calculator
 from spreadflow.analysis.correlation.history import Counts, History
 from spreadflow.analysis.correlation.sums import Sums, side_by_side
+from spreadflow.analysis.correlation.two_time import TwoTimeShots, TwoTimeSums
 from spreadflow.parallel.roles import Result
 from spreadflow.stages.correlation_callbacks import Callbacks, is_early_form
 
@@ -19,10 +20,15 @@ N_COUNTS = len(Counts._fields)
 
 
 class G2Worker:
-    """A worker that has a calculator form the sums."""
+    """A worker that has a calculator form the sums. two_time: has those of each two shots formed;
+    None = they are not.
+    """
 
-    def __init__(self, calculator: Calculator, callbacks: Callbacks):
+    def __init__(
+        self, calculator: Calculator, callbacks: Callbacks, two_time: TwoTimeShots | None = None
+    ):
         self._calculator = calculator
+        self._two_time = two_time
         self._callbacks = callbacks
         self._adjusts = callbacks.get("workerAdjustData") is not None
 
@@ -32,12 +38,53 @@ class G2Worker:
             for values in pixels:
                 self._callbacks.adjust(values)
         self._calculator.add(shot_ids, pixels)
+        if self._two_time is not None:
+            self._two_time.add(shot_ids, pixels)
 
     def result(self) -> Result:
         """Return the sums, G2, IF, IP."""
         sums = self._calculator.result()
         numbers = np.array([*sums.counts, *self._calculator.counts], np.int64)
-        return Result(np.stack([sums.g2, sums.future, sums.past]), numbers, sums.is_bad)
+        result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, sums.is_bad)
+        if self._two_time is None:
+            return result
+        return _with_two_time(result, self._two_time.result(), self._two_time.history.n_shots)
+
+
+def two_time_sizes(n_labels: int, n_shots: int) -> tuple[int, int]:
+    """Return how many numbers and totals two-time correlation adds to a result."""
+    return 1 + n_shots, n_labels * (1 + n_shots + n_shots**2)
+
+
+def _with_two_time(result: Result, sums: TwoTimeSums, n_shots: int) -> Result:
+    """Return a result with two-time sums, filled up to those of `n_shots` shots."""
+    n = len(sums.times)
+    times = np.zeros(1 + n_shots, np.int64)
+    times[0] = n
+    times[1 : 1 + n] = sums.times
+    totals = np.zeros(two_time_sizes(len(sums.n_pixels), n_shots)[1])
+    flat = np.concatenate([part.ravel() for part in sums[1:]])
+    totals[: len(flat)] = flat
+    return result._replace(numbers=np.concatenate([result.numbers, times]), totals=totals)
+
+
+def two_time_of(results: Sequence[Result], n_delays: int, n_labels: int) -> TwoTimeSums:
+    """Return the two-time sums of all pixels from the results of workers."""
+    n, *times = results[0].numbers[n_delays + N_COUNTS :].tolist()
+    totals = np.sum([result.totals for result in results], axis=0)
+    bounds = np.cumsum([n_labels, n_labels * n, n_labels * n * n])
+    n_pixels, values, products, _ = np.split(totals, bounds)
+    return TwoTimeSums(
+        times=np.array(times[:n], np.int64),
+        n_pixels=n_pixels,
+        values=values.reshape(n_labels, n),
+        products=products.reshape(n_labels, n, n),
+    )
+
+
+def counts_of(result: Result, n_delays: int) -> Counts:
+    """Return what became of the shots."""
+    return Counts(*result.numbers[n_delays : n_delays + N_COUNTS].tolist())
 
 
 def sums_of(results: Sequence[Result], delays: np.ndarray) -> Sums:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from spreadflow.analysis.correlation import calculators, multi_tau
-from spreadflow.analysis.correlation.calculators import CALCULATORS, Limits
+from spreadflow.analysis.correlation.calculators import CALCULATORS
 from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.double_loop import double_loop
+from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.multi_tau import MultiTau
+from spreadflow.analysis.correlation.numba_engine import tile_terms
 
 DELAYS = np.array([1, 2, 3, 5, 8, 13, 21, 40])
 LIMITS = Limits(not_zero=1e-5, saturated=1e6)
@@ -106,7 +108,7 @@ def test_long_runs_equal_the_double_loop(n_missing):
     calculator = CALCULATORS["accumulating"](11, delays, 600, LIMITS)
     for first in range(0, len(times), 250):
         calculator.add(times[first : first + 250], images[first : first + 250])
-    terms = calculator.history.standing(delays).terms
+    _, terms = tile_terms(calculator.history.standing(delays), calculator.history.n_rows)
     assert len(terms.runs) > 3
     assert len(terms.others) > 3
     sums = calculator.result()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from spreadflow.analysis.correlation.calculators import CALCULATORS, Limits
+from spreadflow.analysis.correlation.calculators import CALCULATORS
 from spreadflow.analysis.correlation.curves import curves, fit_decay
 from spreadflow.analysis.correlation.delays import spaced
+from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.multi_tau import MultiTau
 from spreadflow.analysis.correlation.sums import Sums
 from spreadflow.stream.speckle import SimulatedShots, Speckle

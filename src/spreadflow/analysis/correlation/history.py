@@ -12,22 +12,25 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.analysis.correlation.partner_loops import Held, partners
-from spreadflow.analysis.correlation.terms import Terms, terms
 
 STILL_HELD = np.iinfo(np.int64).max
 """Removal of a shot that is held."""
 
 
 class Partners(NamedTuple):
-    """Partners of some shots, and what is to be summed over them."""
+    """Some shots and their partners."""
 
-    rows: np.ndarray
-    """(row,) int64 of the buffer, of all shots that have a part in it; in the tile of the terms
-    they follow each other
-    """
-    terms: Terms
-    counts: np.ndarray
-    """(delay,) int64 partners"""
+    shots: np.ndarray
+    """(shot,) int64 rows of the buffer"""
+    others: np.ndarray
+    """(delay, shot) int64 rows of their partners; −1 = there is none"""
+    step: int
+    """−1 where the partners are the earlier ones, 1 where they are the later ones"""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """The number of partners (delay,) int64."""
+        return np.count_nonzero(self.others >= 0, axis=1)
 
 
 class Counts(NamedTuple):
@@ -72,6 +75,11 @@ class History:
     def times(self) -> np.ndarray:
         """The times of the shots that are held, ascending."""
         return np.array(sorted(self._row_of_time), np.int64)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows of the shots that are held, in the order of their times."""
+        return np.array([self._row_of_time[time] for time in sorted(self._row_of_time)], np.int64)
 
     def row_of(self, time: int) -> int | None:
         """Return the row of a shot that is held, else None."""
@@ -161,17 +169,4 @@ class History:
     ) -> Partners:
         """Return the partners of the shots in some rows at some moments."""
         others = partners(delays, self._time_of_row[shots], moments, step, held)
-        is_there = others >= 0
-        has_part = np.zeros(self.n_rows, bool)
-        has_part[others[is_there]] = True
-        has_part[shots[is_there.any(axis=0)]] = True
-        rows = np.flatnonzero(has_part)
-        nothing = len(rows)
-        row_of_tile = np.full(self.n_rows, nothing)
-        row_of_tile[rows] = np.arange(nothing)
-        in_tile = np.where(is_there, row_of_tile[others], nothing)
-        return Partners(
-            rows=rows,
-            terms=terms(row_of_tile[shots], in_tile, step, nothing),
-            counts=np.count_nonzero(is_there, axis=1),
-        )
+        return Partners(shots, others, step)

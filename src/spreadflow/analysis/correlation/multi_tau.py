@@ -8,7 +8,7 @@ triangle of ±2^l about it, which is the bias against the exact sums.
 import numpy as np
 
 from spreadflow.analysis.correlation import lag_loops
-from spreadflow.analysis.correlation.calculators import Limits
+from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.history import STILL_HELD, Counts
 from spreadflow.analysis.correlation.lag_loops import Levels
 from spreadflow.analysis.correlation.partner_loops import Held, partners

@@ -23,6 +23,10 @@ class Sums(NamedTuple):
     """(pixel,) int8, 1 = saturated, or no finite number, in at least one shot"""
 
 
+PER_PIXEL = ("g2", "past", "future", "is_bad")
+"""Sums that each pixel has, in the last dimension."""
+
+
 def side_by_side(shards: Sequence[Sums]) -> Sums:
     """Return the sums of all pixels from those of neighbouring shards. All have the same delays and
     counts.
@@ -30,6 +34,17 @@ def side_by_side(shards: Sequence[Sums]) -> Sums:
     first = shards[0]
     joined = {
         name: np.concatenate([getattr(shard, name) for shard in shards], axis=-1)
-        for name in ("g2", "past", "future", "is_bad")
+        for name in PER_PIXEL
     }
     return first._replace(**joined)
+
+
+def added(runs: Sequence[Sums]) -> Sums:
+    """Return the sums of all runs. All are of the same pixels and delays. A pixel that is bad in
+    one of them is bad.
+    """
+    total = {
+        name: np.sum([getattr(run, name) for run in runs], axis=0)
+        for name in ("counts", "g2", "past", "future")
+    }
+    return runs[0]._replace(**total, is_bad=np.max([run.is_bad for run in runs], axis=0))

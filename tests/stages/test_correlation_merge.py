@@ -1,0 +1,118 @@
+"""Outputs of correlate joined: runs and shards, exactly; others are refused."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow import cli
+from spreadflow.config.correlate import CorrelateSection
+from spreadflow.io import g2
+from spreadflow.parallel import World
+from spreadflow.stages import correlate
+from spreadflow.stages.correlate import Request
+
+SHAPE = (5, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with two runs of shots, whose last pixel is bad in the second one, and masks."""
+    path = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(9)
+    for name, n in (("one", 90), ("two", 70)):
+        images = rng.poisson(4.0, (n, *SHAPE)).astype(np.float32)
+        if name == "two":
+            images[3, -1, -1] = 1e6
+        with h5py.File(path / f"{name}.h5", "w") as file:
+            file["images"] = images
+    rows = np.arange(5)[:, None] * np.ones(4, int)
+    np.save(path / "colours.npy", rows % 2 + 1)
+    for name, is_in in (("even", rows % 2 == 0), ("odd", rows % 2 == 1), ("first", rows < 2)):
+        np.save(path / f"{name}.npy", is_in.astype(np.int8))
+    return path
+
+
+def correlated(folder: Path, out: Path, run: str, **keys) -> Path:
+    """Correlate a run; return the output."""
+    section = {
+        "files": [str(folder / f"{run}.h5")],
+        "dataset": "images",
+        "colours": folder / "colours.npy",
+        "delays": [1, 3, 7],
+        "out": str(out),
+    }
+    correlate.run(Request(CorrelateSection.model_validate(section | keys)), World())
+    return out
+
+
+def merge(out: Path, *paths: Path) -> int:
+    """Join outputs by the command; return its status."""
+    return cli.main(["correlate", "merge", *map(str, paths), "-o", str(out)])
+
+
+def test_sums_of_runs_add_up(folder, tmp_path):
+    first, second = (correlated(folder, tmp_path / f"{run}.h5", run) for run in ("one", "two"))
+    assert merge(tmp_path / "both.h5", first, second) == 0
+    a, b, both = (g2.read_last(path) for path in (first, second, tmp_path / "both.h5"))
+    np.testing.assert_array_equal(both.counts, [89 + 69, 87 + 67, 83 + 63])
+    for name in g2.ARRAYS:
+        np.testing.assert_array_equal(both.arrays[name], a.arrays[name] + b.arrays[name])
+    assert (both.is_bad.sum(), both.is_bad[-1]) == (1, 1)
+    assert both.shots["n_shots"] == 160
+    figures = json.loads((tmp_path / "both.json").read_text())
+    assert figures["n_events"] == 160
+    assert figures["events_per_second"] is None
+    with h5py.File(tmp_path / "both.h5") as file:
+        assert "entry/data/g2" in file
+        assert len(file["system/system_params/merged_from"]) == 2
+    assert merge(tmp_path / "again.h5", tmp_path / "both.h5", first) == 0
+    again = g2.read_last(tmp_path / "again.h5")
+    np.testing.assert_array_equal(again.counts, both.counts + a.counts)
+
+
+def test_shards_of_pixels_are_the_whole(folder, tmp_path):
+    whole = correlated(folder, tmp_path / "whole.h5", "two")
+    shards = [
+        correlated(folder, tmp_path / f"{name}.h5", "two", mask=folder / f"{name}.npy")
+        for name in ("odd", "even")
+    ]
+    assert merge(tmp_path / "joined.h5", *shards) == 0
+    worst, lines = g2.differences(whole, tmp_path / "joined.h5", 0.0)
+    assert worst == 0.0
+    assert all(line.startswith("system/system_params") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("run", "keys", "found"),
+    [
+        ("two", {"delays": [1, 3]}, "delays"),
+        ("two", {"not_zero": 0.5}, "0.5"),
+        ("two", {"calculator": "at_end"}, "at_end"),
+        ("two", {"mask": "first.npy"}, "8 pixels in common"),
+        ("one", {"mask": "first.npy"}, "8 pixels in common"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(folder, tmp_path, capsys, run, keys, found):
+    first = correlated(folder, tmp_path / "first.h5", "two")
+    if "mask" in keys:
+        keys = {"mask": folder / keys["mask"]}
+    other = correlated(folder, tmp_path / "other.h5", run, **keys)
+    assert merge(tmp_path / "both.h5", first, other) == 4
+    assert found in capsys.readouterr().err
+    assert not (tmp_path / "both.h5").exists()
+
+
+def test_shards_of_other_shots_and_one_output_twice_are_refused(folder, tmp_path, capsys):
+    odd = correlated(folder, tmp_path / "odd.h5", "one", mask=folder / "odd.npy")
+    even = correlated(folder, tmp_path / "even.h5", "two", mask=folder / "even.npy")
+    assert merge(tmp_path / "both.h5", odd, even) == 4
+    assert "the shots of" in capsys.readouterr().err
+    assert merge(tmp_path / "both.h5", odd, odd) == 4
+    assert "the same one twice" in capsys.readouterr().err
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["schema"] = 1
+    assert merge(tmp_path / "both.h5", odd, tmp_path / "old.h5") == 4
+    assert "schema 1" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Outputs of correlate beside the older layout: each two shots, and NeXus."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spreadflow.config.correlate import CorrelateSection
+from spreadflow.errors import ConfigError
+from spreadflow.io.g2 import differences
+from spreadflow.parallel import World
+from spreadflow.stages import correlate
+from spreadflow.stages.correlate import Request
+
+SIMULATED = {"n_shots": 300, "shape": [4, 6], "missing": 0.1, "duplicate": 0.05, "disordered": 0.1}
+KEYS = {
+    "simulated": SIMULATED,
+    "delays": [1, 2, 5, 11, 400],
+    "rate_hz": 100.0,
+    "buffer_shots": 80,
+    "update_shots": 128,
+    "two_time": {"n_shots": 60, "n_ages": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with colours, 2 and 5, and an output of them."""
+    path = tmp_path_factory.mktemp("g2")
+    np.save(path / "colours.npy", np.repeat([0, 2, 2, 5], 6).reshape(4, 6))
+    np.save(path / "fine.npy", np.repeat([0, 1, 2, 3], 6).reshape(4, 6))
+    correlate.run(Request(section(path, out=str(path / "g.h5"))), World())
+    return path
+
+
+def section(folder: Path, **keys) -> CorrelateSection:
+    """Return a section with the colours in a folder."""
+    colours = {"colours": folder / "colours.npy", "fine_colours": folder / "fine.npy"}
+    return CorrelateSection.model_validate(KEYS | colours | keys)
+
+
+def test_nexus_has_the_last_curves_where_its_definition_says(folder):
+    with h5py.File(folder / "g.h5") as file:
+        last = max(file["user"].values(), key=lambda update: update.attrs["n_shots"])
+        assert last.attrs["n_shots"] > 250
+        entry = file["/entry"]
+        assert entry["definition"][()] == b"NXxpcs"
+        assert entry["entry_identifier"][()] == b"g"
+        assert entry["instrument/detector_1/frame_time"][()] == 0.01
+        classes = {
+            name: item.attrs["NX_class"] for name, item in entry.items() if "NX_class" in item.attrs
+        }
+        assert classes == {
+            "data": "NXdata",
+            "twotime": "NXdata",
+            "instrument": "NXinstrument",
+            "process": "NXprocess",
+        }
+        data = entry["data"]
+        np.testing.assert_array_equal(data["delay_difference"], [1, 2, 5, 11])  # 400: no partners
+        for column, colour in enumerate((2, 5)):
+            curve = last[f"delay_curve_color_{colour}"][:4]
+            np.testing.assert_array_equal(data["g2"][:, column], curve)
+            sigma = last[f"delay_curve_sigma_color_{colour}"][:4]
+            np.testing.assert_array_equal(data["g2_derr"][:, column], sigma)
+        means = last["sums/G2"][:4] / last["delay_counts"][:4][:, None]
+        products = [means[:, :12].mean(axis=1), means[:, 12:].mean(axis=1)]
+        np.testing.assert_allclose(data["G2_unnormalized"], np.transpose(products), rtol=1e-12)
+        modes = {data[name].attrs["storage_mode"] for name in data}
+        assert modes == {"one_array"}
+        masks = entry["instrument/masks"]
+        np.testing.assert_array_equal(masks["dynamic_roi_map"], np.load(folder / "colours.npy"))
+        np.testing.assert_array_equal(masks["static_roi_map"][3], [3] * 6)
+        np.testing.assert_array_equal(masks["dynamic_q_list"], [2, 5])
+        for group, field in (("incident_beam", "incident_energy"), ("detector_1", "count_time")):
+            assert np.isnan(entry["instrument"][group][field][()])
+
+
+def test_nexus_has_c_and_its_partials(folder):
+    with h5py.File(folder / "g.h5") as file:
+        two_time = file["/entry/twotime"]
+        correlation = two_time["two_time_corr_func"]
+        assert correlation.shape == (2, 60, 60)
+        np.testing.assert_allclose(correlation[0], correlation[0].T, rtol=1e-12)
+        assert dict(correlation.attrs) == {
+            "storage_mode": "one_array_q_first",
+            "baseline_reference": 1,
+            "time_origin_location": "upper_left",
+            "populated_elements": "all",
+        }
+        assert (np.diff(two_time["frame"]) > 0).all()
+        partials = two_time["g2_from_two_time_corr_func_partials"]
+        assert partials.shape == (5, 2, 3)
+        last = max(file["user"].values(), key=lambda update: update.attrs["n_shots"])
+        np.testing.assert_array_equal(partials[2, 1], last["two_time/g2"][1, :, 2])
+        times = two_time["frame"][()]
+        counts = last["two_time/delay_counts"][()].sum(axis=0)
+        expected = [np.isin(times + delay, times).sum() for delay in KEYS["delays"]]
+        np.testing.assert_array_equal(counts, expected)
+        assert correlation == last["two_time/correlation"]  # a link, no copy
+        assert all("two_time" in update for update in file["user"].values())
+
+
+def test_tests_leave_each_two_shots_out(folder, tmp_path):
+    outs = {"out": str(tmp_path / "m.h5"), "test_out": str(tmp_path / "a.h5")}
+    request = Request(section(folder, **outs), is_test=True)
+    correlate.run(request, World())
+    correlate.run_alternate(request)
+    assert differences(tmp_path / "m.h5", tmp_path / "a.h5", 1e-6)[1] == []
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert "twotime" not in file["entry"]
+
+
+class Own:
+    """A user's class that publishes by itself."""
+
+    def __init__(self, user_params, system_params, mpiParams, testAlternate):
+        pass
+
+    def viewerPublish(self, *results):
+        pass
+
+
+def test_each_two_shots_and_results_of_a_user_are_refused(folder, tmp_path):
+    own = section(folder, out=str(tmp_path / "o.h5"))
+    with pytest.raises(ConfigError, match=r"correlate.two_time: .*Own.viewerPublish"):
+        correlate.run(Request(own, Own), World())
+
+
+@pytest.mark.parametrize("keys", [{"calculator": "fft"}, {"engine": "jax", "calculator": "at_end"}])
+def test_other_means_give_the_same_output(folder, tmp_path, keys):
+    for name, how in (("a", {"calculator": "at_end"}), ("b", keys)):
+        correlate.run(Request(section(folder, out=str(tmp_path / f"{name}.h5"), **how)), World())
+    _, lines = differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-9)
+    parameters = {"system/system_params/calculator", "system/system_params/engine"}
+    assert {line.partition(":")[0] for line in lines} <= parameters
+
+
+def test_a_device_is_refused_where_nothing_uses_it():
+    with pytest.raises(ValueError, match="numba, where the calculator is fft or multi_tau"):
+        CorrelateSection(engine="jax", calculator="multi_tau")
