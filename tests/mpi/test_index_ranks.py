@@ -22,7 +22,9 @@ DYING = """
 import os, signal, sys
 from spreadflow import cli
 from spreadflow.io import store
+from spreadflow.stages import shots
 
+shots.LARGEST_PIECE = 2
 write = store.write_part
 written = []
 

@@ -102,7 +102,10 @@ def call(tiny_run, capsys):
             status = cli.main([word, "--config", text, *map(str, argv)])
         except SystemExit as end:
             status = end.code
-        return status, capsys.readouterr().err.splitlines()
+        lines = capsys.readouterr().err.splitlines()
+        return status, [
+            line for line in lines if "ranks by device" not in line
+        ]  # two CPUs of tests
 
     return stage
 

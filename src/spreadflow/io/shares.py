@@ -3,6 +3,7 @@
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from spreadflow.errors import FileError
@@ -14,8 +15,11 @@ SUFFIX = ".ranks.json"
 
 
 def remove(product: Path) -> None:
-    """Remove the file of an earlier product."""
-    product.with_suffix(SUFFIX).unlink(missing_ok=True)
+    """Remove the file of an earlier product, where that can be: the stage says what is wrong with a
+    folder that nothing can be written to.
+    """
+    with suppress(OSError):
+        product.with_suffix(SUFFIX).unlink()
 
 
 def write(product: Path, shares: Shares) -> None:
