@@ -46,7 +46,7 @@ RESUME = "Finished parts are kept: run the same command again."
 PATIENCE_S = 3.0
 """Seconds that a rank has to close its files and end after a signal. Batch systems leave 30."""
 
-TELLING_S = 0.2
+TELLING_S = 0.5
 """Seconds that a launcher has to pass a message on: it drops the rest when it ends the ranks."""
 
 TURN_S = 1.0
