@@ -57,20 +57,20 @@ class Way(NamedTuple):
 WAYS = {
     "simulate": Way(largest=10, writes="images"),
     "index": Way(largest=8, is_cut=True, is_joined=True, reads=("images",), writes="index"),
-    "level0": Way(share_items=8, reads=("index",)),
+    "level0": Way(share_items=4, reads=("index",)),
     "reindex": Way(largest=8, is_cut=True, is_joined=True, reads=("images",), writes="reindex"),
     "merge": Way(share_items=256, reads=("reindex",)),
-    "annulus": Way(largest=8, reads=("images", "reindex"), writes="annulus"),
-    "wide": Way(largest=8, reads=("images", "reindex"), writes="wide"),
+    "annulus": Way(largest=8, is_cut=True, reads=("images", "reindex"), writes="annulus"),
+    "wide": Way(largest=8, is_cut=True, reads=("images", "reindex"), writes="wide"),
     "ladder": Way(largest=1, most_items=1000, reads=("annulus",), writes="ladder"),
     "mosaic": Way(largest=1, most_items=30, reads=("annulus",)),
-    "stage1": Way(largest=8, is_joined=True, reads=("annulus",), writes="stage1"),
+    "stage1": Way(largest=8, is_cut=True, is_joined=True, reads=("annulus",), writes="stage1"),
     "predict": Way(
         largest=8, is_cut=True, is_joined=True, reads=("images", "stage1"), writes="predict"
     ),
-    "pack": Way(largest=8, is_joined=True, reads=("images", "predict"), writes="pack"),
-    "stage2": Way(largest=16, share_items=16, reads=("pack",), writes="stage2.gram"),
-    "spread": Way(largest=8, share_items=8, reads=("wide",), writes="spread.gram"),
+    "pack": Way(largest=8, is_cut=True, is_joined=True, reads=("images", "predict"), writes="pack"),
+    "stage2": Way(largest=8, is_cut=True, share_items=8, reads=("pack",), writes="stage2.gram"),
+    "spread": Way(largest=8, is_cut=True, share_items=8, reads=("wide",), writes="spread.gram"),
 }
 """The stages on many ranks but `adopt`, which stands in place of `index`."""
 
@@ -224,6 +224,7 @@ def recorded_costs(word: str, rows: Row, like: Costs, of_sizes: dict[str, float]
     dealt = Dealt(
         item_s=item_s,
         largest=way.largest,
+        is_cut=way.is_cut,
         bytes_per_item=n_bytes,
         n_times=N_CYCLES if is_repeated else 1,
     )
