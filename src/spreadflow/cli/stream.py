@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from spreadflow.log import Progress
     from spreadflow.parallel import World
     from spreadflow.stream import stacks, zeromq
+    from spreadflow.stream.shots import each
 
     pairs = [text.partition("=") for text in arguments.monitor]
     if not all(name and path for name, _, path in pairs):
@@ -36,4 +37,4 @@ def run(arguments: argparse.Namespace) -> None:
     datasets = stacks.Datasets(arguments.dataset, arguments.shot_ids, monitors)
     shots = stacks.Stacks(arguments.files, datasets, block_shots=1)
     with Progress("stream", shots.n_shots, World(), "shots") as progress:
-        zeromq.push(shots.each(), arguments.to, arguments.readers, arguments.rate, progress.at)
+        zeromq.push(each(shots), arguments.to, arguments.readers, arguments.rate, progress.at)

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from spreadflow import __version__
+from spreadflow.callbacks import ARRAYS
 from spreadflow.errors import FileError
 from spreadflow.io.colours import Pixels
 from spreadflow.io.new_hdf5 import longer_hdf5, new_hdf5
@@ -27,9 +28,6 @@ Nobody could open a file with this mark after its writer was killed.
 
 SCHEMA = 2
 """Version of what this adds to the older layout: sums, counts, pixels, and how they were formed."""
-
-ARRAYS = ("G2", "IF", "IP")
-"""Names of sums: products, later and earlier values."""
 
 NOT_COMPARED = (
     "h5output",
@@ -210,15 +208,22 @@ def read_last(path: Path) -> Stored:
         raise FileError(path, expected, error, todo) from None
 
 
+def last_update(file: h5py.File) -> h5py.Group | None:
+    """Return the update of most shots in a file; None where there is none, or a user's class has
+    published.
+    """
+    updates = [group for group in file["user"].values() if "n_shots" in group.attrs]
+    return max(updates, key=lambda update: update.attrs["n_shots"], default=None)
+
+
 def _stored(path: Path, file: h5py.File) -> Stored:
     """Return the last update of an open file. Raises as HDF5 does where something is missing."""
     if file.attrs["schema"] != SCHEMA:
         raise ValueError(f"schema {file.attrs['schema']}")
     system = file["system"]
-    updates = list(file["user"].values())
-    if not updates:
+    last = last_update(file)
+    if last is None:
         raise ValueError("no update")
-    last = max(updates, key=lambda update: update.attrs["n_shots"])
     shots = {name: int(value) for name, value in last.attrs.items()}
     return Stored(
         path=path,

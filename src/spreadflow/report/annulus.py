@@ -49,7 +49,6 @@ WANTED = (
     Annulus.reflections.sigma,
     Annulus.reflections.flags,
     Annulus.reflections.bbox,
-    Annulus.reflections.first_pixel,
     Annulus.pixels.valid,
     Annulus.pixels.overlap,
 )
@@ -155,8 +154,7 @@ def _sums(tables: Annulus, drawn: np.ndarray, section: dict[str, Any]) -> Sums:
     """Return what is known of the reflections and pixels of a part. drawn: (lattice,) bool."""
     reflections = tables.reflections
     lattice = reflections.lattice
-    rows = _integrated(reflections)
-    strength = i_over_sigma(reflections.intensity[rows], reflections.sigma[rows])
+    rows, strength = _strengths(reflections)
     n_pixels = np.bincount(lattice, pixel_counts(reflections.bbox), len(drawn))
     return Sums(
         n_reflections=np.bincount(lattice, minlength=len(drawn)),
@@ -169,17 +167,17 @@ def _sums(tables: Annulus, drawn: np.ndarray, section: dict[str, Any]) -> Sums:
     )
 
 
-def _integrated(reflections: Reflections) -> np.ndarray:
-    """Return the rows of the reflections whose intensities may be used."""
-    return np.flatnonzero(reflections.flags & ReflectionFlag.FAILED == 0)
+def _strengths(reflections: Reflections) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the reflections whose intensities may be used, and I/σ of each."""
+    rows = np.flatnonzero(reflections.flags & ReflectionFlag.FAILED == 0)
+    return rows, i_over_sigma(reflections.intensity[rows], reflections.sigma[rows])
 
 
 def _places(part: int, reflections: Reflections) -> list[Place]:
     """Return where the strongest reflections of a part are that are integrated without reserve, as
     many as the picture shows.
     """
-    rows = _integrated(reflections)
-    strength = i_over_sigma(reflections.intensity[rows], reflections.sigma[rows])
+    rows, strength = _strengths(reflections)
     first = np.argsort(-strength, kind="stable")[: ROWS * COLUMNS]
     return [Place(float(strength[n]), part, int(rows[n])) for n in first]
 

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
+from spreadflow.io import g2
 from spreadflow.report import style
 from spreadflow.report.style import say
 
@@ -75,10 +76,9 @@ def _figures(path: Path) -> dict[str, Any]:
 def _curves(path: Path) -> list[Curve]:
     """Return the curves of the last update of a run; none where the user's class published."""
     with h5py.File(path, "r", locking=False) as file:
-        updates = [name for name in file["user"] if name.startswith("G2_results_at_")]
-        if not updates:
+        last = g2.last_update(file)
+        if last is None:
             return []
-        last = file["user"][max(updates, key=lambda name: int(name.rpartition("_")[2]))]
         rate_hz = float(file["system/system_params/rate_hz"][()])
         has_partners = last["delay_counts"][()] > 0
         delays_s = last["delays"][()][has_partners] / rate_hz

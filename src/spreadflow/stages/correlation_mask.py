@@ -5,7 +5,7 @@ it.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from spreadflow.io.images.layout import panels_of
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.stages.correlation_source import source_of
-from spreadflow.stream.shots import Event, Source
+from spreadflow.stream.shots import Source, each
 from spreadflow.stream.stacks import Stacks
 from spreadflow.units import wavelength
 
@@ -166,7 +166,7 @@ def _mean(
     """
     total = np.zeros(source.shape)
     n = 0
-    for image in islice(_images(source), request.n_shots):
+    for _, image in islice(each(source), request.n_shots):
         usable = usable & np.isfinite(image) & (image < request.section.saturated)
         total += np.where(np.isfinite(image), image, 0.0)
         n += 1
@@ -174,18 +174,6 @@ def _mean(
     if not n:
         raise FileError("correlate", "a shot that can be read", "none", "Check its source.")
     return total / n, usable, n
-
-
-def _any(_event: Event) -> bool:
-    """Accept every shot."""
-    return True
-
-
-def _images(source: Source) -> Iterator[np.ndarray]:
-    """Yield the images of the shots that can be read."""
-
-    for block in source.blocks(0, 1, _any):
-        yield from block.images[block.is_valid]
 
 
 def _positions_mm(path: Path | None, source: Source) -> tuple[np.ndarray | None, float]:

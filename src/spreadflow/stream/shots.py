@@ -50,6 +50,15 @@ class Source(Protocol):
         """Yield the blocks of one reader, of several that share the shots between them."""
 
 
+def each(source: Source) -> Iterator[tuple[Event, np.ndarray]]:
+    """Yield the shots of a source that can be read with their images, which last until the next
+    one.
+    """
+    for block in source.blocks(0, 1, lambda _event: True):
+        for i in np.flatnonzero(block.is_valid).tolist():
+            yield block.events[i], block.images[i]
+
+
 def slices(n_shots: int, block_shots: int, reader: int, n_readers: int) -> Iterator[slice]:
     """Yield the blocks of one reader among shots that are counted: those whose number is `reader`
     modulo `n_readers`.

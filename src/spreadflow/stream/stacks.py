@@ -237,12 +237,6 @@ class Stacks:
             yield Block(events, images, is_valid)
             first += n_readers * self._block_shots
 
-    def each(self) -> Iterator[tuple[Event, np.ndarray]]:
-        """Yield the shots that can be read with their images, which last until the next one."""
-        for block in self.blocks(0, 1, lambda _event: True):
-            for i in np.flatnonzero(block.is_valid).tolist():
-                yield block.events[i], block.images[i]
-
     def _up_to(self, number: int) -> int:
         """Return the number of shots, no more than `number`, when there are as many or all have
         come.

@@ -59,6 +59,7 @@ class Buffered:
         self.delays = np.asarray(delays, np.int64)
         self.history = History(n_shots, min(ARRIVING, n_shots))
         self.engine = engine(n_pixels, len(self.delays), self.history.n_rows, limits)
+        self._begin()
 
     @property
     def counts(self) -> Counts:
@@ -71,6 +72,9 @@ class Buffered:
             shots = np.flatnonzero(rows >= 0)
             self.engine.keep(images, first + shots, rows[shots])
             self._update()
+
+    def _begin(self) -> None:
+        """Prepare what follows the blocks."""
 
     def _update(self) -> None:
         """Follow the block that was inserted."""
@@ -113,15 +117,7 @@ class Accumulating(Buffered):
     complete where the buffer reaches as far back.
     """
 
-    def __init__(
-        self,
-        n_pixels: int,
-        delays: np.ndarray,
-        n_shots: int,
-        limits: Limits,
-        engine: NewEngine = NumbaEngine,
-    ):
-        super().__init__(n_pixels, delays, n_shots, limits, engine)
+    def _begin(self) -> None:
         self._sums = self.engine.empty()
         self._n_partners = np.zeros(len(self.delays), np.int64)
 
