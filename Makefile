@@ -8,7 +8,7 @@ VENV ?= .venv
 CORES ?= all
 # More words for pytest: make test PYTEST='--durations 20'.
 PYTEST ?=
-WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 # The folder of stills, for `make nanobragg`. Where it has a model of the crystals, their pixels are modelled too.
 DATA ?=
 # The revision that `make same` compares with, and the chain it runs.
@@ -24,8 +24,8 @@ CCTBX := .venv-cctbx
 export PATH := $(abspath $(BIN)):$(PATH)
 # A chain starts hundreds of processes: none compiles what another has compiled.
 unexport PYTHONDONTWRITEBYTECODE
-# Halves compiling, and slows the brute-force engine down: for tests that compile much and run little.
-QUICK_TO_COMPILE := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
+# Halves compiling, and slows the brute-force engine down: for tests that compile much and run little (decision 27).
+QUICK_TO_COMPILE := XLA_FLAGS='--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 FOLLOW := --quiet host 2>&1 | spreadflow watch
 SITE := sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header $(LOCK_FLAGS)

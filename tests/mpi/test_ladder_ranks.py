@@ -16,7 +16,7 @@ from spreadflow.products import Ladder
 from spreadflow.trial.threads import THREAD_CAPS
 
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
-pytestmark = pytest.mark.chain
+pytestmark = pytest.mark.long
 
 
 def run(packed_run, out: Path, ranks: int, threads: int) -> Ladder:

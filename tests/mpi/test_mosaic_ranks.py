@@ -18,7 +18,7 @@ DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
 SHARED = {"max_lattices": 4}
 ALONE = {"scope": "per_lattice", "range": "annulus", "block_lattices": 1}
-pytestmark = pytest.mark.chain
+pytestmark = pytest.mark.long
 
 
 def run(packed_run, out: Path, ranks: int, program: list[object], keys: dict) -> int:

@@ -16,7 +16,7 @@ from spreadflow.products import Pack, Predict, Product
 LAUNCHER = Path(sys.prefix) / "bin" / "mpiexec"
 DYING = Path(__file__).with_name("dying.py")
 CLI = ["-m", "spreadflow.cli"]
-pytestmark = pytest.mark.chain
+pytestmark = pytest.mark.long
 
 
 def run(refined_run, word: str, inputs: list, out: Path, ranks: int, program: list) -> int:

@@ -32,7 +32,7 @@ SECTIONS = {
 }
 
 pytestmark = [
-    pytest.mark.chain,
+    pytest.mark.long,
     pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: install the extra `mpi`"),
 ]
 

@@ -27,7 +27,7 @@ rounding.
 COUNTS = {"cycles/n_iterations": 3}
 """Columns of counts → how far they may be apart: rounding may end a solve a step sooner."""
 
-pytestmark = pytest.mark.chain
+pytestmark = pytest.mark.long
 
 
 def run(stage2_run, out: Path, ranks: int, program: list) -> int:

@@ -16,7 +16,9 @@ from trials import check_header_error, summary_of
 pytestmark = pytest.mark.chain
 
 
-@pytest.fixture(scope="module", params=["tetragonal", "panels"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("tetragonal", marks=pytest.mark.long), "panels"]
+)
 def other(request, tmp_path_factory, chain):
     """Folder and name of a trial that has run from simulate to reindex."""
     folder = tmp_path_factory.mktemp(request.param)
