@@ -140,6 +140,12 @@ def write_part(path: Path, product: Product, key: str) -> None:
     write(path, product, key=key, **{N_ROWS: product.n_rows()})
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file of text. Raises FileError."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
     """Write columns of equal length as a table of text, their names in the first line."""
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

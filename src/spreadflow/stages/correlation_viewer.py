@@ -221,8 +221,7 @@ class G2Viewer:
                 colour: fit.sigmas[2] * output.how.rate_hz for colour, fit in fitted.items()
             },
         }
-        with store.replacing(output.path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        store.write_text(output.path.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
 
 
 def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.ndarray]:

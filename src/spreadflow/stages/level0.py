@@ -317,8 +317,7 @@ def _limited(
 def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:
     """Write level0.fit.json, then level0.expt. Raises FileError where a figure is not finite."""
     store.check_figures(figures, out)
-    with store.replacing(out.with_suffix(".fit.json")) as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    store.write_text(out.with_suffix(".fit.json"), json.dumps(figures, indent=2) + "\n")
     length_sigma = figures["distance_sigma_mm"] / figures["distance_mm"] or None
     dials_writer.write_expt(out, detector, **beam, length_sigma=length_sigma)
 

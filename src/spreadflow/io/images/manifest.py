@@ -227,8 +227,7 @@ def write_manifest(
     except ValidationError as error:
         raise _explain(error, out) from None
 
-    with store.replacing(out) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    store.write_text(out, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 

@@ -57,8 +57,7 @@ def write_expt(
     )
     if length_sigma is not None:
         experiments[LENGTH_SIGMA] = float(length_sigma)
-    with store.replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(experiments, indent=2) + "\n", encoding="utf-8")
+    store.write_text(path, json.dumps(experiments, indent=2) + "\n")
 
 
 def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector]) -> None:
@@ -86,10 +85,7 @@ def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[
             }
         )
     trees = [detector_tree(detector, TRUSTED_RANGE) for detector in detectors]
-    with store.replacing(Path(path)) as temporary:
-        temporary.write_text(
-            json.dumps(_experiment_list(**lists, detector=trees)) + "\n", encoding="utf-8"
-        )
+    store.write_text(path, json.dumps(_experiment_list(**lists, detector=trees)) + "\n")
 
 
 def _experiment_list(**lists: list) -> dict[str, Any]:
