@@ -45,6 +45,8 @@ class Indexed(NamedTuple):
     detector: Detector
     space_group: str
     polarization: float
+    material: str
+    """of the detector's sensor; empty = not known"""
 
 
 def read(
@@ -70,7 +72,15 @@ def read(
         block = blocks[number]
         part = reader.read(block.part)
         own[number], outcomes[number] = _lattices(block, part, spectra[block.run], section)
-    return Indexed(own, outcomes, attributes, detector, space_group, sources[0].polarization)
+    return Indexed(
+        own=own,
+        outcomes=outcomes,
+        attributes=attributes,
+        detector=detector,
+        space_group=space_group,
+        polarization=sources[0].polarization,
+        material=sources[0].manifest.material,
+    )
 
 
 def _blocks(index: list[Path], n_shots_of_block: int) -> list[Block]:

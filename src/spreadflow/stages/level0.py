@@ -55,6 +55,8 @@ class Lattices(NamedTuple):
     target: list[float] | None
     """cell of `index`, Å and degrees; None where lattices are imported"""
     polarization: float
+    material: str
+    """of the detector's sensor; empty = not known"""
 
 
 def run(
@@ -90,8 +92,12 @@ def run(
     figures["warnings"] = warn(log, warnings)
     (energy,) = world.sum({number: _energy(of_block) for number, of_block in lattices.own.items()})
     mean_energy_ev = energy / lattices.outcomes[Level0Outcome.USED]
-    beam = {"wavelength": wavelength(mean_energy_ev), "polarization": lattices.polarization}
-    world.once(lambda: _write(out, joint.placed, beam, figures))
+    described = {
+        "wavelength": wavelength(mean_energy_ev),
+        "polarization": lattices.polarization,
+        "material": lattices.material,
+    }
+    world.once(lambda: _write(out, joint.placed, described, figures))
     _log_result(log, figures)
 
 
@@ -118,6 +124,7 @@ def _lattices_of(section: Level0Section, index: list[Path] | None, world: World)
         runs=[str(of_run["run"]) for of_run in read.attributes],
         target=read.attributes[0]["config"]["cell"],
         polarization=read.polarization,
+        material=read.material,
     )
 
 
@@ -141,6 +148,7 @@ def _imported(section: Level0Section, files: ImportedSection, world: World) -> L
         runs=[str(path) for path in read.files],
         target=None,
         polarization=1.0 if files.polarization is None else files.polarization,
+        material="",
     )
 
 
@@ -227,12 +235,16 @@ def _log_result(log: Logger, figures: dict[str, Any]) -> None:
     )
 
 
-def _write(out: Path, detector: Detector, beam: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Write level0.fit.json, then level0.expt. Raises FileError where a figure is not finite."""
+def _write(
+    out: Path, detector: Detector, described: dict[str, Any], figures: dict[str, Any]
+) -> None:
+    """Write level0.fit.json, then level0.expt. described: what `write_expt` writes beside the
+    detector. Raises FileError where a figure is not finite.
+    """
     store.check_figures(figures, out)
     store.write_text(out.with_suffix(".fit.json"), json.dumps(figures, indent=2) + "\n")
     length_sigma = figures["distance_sigma_mm"] / figures["distance_mm"] or None
-    dials_writer.write_expt(out, detector, **beam, length_sigma=length_sigma)
+    dials_writer.write_expt(out, detector, **described, length_sigma=length_sigma)
 
 
 def _copy(frozen: Path, out: Path) -> None:

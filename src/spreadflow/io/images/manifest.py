@@ -123,6 +123,11 @@ class Manifest(BaseModel):
     files: list[ManifestFile]
     """in the order of the shots"""
 
+    @property
+    def material(self) -> str:
+        """What the sensor is made of; empty where this says nothing of it."""
+        return "" if self.sensor is None else self.sensor.material
+
 
 class _Header(NamedTuple):
     """What a manifest needs to know of an image file."""
