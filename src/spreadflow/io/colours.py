@@ -32,6 +32,17 @@ class Pixels(NamedTuple):
     n_masked_in: int
     """pixels of the mask; those without a colour are left out"""
 
+    @property
+    def mask(self) -> np.ndarray:
+        """Which pixels of an image these are, bool."""
+        return self.image(np.ones(len(self.places), bool))
+
+    def image(self, values: np.ndarray) -> np.ndarray:
+        """Return values (pixel,) in the shape of an image, 0 elsewhere."""
+        image = np.zeros(self.shape, values.dtype)
+        image.ravel()[self.places] = values
+        return image
+
 
 def read_pixels(
     shape: tuple[int, ...],
