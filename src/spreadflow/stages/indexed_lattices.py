@@ -19,7 +19,7 @@ from spreadflow.models import Detector, Spectrum
 from spreadflow.parallel import World
 from spreadflow.products import Children, Index
 from spreadflow.recipes import advice
-from spreadflow.recipes.shot import peaks
+from spreadflow.recipes.shot_rows import peaks
 from spreadflow.stages.blocks import in_words
 
 
