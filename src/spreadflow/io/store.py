@@ -29,7 +29,7 @@ from spreadflow.io.checksums import FORMAT
 from spreadflow.io.datasets import P
 from spreadflow.io.new_hdf5 import new_hdf5
 from spreadflow.parallel import World
-from spreadflow.products import VERSION, Column, Product, Table, Wanted
+from spreadflow.products import VERSION, Product, Table, Wanted
 
 N_DIGITS = 16
 """Hexadecimal digits of a key: enough that no two of all that are ever made are equal."""
@@ -338,9 +338,9 @@ class PartReader(Generic[P]):
     other are often of the same part.
     """
 
-    def __init__(self, wanted: Iterable[Column | type[Table]]):
-        """Read these columns and tables."""
-        self._wanted = list(wanted)
+    def __init__(self, wanted: Wanted = None):
+        """Read these columns and tables; None = all."""
+        self._wanted = None if wanted is None else list(wanted)
         self._identity: tuple[Path, int] | None = None
         self._last: P | None = None
 
