@@ -38,8 +38,8 @@ COPIED_BYTES = 1 << 26
 """Bytes of the arrays whose copies are timed."""
 
 NOTHING_TO_DO = (
-    "no GPU: JAX finds the CPU alone (jax[cuda12] or jax[cuda13] is needed for NVIDIA, and a rocm "
-    "plugin for AMD); `--device cpu` measures a second CPU as if it were one"
+    "no GPU: JAX finds the CPU alone (spreadflow[cuda] is needed for NVIDIA, spreadflow[rocm] for "
+    "AMD); `--device cpu` measures a second CPU as if it were one"
 )
 
 Row = dict[str, float]

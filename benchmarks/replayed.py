@@ -346,7 +346,7 @@ class Replay:
 
     def _stage2(self) -> None:
         module = module_of("stage2")
-        self._expanded(module, "stage2")
+        self._expanded(module_of("intensity_cycles"), "stage2")
         inputs = {"stage1": self.path("stage1"), "merge": self.path("merge")}
         self._stage("stage2", module, pack=self.path("pack"), mosaic=self._mosaic, **inputs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from spreadflow.io import images
-from spreadflow.report import style
+from spreadflow.report import laboratory
 from spreadflow.report.indexed_run import IndexedRun, rings
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ def main() -> None:
     figure = Figure(figsize=(8, 8))
     axes = figure.add_axes((0, 0, 1, 1))
     image = images.Source(manifest).read(shot)
-    style.still(axes, image, run.detector, blocks=640)
+    laboratory.still(axes, image, run.detector, blocks=640)
     rings(axes, run, shot, size=90)
     axes.set(xlim=(-REACH_MM, REACH_MM), ylim=(-REACH_MM, REACH_MM))
     axes.set_axis_off()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spreadflow.analysis.merging import error_model, scaling
+from spreadflow.analysis.merging import error_model, intensity_estimates, scaling
 from spreadflow.analysis.merging.error_model import PARTIALITY_FLOOR, ErrorModel
 from spreadflow.analysis.merging.loops import HUBER, LARGEST_CHANGE_OF_LOG, LARGEST_LEVERAGE
 from spreadflow.analysis.merging.merging import Observations, Sums, Unique
@@ -164,7 +164,7 @@ def scale(
     through `sums`.
     """
     photons, factor = sums.by_unique(obs.intensity, obs.factor)
-    prior = scaling._prior(photons, factor, unique)
+    prior = intensity_estimates.wilson_prior(photons, factor, unique)
     target, ratio = (None, 1.0) if reference is None else scaling._target(obs, sums, reference)
     by_b = -2.0 * obs.s2 if refine_b else np.zeros(len(obs.s2))
     design = np.asfortranarray(np.column_stack([np.ones(len(obs.s2)), by_b, obs.slopes]))
@@ -346,15 +346,15 @@ def _merge(data: _Data, state: _State) -> _State:
     is_measured = precision > 0
     divisor = np.where(is_measured, precision, 1.0)
     merged = np.where(is_measured, weighted / divisor, 0.0)
-    prior = scaling._prior(merged, is_measured, data.unique, 1.0 / divisor)
-    mate = scaling._of_mates(_Estimate(merged, precision), prior, data.unique)
+    prior = intensity_estimates.wilson_prior(merged, is_measured, data.unique, 1.0 / divisor)
+    mate = intensity_estimates.of_mates(_Estimate(merged, precision), prior, data.unique)
     total = mate.precision + precision
     mean = (mate.mean * mate.precision + weighted) / np.where(total > 0, total, 1.0)
     measured = _Estimate(mean, total)
     return state._replace(
         prior=prior,
         measured=measured,
-        expected=scaling._expected(_with_prior(prior, measured), mate, data.unique),
+        expected=intensity_estimates.expected_of(_with_prior(prior, measured), mate, data.unique),
         own=own,
     )
 

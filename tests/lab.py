@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import tiers
+from spreadflow.folders import own_cache
 
 if TYPE_CHECKING:
     from spreadflow.config import SimulateConfig
@@ -79,8 +80,7 @@ def benchmark(name: str) -> ModuleType:
 
 def cache_folder() -> Path:
     """Return the folder that fixtures are kept in, beside JAX's compiled programs."""
-    cache_home = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    return Path(cache_home) / "spreadflow" / "fixtures"
+    return own_cache(os.environ) / "fixtures"
 
 
 def path_of(module: str) -> Path | None:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from spreadflow.doctor import software
 from spreadflow.doctor.host import NOT_THERE, Answer, ask
 
+REPOSITORY = Path(__file__).parents[2]
 LIBRARY = '{"mpi4py": "4.1", "version": "MPICH Version: 5.0.2\\nMPICH Release date: 2026"}'
 CPU = '{"jax": "0.10", "platform": "cpu", "kind": "cpu", "n_devices": 1, "seconds": 0.1}'
 
@@ -78,14 +80,24 @@ def test_without_a_launcher_two_ranks_are_not_tried(host):
         assert check(host).remedy == software.OWN_MPI
 
 
-def test_a_gpu_that_lies_idle_is_to_be_mended(host, answers):
+@pytest.mark.parametrize(
+    ("names", "idle", "extra"),
+    [
+        (("nvidia0", "nvidia1", "nvidiactl"), "nvidia0, nvidia1", "cuda"),
+        (("kfd", "dri"), "kfd", "rocm"),
+    ],
+)
+def test_a_gpu_that_lies_idle_is_to_be_mended(host, answers, names, idle, extra):
+    """By an extra that there is: the images and the lock are of the same."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
     answers(devices=CPU)
     assert software.jax(host).is_good
-    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+    for name in names:
         (host.devices / name).touch()
     finding = software.jax(host)
-    assert finding.found.endswith("; idle: nvidia0, nvidia1")
-    assert "jax[cuda13]" in finding.remedy
+    assert finding.found.endswith(f"; idle: {idle}")
+    assert f"'spreadflow[{extra}]'" in finding.remedy
 
     left_idle = host._replace(environment={**host.environment, "JAX_PLATFORMS": "cpu"})
     assert software.jax(left_idle).is_good

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from same_product import assert_same
 from spreadflow.errors import FileError
 from spreadflow.io import mtz, store, tdata
+from spreadflow.io.colours import write_array
 from spreadflow.io.images import write_mask
 from spreadflow.io.lattices import reflections
 from spreadflow.io.lattices.dials_writer import write_expt
@@ -92,6 +93,8 @@ WRITERS = {
     "a.refl": lambda path: reflections.write(path, 1, {"a": "int"}, [{"a": np.ones(1)}], {}),
     "a.tdata": lambda path: tdata.write(path, np.array([[30, 30, 30, 90, 90, 90.0]]), "P 1"),
     "a.csv": lambda path: store.write_csv(path, {"a": [1]}),
+    "a.npy": lambda path: write_array(path, np.ones(1)),
+    "a.txt": lambda path: store.write_text(path, "text"),
     "mask.h5": lambda path: write_mask(path, np.zeros((1, 2, 2)), ["good"]),
 }
 """Name of a file → what writes it."""

@@ -250,7 +250,10 @@ def test_maps_of_another_detector_end_the_manifest(run, capsys):
 def test_a_sensor_named_in_a_manifest_has_its_parallax(run):
     _, _, opened = run
     assert opened().detector.parallax_mm is None
-    thick = opened("--sensor", "Si", "0.5").detector
+    assert opened().manifest.material == ""
+    source = opened("--sensor", "Si", "0.5")
+    assert source.manifest.material == "Si"
+    thick = source.detector
     assert thick.thickness_mm == 0.5
     assert thick.parallax_mm == thick.attenuation_mm > 0.03
     thinner = opened("--sensor", "Si", "0").detector

@@ -487,7 +487,7 @@ def test_stills_read_back_as_they_were_written(tmp_path):
     ]
     other = detector()._replace(pixel_mm=0.25)
     path = tmp_path / "stills.expt"
-    write_stills(path, stills, [detector(), other])
+    write_stills(path, stills, [(detector(), ""), (other, "CdTe")])
     experiments = ExperimentList(path)
     assert len(experiments) == 3
     for number, still in enumerate(stills):
@@ -500,3 +500,5 @@ def test_stills_read_back_as_they_were_written(tmp_path):
     tree = json.loads(path.read_text())
     assert [len(tree[name]) for name in ("beam", "imageset", "crystal")] == [2, 2, 3]
     assert tree["beam"][0]["polarization_fraction"] == pytest.approx(0.95)
+    materials = [{panel["material"] for panel in one["panels"]} for one in tree["detector"]]
+    assert materials == [{""}, {"CdTe"}]

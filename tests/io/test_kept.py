@@ -16,6 +16,7 @@ from spreadflow.io.images import KeptArrays, Source, stored_masks
 from spreadflow.models import Detector, Shot
 from spreadflow.products import Index
 from spreadflow.recipes import shot as recipe
+from spreadflow.recipes.shot_rows import tables_of
 
 ENERGIES_EV = np.array([7100.0, 7110.0])
 SHAPE = (2, 24, 40)
@@ -142,7 +143,7 @@ def test_rows_of_a_shot_outlive_it(run):
         shot = run.read(number, kept)
         shot.image[0, 8:10, 8:10] += 900.0
         result = recipe.index(shot, section, NoiseSection(), run.detector, run.polarization)
-        return recipe.tables_of(result, {"shot_id": number}, Index)
+        return tables_of(result, {"shot_id": number}, Index)
 
     first = tables(0)
     copies = {name: column.copy() for name, column in first.spots.as_dict().items()}

@@ -166,6 +166,14 @@ def test_what_is_written_is_read_as_the_same(tmp_path):
             np.testing.assert_array_equal(getattr(read.reflections, name), expected, err_msg=name)
 
 
+def test_each_detector_has_the_material_of_its_own_sensor(tmp_path):
+    thick = LATTICE._replace(detector=DETECTOR._replace(thickness_mm=0.3), material="CdTe")
+    expt, _ = stills.write(tmp_path / "a", [LATTICE, thick, OTHER])
+    tree = json.loads(expt.read_text())
+    assert [one["panels"][0]["material"] for one in tree["detector"]] == ["", "CdTe"]
+    assert [one["detector"] for one in tree["experiment"]] == [0, 1, 0]
+
+
 def test_columns_that_lattices_lack_are_left_out(tmp_path):
     """Those of stage 1 have no intensity: nothing is said to be integrated."""
     bare = dict.fromkeys(["variance_obs", "intensity", "sigma", "background", "bbox"])

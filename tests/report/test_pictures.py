@@ -10,8 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spreadflow.io import store
-from spreadflow.products import Merge
-from spreadflow.report import ladder, level0, merge, spread, spread_picture, spread_product, style
+from spreadflow.products import Merge, Stage2
+from spreadflow.report import (
+    ladder,
+    level0,
+    merge,
+    spread,
+    spread_picture,
+    spread_product,
+    stage2,
+    stage2_picture,
+    style,
+)
 from spreadflow.report.stage1_picture import why_worse
 
 pytestmark = pytest.mark.stage
@@ -128,6 +138,27 @@ def test_spread_that_has_not_converged_is_loud(trial):
     words = "not converged: the last of 2 cycles moved f′, f″ by 1.8 σ"
     assert texts_of(page)[words] == style.RED
     assert spread.headline(moving)[0] == words
+
+
+@pytest.mark.parametrize(
+    ("sigma_z", "limits"),
+    [([1.12, 1.03], (0.8, 1.2)), ([0.5, np.nan], (0.45, 1.55)), ([9.0, 1.0], (0.0, 9.8))],
+)
+def test_deviations_of_pixels_are_drawn_about_the_one_that_they_should_be(trial, sigma_z, limits):
+    product = store.read(trial.stage2, Stage2)
+    product.shells.sigma_z = np.resize(sigma_z, len(product.shells))
+    figures, _ = stage2.make("stage2", [trial.stage2], [])
+    page = stage2_picture.draw(product, figures)
+    assert panel_of(page, "Z of the pixels").get_ylim() == pytest.approx(limits)
+
+
+def test_the_legend_of_cycles_covers_no_line(trial):
+    _, page = stage2.make("stage2", [trial.stage2], [])
+    page.canvas.draw()
+    panel = panel_of(page, "cycles")
+    legend = panel.get_legend().get_window_extent()
+    tops = [line.get_window_extent().y1 for line in panel.lines]
+    assert max(tops) < legend.y0
 
 
 def test_rungs_do_not_collide(trial):

@@ -409,6 +409,17 @@ def test_a_configuration_of_parcorana_runs_and_passes_its_tests(old_file, capsys
         np.testing.assert_array_equal(update["delay_counts"], [49, 48, 46])
         assert {"delay_curve_color_1", "delay_curve_color_2"} < set(update)
         assert not update["G2/delay_000001"][0].any()  # masked
+        mask, colours = (np.load(folder / f"{name}.npy") for name in ("mask", "colours"))
+        images = {
+            "system_params/maskNdarrayCoords": (np.int8, mask),
+            "user_params/colorNdarrayCoords": (np.int32, mask * colours),
+            "user_params/colorFineNdarrayCoords": (np.int32, mask * colours),
+        }
+        for name, (kind, expected) in images.items():
+            written = file["system"][name]
+            assert written.dtype == kind
+            np.testing.assert_array_equal(written, expected)
+        assert file["system/user_params/notzero"][()] == 1e-5
 
     words = ["correlate", "-c", str(old_file), "-o", str(folder / "main.h5")]
     assert cli.main([*words, "--test_main"]) == 0

@@ -20,6 +20,7 @@ from spreadflow.parallel import World
 from spreadflow.physics import geometry, rotation, symmetry
 from spreadflow.products import Index, Reindex
 from spreadflow.recipes import shot as recipe
+from spreadflow.recipes.shot_rows import tables_of
 from spreadflow.stages import index, shots
 
 pytestmark = pytest.mark.stage
@@ -178,7 +179,7 @@ def test_a_lattice_without_signal_is_refused_and_counted(tiny_run, monkeypatch):
     assert both.n_refused == 1
     np.testing.assert_array_equal(both.lattices[0].A, lattice.A)
     np.testing.assert_array_equal(both.reflections.intensity, true.reflections.intensity)
-    (share,) = recipe.tables_of(both, {"shot_id": 7}, Index).lattices.share_signal
+    (share,) = tables_of(both, {"shot_id": 7}, Index).lattices.share_signal
     assert share == true.evidences[0].share_signal
 
 

@@ -119,6 +119,12 @@ def test_the_size_of_parts_changes_nothing_but_their_number(packed, tmp_path):
         np.testing.assert_array_equal(found.datasets()[name], column, err_msg=name)
 
 
+def test_blocks_of_one_part_read_it_once(packed):
+    first, second, *_ = shoebox_blocks.blocks_of(packed.path, "pack", 1)
+    assert first.part == second.part
+    assert first.read() is second.read()
+
+
 def test_stages_read_it_as_other_shoeboxes(packed):
     recording = shoebox_blocks.read_recording(packed.path, "pack")
     assert recording.attributes["config"]["d_min"] == 2.5

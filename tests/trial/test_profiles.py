@@ -29,11 +29,12 @@ def test_a_profile_asks_for_what_each_stage_needs(machine):
         if not stage.is_parallel:
             assert (resources.mpi, resources.tasks) == ("", 1)
             continue
-        assert resources.mpi == machine.launcher
+        start = machine.devices if machine.devices and stage.takes_devices else machine
+        assert resources.mpi == start.launcher
         assert resources.tasks > 1
         assert resources.runtime <= (machine.longest_minutes or stage.minutes)
         if machine.has_whole_nodes:
-            assert resources.nodes == math.ceil(resources.tasks / machine.ranks_per_node)
+            assert resources.nodes == math.ceil(resources.tasks / start.ranks_per_node)
             assert machine.scheduler == "pbs" or resources.mem_mb == 0
             by_rule = stage.grows and machine.scheduler == "slurm"
             assert resources.get("mem_mb_per_cpu", None) == (0 if by_rule else None)
@@ -41,6 +42,20 @@ def test_a_profile_asks_for_what_each_stage_needs(machine):
             assert resources.get("mem_mb_per_cpu", None) is None
         else:
             assert resources.mem_mb_per_cpu * machine.cpus_per_rank >= stage.memory_mb
+
+
+@pytest.mark.parametrize("name", ["nersc-gpu", "olcf-gpu"])
+def test_ranks_of_stages_that_take_no_device_are_by_cores(name):
+    machine = BY_NAME[name]
+    rules = profile(machine)["set-resources"]
+    by_cores = profile(machine._replace(devices=None))["set-resources"]
+    for word in ("index", "reindex", "merge", "annulus", "pack"):
+        assert rules[word] == by_cores[word]
+        assert "--gpus-per-task" not in rules[word]["mpi"]
+    for word in ("simulate", "stage1", "correlate"):
+        assert rules[word]["tasks"] == machine.nodes * machine.devices.ranks_per_node
+        assert rules[word]["tasks"] < by_cores[word]["tasks"]
+        assert "--gpus-per-task=1" in rules[word]["mpi"]
 
 
 def test_plugins_that_know_no_ranks_are_told_slots():

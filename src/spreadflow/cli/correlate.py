@@ -169,8 +169,7 @@ def configured(
 def _compare(request: "Request") -> None:
     """Compare the outputs of both tests. Raises FileError where they differ."""
     from spreadflow.errors import FileError
-    from spreadflow.io import g2
-    from spreadflow.io.store import replacing
+    from spreadflow.io import g2, store
 
     section = request.section
     first, second = (Path(str(name)) for name in (section.out, section.test_out))
@@ -180,8 +179,7 @@ def _compare(request: "Request") -> None:
     if summary.exists():
         figures = json.loads(summary.read_text(encoding="utf-8"))
         figures["max_relative_error_vs_loop"] = worst
-        with replacing(summary) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        store.write_text(summary, json.dumps(figures, indent=1) + "\n")
     if lines:
         expected = f"the numbers of {second} within {section.largest_difference:g}"
         raise FileError(first, expected, f"{len(lines)} datasets that differ", lines[0])

@@ -77,12 +77,11 @@ def start(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Write an array as an image, or an image as an array, and its picture."""
-    import numpy as np
-
+    from spreadflow.io.colours import write_array
     from spreadflow.report import correlation_mask as report
     from spreadflow.stages import correlation_mask as stage
 
     turned = stage.to_image if arguments.action == "image" else stage.to_array
     array = turned(arguments.file, arguments.map)
-    np.save(arguments.out, array)
+    write_array(arguments.out, array)
     report.draw_array(array, arguments.out.name, arguments.out.with_suffix(".png"))

@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from spreadflow import config
     from spreadflow.doctor import examination, jobs, profile
     from spreadflow.doctor.host import Finding, here
+    from spreadflow.io import store
 
     trial = config.load(*arguments.trial or [])
     if arguments.trial:
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.json:
         rows = [{**one._asdict(), "is_good": one.is_good} for one in findings]
-        arguments.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+        store.write_text(arguments.json, text + "\n")
     if not all(finding.is_good for finding in findings):
         sys.exit(1)

@@ -36,6 +36,7 @@ def add_to(words: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write a profile, and say how it is used."""
+    from spreadflow.io import store
     from spreadflow.trial import profiles
 
     if not NAME.fullmatch(arguments.name):
@@ -45,8 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if path.exists():
         raise FileError(path, "no profile of this name", "one", "Rename or remove it.")
     machine = _machine(arguments)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(profiles.text(machine))
+    store.write_text(path, profiles.text(machine))
     print(f"{path}: snakemake --workflow-profile {arguments.name}")
     print(f"It needs `pip install 'spreadflow[{SCHEDULERS[machine.scheduler].extra}]'`.")
 

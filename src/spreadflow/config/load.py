@@ -14,6 +14,7 @@ from spreadflow.config.simulation import NAMED_CURVES, LatticesSection, Structur
 from spreadflow.config.stages import STAGE_CONFIGS
 from spreadflow.config.trial import OVERLAYS, OVERLAYS_OF, Config, overlay
 from spreadflow.errors import ConfigError, FileError
+from spreadflow.folders import lowest_existing
 
 WILDCARD = set("{}\n\r")
 """Letters that no path of a workflow may have."""
@@ -179,8 +180,7 @@ def _check_places(config: Config, where: object) -> None:
     for key, folder in {"results": trial, "data": config.data}.items():
         if os.path.exists(folder) or (key == "data" and not is_simulated):
             continue
-        parents = Path(os.path.abspath(folder)).parents
-        above = next(path for path in parents if os.path.exists(path))
+        above = lowest_existing(folder)
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             expected = f"a place for {folder}"
             found = f"{above}, where nothing can be made"

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spreadflow.doctor.host import Finding, Host, short
+from spreadflow.folders import lowest_existing, own_cache, user_cache
 
 ROOM_GB = 1.0
 """Free space below which a folder is full: a trial of some hundred shots takes as much."""
@@ -36,19 +37,11 @@ IN_MEMORY = ("tmpfs", "ramfs")
 """Types of file systems whose files take memory."""
 
 
-def existing(folder: Path) -> Path:
-    """Return a folder, or the lowest one above it that exists."""
-    path = folder.absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
 def file_system(folder: Path, mounts: Path) -> str:
     """Return the type of the file system that a folder lies on, and what to know about it; "" where
     it is not known. mounts: the table of file systems.
     """
-    path = existing(folder).resolve()
+    path = lowest_existing(folder).resolve()
     kinds = {}
     with suppress(OSError):
         for line in mounts.read_text(errors="replace").splitlines():
@@ -68,7 +61,7 @@ def takes_files(check: str, folder: Path, host: Host, remedy: str) -> Finding:
 
     The folder is not made where it does not exist: the one above it then has to take files.
     """
-    base = existing(folder)
+    base = lowest_existing(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=".spreadflow-", dir=base) as inside:
             first = Path(inside, "first")
@@ -95,7 +88,7 @@ def locks(host: Host) -> Finding:
     may (`HDF5_USE_FILE_LOCKING`).
     """
     try:
-        with tempfile.TemporaryFile(dir=existing(host.results)) as file:
+        with tempfile.TemporaryFile(dir=lowest_existing(host.results)) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return Finding("locks", f"none ({error.strerror}): spreadflow needs none")
@@ -108,22 +101,16 @@ def scratch(host: Host) -> Finding:
     return takes_files("scratch", folder, host, "export TMPDIR=FOLDER, one that takes files")
 
 
-def _cache(host: Host) -> Path:
-    """Return the folder of the user's caches."""
-    named = host.environment.get("XDG_CACHE_HOME")
-    return Path(named) if named else Path(host.environment.get("HOME", "/"), ".cache")
-
-
 def cache(host: Host) -> Finding:
     """Whether the folder of the user's caches takes files: Snakemake does not start without it."""
     remedy = f"export XDG_CACHE_HOME={host.environment.get('TMPDIR', '/tmp')}/cache"
-    return takes_files("cache", _cache(host), host, remedy)
+    return takes_files("cache", user_cache(host.environment), host, remedy)
 
 
 def compiled(host: Host) -> Finding:
     """Whether the folder of compiled loops takes files: else each process compiles anew."""
     named = host.environment.get("NUMBA_CACHE_DIR")
-    folder = Path(named) if named else _cache(host) / "spreadflow" / "numba"
+    folder = Path(named) if named else own_cache(host.environment) / "numba"
     remedy = "unset NUMBA_CACHE_DIR" if named else "export NUMBA_CACHE_DIR=/tmp/numba"
     return takes_files("compiled loops", folder, host, remedy)
 
@@ -131,7 +118,7 @@ def compiled(host: Host) -> Finding:
 def compiled_by_jax(host: Host) -> Finding:
     """Whether the folder of what JAX compiled takes files."""
     named = host.environment.get("JAX_COMPILATION_CACHE_DIR")
-    folder = Path(named) if named else _cache(host) / "spreadflow" / "jax"
+    folder = Path(named) if named else own_cache(host.environment) / "jax"
     remedy = (
         "unset JAX_COMPILATION_CACHE_DIR" if named else "export JAX_COMPILATION_CACHE_DIR=/tmp/jax"
     )

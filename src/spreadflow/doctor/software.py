@@ -38,8 +38,8 @@ RUNTIMES = (
 EXECUTOR = "snakemake-executor-plugin-"
 """How the names of packages begin that let Snakemake submit jobs."""
 
-LATEST_CUDA = "cuda13"
-"""Extra of the package jax for the devices of NVIDIA."""
+EXTRAS = {"nvidia": "cuda", "kfd": "rocm"}
+"""Beginning of the names of device files → the extra of this package for GPUs of their maker."""
 
 
 def family(text: str) -> str | None:
@@ -142,7 +142,8 @@ def jax(host: Host) -> Finding:
     )
     idle = accelerators(host)
     if idle and figures["platform"] == "cpu" and not platforms:
-        remedy = f"pip install 'jax[{LATEST_CUDA}]', or export JAX_PLATFORMS=cpu"
+        extra = next(extra for begin, extra in EXTRAS.items() if idle[0].startswith(begin))
+        remedy = f"pip install 'spreadflow[{extra}]', or export JAX_PLATFORMS=cpu"
         return Finding("JAX", f"{found}; idle: {', '.join(idle)}", remedy)
     return Finding("JAX", found)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from spreadflow.errors import FileError
+from spreadflow.io import store
 
 LARGEST_COLOUR = 1 << 14
 """Colours above this are those of a damaged file."""
@@ -30,6 +31,17 @@ class Pixels(NamedTuple):
     """(pixel,) int32 from 1"""
     n_masked_in: int
     """pixels of the mask; those without a colour are left out"""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which pixels of an image these are, bool."""
+        return self.image(np.ones(len(self.places), bool))
+
+    def image(self, values: np.ndarray) -> np.ndarray:
+        """Return values (pixel,) in the shape of an image, 0 elsewhere."""
+        image = np.zeros(self.shape, values.dtype)
+        image.ravel()[self.places] = values
+        return image
 
 
 def read_pixels(
@@ -85,6 +97,12 @@ def _colours(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         found = f"numbers from {numbers.min()} to {numbers.max()}"
         raise FileError(path, f"colours from 0 (none) to {LARGEST_COLOUR}", found, ABOUT)
     return numbers.astype(np.int32)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as a .npy file. Raises FileError."""
+    with store.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
 
 
 def _whole_numbers(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -94,8 +94,7 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
         labels=cells.lattices.cluster.tolist(),
     )
     path = out.with_name(f"{out.name}_populations.json")
-    with store.replacing(path) as temporary:
-        temporary.write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    store.write_text(path, content.model_dump_json(indent=1) + "\n")
     return [path]
 
 

@@ -141,11 +141,20 @@ def write_parameters(
     pixels: Pixels,
 ) -> None:
     """Write what was configured, a dataset for each parameter, which pixels are correlated, and
-    how.
+    how. Scripts for ParCorAna expect mask and colours themselves in place of the files' names.
     """
+    images = {
+        "system/system_params/maskNdarrayCoords": pixels.mask.astype(np.int8),
+        "system/user_params/colorNdarrayCoords": pixels.image(pixels.colours),
+        "system/user_params/colorFineNdarrayCoords": pixels.image(pixels.fine_colours),
+    }
+    for path, image in images.items():
+        file.create_dataset(path, data=image, compression="gzip")
     for group, parameters in (("system_params", system), ("user_params", user)):
         for name, value in parameters.items():
             path = f"system/{group}/{name}"
+            if path in images:
+                continue
             try:
                 file[path] = value
             except (TypeError, ValueError):
@@ -189,9 +198,8 @@ def write_update(
     for array, sums in arrays.items():
         update[f"sums/{array}"] = sums
         for i, delay in enumerate(columns["delays"]):
-            image = np.zeros(pixels.shape, np.float32)
-            image.ravel()[pixels.places] = sums[i] / n[i]
-            update[f"{array}/delay_{delay:06d}"] = image
+            means = (sums[i] / n[i]).astype(np.float32)
+            update[f"{array}/delay_{delay:06d}"] = pixels.image(means)
     return update
 
 

@@ -45,13 +45,17 @@ class _Axes(NamedTuple):
 # ---------------------------------------------------------------- writing
 
 
-def detector_tree(detector: Detector, trusted_range: tuple[float, float]) -> dict[str, Any]:
-    """Return a detector as the file has it."""
+def detector_tree(
+    detector: Detector, trusted_range: tuple[float, float], material: str
+) -> dict[str, Any]:
+    """Return a detector as the file has it. material: of its sensor; empty = not known."""
     numbers = np.arange(detector.n_panels)
     axes = [_lab_axes(detector, n) for n in range(detector.n_panels)]
     if detector.levels is not None:
         axes = _local_axes(detector, detector.levels[-1], axes)
-    panels = [_panel(axes[n], detector, trusted_range, n) for n in range(detector.n_panels)]
+    panels = [
+        _panel(axes[n], detector, trusted_range, material, n) for n in range(detector.n_panels)
+    ]
     laboratory = _group_keys("Detector", np.eye(4))
     levels = () if detector.levels is None else tuple(detector.levels)
     children = _children(detector, numbers, levels, np.eye(4))
@@ -125,7 +129,11 @@ def _group_keys(name: str, frame: np.ndarray) -> dict[str, Any]:
 
 
 def _panel(
-    axes: _Axes, detector: Detector, trusted_range: tuple[float, float], panel: int
+    axes: _Axes,
+    detector: Detector,
+    trusted_range: tuple[float, float],
+    material: str,
+    panel: int,
 ) -> dict[str, Any]:
     """Return a panel as the file has it, with axes relative to its parent."""
     slow, fast = detector.shape
@@ -146,7 +154,7 @@ def _panel(
             float(detector.attenuation_mm),
             has_parallax=detector.parallax_mm is not None,
         ),
-        material="Si",
+        material=material,
     )
     return frame | sensor
 

@@ -24,8 +24,7 @@ def remove(product: Path) -> None:
 
 def write(product: Path, shares: Shares) -> None:
     """Write the file beside a product."""
-    with store.replacing(product.with_suffix(SUFFIX)) as temporary:
-        temporary.write_text(json.dumps(shares._asdict()) + "\n", encoding="utf-8")
+    store.write_text(product.with_suffix(SUFFIX), json.dumps(shares._asdict()) + "\n")
 
 
 def read(product: Path) -> Shares | None:

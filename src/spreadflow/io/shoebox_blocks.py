@@ -24,6 +24,8 @@ class ShoeboxBlock(NamedTuple):
     """rows of the lattices in the part"""
     ids: list[int]
     """shot_id and k of each lattice, one after the other"""
+    reader: store.PartReader[Annulus]
+    """that of all blocks of the product: those that follow each other are often of one part"""
 
     def identities(self) -> list[tuple[int, int]]:
         """Return shot_id and k of each lattice."""
@@ -33,7 +35,7 @@ class ShoeboxBlock(NamedTuple):
         """Return the part that the lattices are in. Raises FileError where its reflections are not
         in the order of their lattices.
         """
-        part = self.part.read()
+        part = self.reader.read(self.part)
         if (np.diff(part.reflections.lattice) < 0).any():
             path = store.part_path(self.part.manifest.path, self.part.number)
             raise FileError(path, "reflections in the order of lattices", "others", store.RERUN)
@@ -46,12 +48,13 @@ def blocks_of(path: Path, kind: str, size: int) -> list[ShoeboxBlock]:
     lattices = store.read(path, product, [product.lattices.shot_id, product.lattices.k]).lattices
     ids = np.stack([lattices.shot_id, lattices.k.astype(np.uint64)], axis=1)
     blocks = []
+    reader = store.PartReader[Annulus]()
     for part in store.parts_of(path, product):
         own = part.rows("lattices")
         for first in range(own.start, own.stop, size):
             end = min(first + size, own.stop)
             rows = range(first - own.start, end - own.start)
-            blocks.append(ShoeboxBlock(part, rows, ids[first:end].ravel().tolist()))
+            blocks.append(ShoeboxBlock(part, rows, ids[first:end].ravel().tolist(), reader))
     return blocks
 
 

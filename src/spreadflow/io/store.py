@@ -29,7 +29,7 @@ from spreadflow.io.checksums import FORMAT
 from spreadflow.io.datasets import P
 from spreadflow.io.new_hdf5 import new_hdf5
 from spreadflow.parallel import World
-from spreadflow.products import VERSION, Column, Product, Table, Wanted
+from spreadflow.products import VERSION, Product, Table, Wanted
 
 N_DIGITS = 16
 """Hexadecimal digits of a key: enough that no two of all that are ever made are equal."""
@@ -138,6 +138,12 @@ def write(path: Path | str, product: Product, *, key: str, **attributes: object)
 def write_part(path: Path, product: Product, key: str) -> None:
     """Write a part of a product, or a piece of one."""
     write(path, product, key=key, **{N_ROWS: product.n_rows()})
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file of text. Raises FileError."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[object]]) -> None:
@@ -332,9 +338,9 @@ class PartReader(Generic[P]):
     other are often of the same part.
     """
 
-    def __init__(self, wanted: Iterable[Column | type[Table]]):
-        """Read these columns and tables."""
-        self._wanted = list(wanted)
+    def __init__(self, wanted: Wanted = None):
+        """Read these columns and tables; None = all."""
+        self._wanted = None if wanted is None else list(wanted)
         self._identity: tuple[Path, int] | None = None
         self._last: P | None = None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spreadflow.io.store import replacing
+from spreadflow.io.store import write_text
 from spreadflow.physics import symmetry
 
 
@@ -18,5 +18,4 @@ def write(path: Path | str, cells: np.ndarray, space_group: str) -> None:
         numbers = [f"{value:.6f}" for value in cell]
         lines.append(" ".join([*numbers, symbol]) + "\n")
 
-    with replacing(Path(path)) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))

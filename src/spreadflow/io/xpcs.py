@@ -92,8 +92,7 @@ def _write_instrument(entry: h5py.Group, results: XpcsResults) -> None:
     pixels = results.pixels
     masks = _group(instrument, "masks", "NXnote")
     for kind, colours in (("dynamic", pixels.colours), ("static", pixels.fine_colours)):
-        image = np.zeros(pixels.shape, np.int32)
-        image.ravel()[pixels.places] = colours
+        image = pixels.image(colours)
         _put(masks, f"{kind}_roi_map", image, units="au")
         _put(masks, f"{kind}_q_list", np.unique(colours), units="au")
 

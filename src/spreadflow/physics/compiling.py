@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numba
 
+from spreadflow.folders import own_cache
+
 PACKAGE = Path(__file__).parents[1]
 """The folder of the package."""
 
@@ -48,8 +50,7 @@ def _cache_folder() -> Path | None:
     neither does.
     """
     with suppress(OSError, RuntimeError):
-        folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        folder = folder / "spreadflow" / "numba" / _state()
+        folder = own_cache(os.environ) / "numba" / _state()
         folder.mkdir(parents=True, exist_ok=True)
         _fill(folder)
         return folder

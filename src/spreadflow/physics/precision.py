@@ -8,14 +8,14 @@ which none of them knows.
 """
 
 import os
-from pathlib import Path
 
 import jax
+
+from spreadflow.folders import own_cache
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spreadflow" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(_cache))
+    jax.config.update("jax_compilation_cache_dir", str(own_cache(os.environ) / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before the first array

@@ -22,7 +22,8 @@ from spreadflow.models import Detector, Lattice, Reflections, Spectrum, Spots
 from spreadflow.physics.spectrum import gaussian
 from spreadflow.products import Reindex, Table
 from spreadflow.recipes import stated_judge
-from spreadflow.recipes.shot import Result, tables_of
+from spreadflow.recipes.shot import Result
+from spreadflow.recipes.shot_rows import tables_of
 from spreadflow.recipes.stated_judge import Judged
 from spreadflow.recipes.stated_reflections import (
     StatedRun,

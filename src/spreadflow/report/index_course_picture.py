@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from spreadflow.errors import Outcome
 from spreadflow.models import Detector
 from spreadflow.products import Index
-from spreadflow.report import style
+from spreadflow.report import laboratory, style
 from spreadflow.report.index_sums import Counted
 from spreadflow.report.indexed_run import IndexedRun, concatenated
 from spreadflow.report.style import say
@@ -123,7 +123,7 @@ def _shot_axis(axes: Any) -> None:
 def _sum(axes: Any, detector: Detector, counted: Counted) -> None:
     """Draw how many spots of all shots there are in places of the detector."""
     axes.set_title("sum of the spots of all shots")
-    style.panels(axes, detector)
+    laboratory.panels(axes, detector)
     if not counted.sums.of_panel.any():
         style.empty(axes, "no spots")
         return

@@ -12,7 +12,7 @@ from spreadflow.errors import Outcome
 from spreadflow.io.images.source import open_source
 from spreadflow.models import Shot
 from spreadflow.products import Index
-from spreadflow.report import index_course_picture, style
+from spreadflow.report import index_course_picture, laboratory, style
 from spreadflow.report.index_sums import Counted
 from spreadflow.report.indexed_run import IndexedRun, concatenated, pixels_mm, rings
 from spreadflow.report.style import say
@@ -119,9 +119,9 @@ def _failed_still(axes: Any, runs: list[IndexedRun]) -> None:
         return
     outcome = Outcome(run.shots.outcome[row])
     shot = _read(run, row)
-    style.panels(axes, run.detector)
+    laboratory.panels(axes, run.detector)
     if isinstance(shot, Shot):
-        style.still(axes, shot, run.detector)
+        laboratory.still(axes, shot, run.detector)
     tables, row_in_part = run.tables_of(row)
     spots = tables.spots[tables.spots.shot == row_in_part]
     brightest = np.argsort(-spots.intensity, kind="stable")[:MOST_SPOTS]
@@ -206,13 +206,13 @@ def _still(axes: Any, runs: list[IndexedRun]) -> None:
     shot = _read(best, row)
     what = "photons"
     if isinstance(shot, Shot):
-        style.still(axes, shot, best.detector)
+        laboratory.still(axes, shot, best.detector)
     elif best.has_images:
         style.empty(axes, f"shot {row}: {shot}")
         return
     else:
         what = "peaks"
-        style.panels(axes, best.detector)
+        laboratory.panels(axes, best.detector)
         x, y, _ = best.positions_mm(tables.spots[tables.spots.shot == row_in_part]).T
         axes.plot(x, y, ".", ms=3, color=style.INK, mew=0, label="peaks")
     rings(axes, best, tables, row_in_part)

@@ -14,7 +14,7 @@ from spreadflow.physics import geometry
 from spreadflow.products import Index
 from spreadflow.products.index import Reflections, Spots
 from spreadflow.recipes import advice
-from spreadflow.report import style, truth
+from spreadflow.report import laboratory, truth
 from spreadflow.report.drawn import are_drawn
 from spreadflow.report.indexed_run import IndexedRun, resolution
 from spreadflow.report.runs import whole_truth
@@ -191,7 +191,7 @@ def _bins(runs: Sequence[IndexedRun]) -> Bins:
     if len(d):
         edges = np.linspace(inverse.min(), inverse.max(), N_SHELLS + 1)
         n_pixels, _ = np.histogram(inverse, edges)
-    (left, right), (bottom, top) = style.extent_mm(runs[-1].detector)
+    (left, right), (bottom, top) = laboratory.extent_mm(runs[-1].detector)
     step = max(right - left, top - bottom) / N_ACROSS
     return Bins(
         n_panels=max(run.detector.n_panels for run in runs),

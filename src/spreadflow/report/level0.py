@@ -18,7 +18,7 @@ from spreadflow.io.lattices.dials import read_expt
 from spreadflow.io.truth import true_detector
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
-from spreadflow.report import style
+from spreadflow.report import laboratory, style
 from spreadflow.report.checks import Check, Summaries, one_outcome_each
 from spreadflow.report.style import say
 
@@ -139,7 +139,7 @@ def _picture(figures: dict, detector: Detector | None) -> Figure:
 
 def _groups(axes: Any, groups: list[dict[str, Any]], detector: Detector) -> None:
     """Draw the panels, and an arrow for the shift of each group, much enlarged."""
-    style.panels(axes, detector)
+    laboratory.panels(axes, detector)
     n_slow, n_fast = detector.shape
     numbers = np.arange(detector.n_panels)
     middles = geometry.position(

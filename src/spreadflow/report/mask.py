@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from spreadflow.analysis.recording.unusable import NAMES, Unusable
 from spreadflow.models import Detector, Shot, Spectrum
 from spreadflow.physics import geometry
-from spreadflow.report import style
+from spreadflow.report import laboratory, style
 from spreadflow.report.style import say
 
 COLORS = {
@@ -78,7 +78,7 @@ def draw(
         of_panels, of_kinds = figure.subplots(1, 2, width_ratios=[1.7, 1.0])
         good = unusable.kinds == 0
         shot = Shot(0, mean.astype(np.float32), good, Spectrum(np.ones(1), np.ones(1)), 0.0)
-        style.still(of_panels, shot, detector)
+        laboratory.still(of_panels, shot, detector)
         _draw_kinds(of_panels, unusable, detector)
         of_panels.set_title("the mean of some shots, and the pixels that can't be used")
         names = list(figures["kinds"])
@@ -90,7 +90,7 @@ def draw(
 
 def _draw_kinds(axes: Any, unusable: Unusable, detector: Detector) -> None:
     """Draw the pixels of all kinds over a still: regions as they are, few pixels as points too."""
-    style.overlay(axes, _colored(unusable.kinds), detector)
+    laboratory.overlay(axes, _colored(unusable.kinds), detector)
     for code, name in enumerate(NAMES):
         panel, slow, fast = np.nonzero(unusable.kinds == code)
         if not code or not 0 < len(panel) <= MOST_POINTS:

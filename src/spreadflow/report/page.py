@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spreadflow.errors import FileError, warning_sentence
-from spreadflow.io.store import replacing
+from spreadflow.io.store import write_text
 from spreadflow.report import WORDS, checks, module_of
 from spreadflow.report.style import say
 
@@ -83,8 +83,7 @@ def run(summaries: list[Path], out: Path) -> None:
     ]
     head = f'<meta charset="utf-8"><title>{trial}: spreadflow</title><style>{STYLE}</style>'
     page = f'<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>'
-    with replacing(out) as temporary:
-        temporary.write_text(f"<!doctype html>{page}\n", encoding="utf-8")
+    write_text(out, f"<!doctype html>{page}\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from spreadflow.io.truth import true_detector
 from spreadflow.models import Spectrum
 from spreadflow.physics import geometry
 from spreadflow.products import KINDS, Truth
-from spreadflow.report import style
+from spreadflow.report import laboratory, style
 from spreadflow.report.runs import truth_in, whole_truth
 from spreadflow.report.style import say
 from spreadflow.report.truth import BLANK, DOUBLE, SINGLE
@@ -171,7 +171,7 @@ def _still(axes: Any, runs: list[SimulatedRun]) -> None:
         style.empty(axes, f"shot {number}: {shot.name.lower()}")
         return
     detector = true_detector(run.manifest) or source.detector
-    style.still(axes, shot, detector)
+    laboratory.still(axes, shot, detector)
     truth = whole_truth(run.manifest, (int(source.shots["file"][number]),))
     id_of_reflection = truth.shots.shot_id[truth.lattices.shot[truth.reflections.lattice]]
     is_bright = truth.reflections.photons > RING_PHOTONS

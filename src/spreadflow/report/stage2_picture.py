@@ -11,8 +11,13 @@ from spreadflow.products.stage2 import Cycles, Merged
 from spreadflow.report import style
 from spreadflow.report.style import say
 
-WIDEST_DEVIATION = 5
-"""Normalised deviations beyond this are drawn in the end bins."""
+LEAST_RANGE_OF_Z = 0.2
+"""The axis of r.m.s. deviations reaches at least so far from 1, to either side: less is no fault of
+the model that matters.
+"""
+
+LEGEND_SHARE = 0.35
+"""Share of the height of the cycles' plot that its legend has, above all lines."""
 
 
 def draw(stage2: Stage2, figures: dict[str, Any]) -> Figure:
@@ -79,9 +84,13 @@ def _strength(axes: Any, stage2: Stage2) -> None:
 def _pixels(axes: Any, stage2: Stage2) -> None:
     """Draw r.m.s. deviations of pixels by resolution: 1 where the model is right."""
     s2 = _inverse_square_d(stage2.bins)
-    axes.plot(s2, stage2.shells.sigma_z, "o-", ms=4, color=style.PURPLE)
+    sigma_z = stage2.shells.sigma_z
+    axes.plot(s2, sigma_z, "o-", ms=4, color=style.PURPLE)
     axes.axhline(1, color=style.INK, lw=0.8)
-    axes.set(title="Z of the pixels: r.m.s. (data − model)/σ", ylim=(0, None))
+    away = np.abs(np.nan_to_num(sigma_z, nan=1.0) - 1.0)
+    farthest = max(LEAST_RANGE_OF_Z, 1.1 * away.max(initial=0.0))
+    limits = (max(0.0, 1.0 - farthest), 1.0 + farthest)
+    axes.set(title="Z of the pixels: r.m.s. (data − model)/σ", ylim=limits)
 
 
 def _against_merge(axes: Any, merged: Merged) -> None:
@@ -114,8 +123,10 @@ def _cycles(axes: Any, cycles: Cycles) -> None:
     )
     for values, label, color in series:
         axes.semilogy(number, np.maximum(values, 1e-4), "o-", color=color, label=label)
-    axes.set(title="cycles", xlabel="cycle", xticks=number)
-    axes.legend()
+    low, high = axes.get_ylim()
+    highest = low * (high / low) ** (1 / (1 - LEGEND_SHARE))
+    axes.set(title="cycles", xlabel="cycle", xticks=number, ylim=(low, highest))
+    axes.legend(loc="upper right")
 
 
 def _peaks(axes: Any, figures: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from spreadflow import __version__
 from spreadflow.errors import FileError, warning_sentence
 from spreadflow.io import shares
-from spreadflow.io.store import identity, replacing, warnings_of
+from spreadflow.io.store import identity, warnings_of, write_text
 from spreadflow.report import WORDS, module_of, style
 from spreadflow.trial.stages import BY_FILE
 
@@ -99,8 +99,7 @@ def write(figures: dict[str, Any], picture: Figure, out: Path) -> None:
     style.save(picture, out.with_suffix(".png"))
     figures = {"software": SOFTWARE} | figures
     text = json.dumps(_plain(figures), indent=1, ensure_ascii=False, allow_nan=False)
-    with replacing(out) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(out, text + "\n")
 
 
 def _plain(value: Any) -> Any:

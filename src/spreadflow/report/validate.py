@@ -8,7 +8,7 @@ import numpy as np
 
 from spreadflow.analysis.recording.estimates import Estimates
 from spreadflow.models import Detector, Shot
-from spreadflow.report import style
+from spreadflow.report import laboratory, style
 from spreadflow.report.style import say
 
 
@@ -78,7 +78,7 @@ def draw(
     with matplotlib.rc_context(style.STYLE):
         figure = style.page(Path(figures["file"]).name, _pulses(figures))
         of_still, of_gain = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
-        style.still(of_still, shot, detector)
+        laboratory.still(of_still, shot, detector)
         of_still.set_title("the first shot, without the pixels that are masked")
         _draw_gain(of_gain, found)
         style.save(figure, out)

@@ -18,7 +18,7 @@ from spreadflow.analysis.correlation.image_map import ImageMap
 from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io import images, store
-from spreadflow.io.colours import FEWEST_TESTED, MOST_TESTED, read_array, read_mask
+from spreadflow.io.colours import FEWEST_TESTED, MOST_TESTED, read_array, read_mask, write_array
 from spreadflow.io.images.geom import Geom
 from spreadflow.io.images.layout import panels_of
 from spreadflow.models import Detector
@@ -289,10 +289,8 @@ def _write(
         files |= {named(base, f"{name}_image"): places.image(a) for name, a in arrays.items()}
         files |= {named(base, "iX"): places.row, named(base, "iY"): places.column}
     for path, array in files.items():
-        with store.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array)
-    with store.replacing(base.with_name(f"{base.name}.json")) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_array(path, array)
+    store.write_text(base.with_name(f"{base.name}.json"), json.dumps(figures, indent=1) + "\n")
 
 
 def _read_map(base: Path) -> ImageMap:

@@ -63,13 +63,11 @@ class Setting(NamedTuple):
 
     def callbacks(self, is_alternate: bool = False) -> Callbacks:
         """Return the callbacks of a role."""
-        mask = np.zeros(self.pixels.shape, bool)
-        mask.ravel()[self.pixels.places] = True
         return correlation_callbacks.make(
             self.user_class,
             self.section.user_params,
             self.system_params,
-            RoleParams(self.log, mask),
+            RoleParams(self.log, self.pixels.mask),
             is_alternate,
         )
 

@@ -53,10 +53,8 @@ class G2Viewer:
                 g2.write_parameters(
                     file, output.how, output.system_params, output.user_params, output.pixels
                 )
-        mask = np.zeros(output.pixels.shape, bool)
-        mask.ravel()[output.pixels.places] = True
         with self._group() as group:
-            callbacks.call("viewerInit", mask, group)
+            callbacks.call("viewerInit", output.pixels.mask, group)
 
     @contextmanager
     def _group(self) -> Iterator[h5py.Group | None]:
@@ -174,10 +172,13 @@ class G2Viewer:
         names = self._callbacks.array_names
         values = np.concatenate([result.values for result in results], axis=2)
         images = {
-            name: {int(delay): self._image(values[i, k]) for k, delay in enumerate(output.delays)}
+            name: {
+                int(delay): output.pixels.image(values[i, k])
+                for k, delay in enumerate(output.delays)
+            }
             for i, name in enumerate(names)
         }
-        flags = self._image(np.concatenate([result.flags for result in results]))
+        flags = output.pixels.image(np.concatenate([result.flags for result in results]))
         counts = results[0].numbers[: len(output.delays)].copy()
         publish(counts, event_time(update.last_shot_id), images, flags, group)
 
@@ -189,12 +190,6 @@ class G2Viewer:
             calculate(ids, values, group)
         if self._file is not None:
             self._file.finish()
-
-    def _image(self, values: np.ndarray) -> np.ndarray:
-        """Return values of pixels in the shape of an image, 0 elsewhere."""
-        image = np.zeros(self._output.pixels.shape, values.dtype)
-        image.ravel()[self._output.pixels.places] = values
-        return image
 
     def _summarize(
         self, update: Update, result: Result, found: Sequence[Curve], rate: float | None
@@ -221,8 +216,7 @@ class G2Viewer:
                 colour: fit.sigmas[2] * output.how.rate_hz for colour, fit in fitted.items()
             },
         }
-        with store.replacing(output.path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        store.write_text(output.path.with_suffix(".json"), json.dumps(figures, indent=1) + "\n")
 
 
 def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.ndarray]:

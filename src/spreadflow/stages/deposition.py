@@ -9,7 +9,6 @@ import gemmi
 
 from spreadflow.errors import FileError
 from spreadflow.io import store
-from spreadflow.io.store import replacing
 from spreadflow.stages import unmerged
 
 KINDS = ("merge", "stage2")
@@ -39,8 +38,7 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
         document.add_copied_block(_block("unmerged", observations))
     path = out.with_name(f"{out.name}.cif")
     content = document.as_string()  # gemmi itself does not notice that the disk is full
-    with replacing(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    store.write_text(path, content)
     return [path]
 
 

@@ -60,10 +60,8 @@ def run(request: Request, at: Callable[[int], None]) -> Masked:
     images.write_mask(request.out, unusable.kinds, NAMES)
 
     figures = _figures(request, source, unusable)
-    with store.replacing(request.out.with_suffix(".json")) as temporary:
-        temporary.write_text(
-            json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    store.write_text(request.out.with_suffix(".json"), text + "\n")
     return Masked(figures, unusable, _mean(held), source.detector)
 
 

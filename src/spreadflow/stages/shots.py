@@ -21,7 +21,8 @@ from spreadflow.log import logger, warn
 from spreadflow.parallel import World
 from spreadflow.products import Children, Index
 from spreadflow.recipes import advice
-from spreadflow.recipes.shot import Result, index, peaks, tables_of
+from spreadflow.recipes.shot import Result, index
+from spreadflow.recipes.shot_rows import peaks, tables_of
 from spreadflow.stages import blocks as skeleton
 
 LARGEST_PIECE = 8

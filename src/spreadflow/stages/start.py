@@ -91,8 +91,7 @@ def run(request: Request) -> Started:
     remarks = _remarks(sample, found, settled, manifest)
     n_shots = sum(file.n_frames for file in manifest.files)
     text = _config_text(request, crystal, spots, n_shots, remarks)
-    with store.replacing(request.config) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    store.write_text(request.config, text)
     missing = [key for key, value in crystal.items() if value is None]
     return Started(folder / "manifest.json", request.config, remarks, missing)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spreadflow.analysis.still import bandwidth
+from spreadflow.analysis.still.bandwidth import Bandwidth
 from spreadflow.config import AdoptConfig, LatticesSection
 from spreadflow.errors import AdoptOutcome, FileError, Outcome, StageWarning
 from spreadflow.io import store
@@ -49,7 +50,6 @@ def adopt(
     listed = Listed(run, files, stated)
     inputs = _identities(files, stated, world)
     as_stated = stated.model_dump(mode="json", exclude={"files"})
-    recorded = config.recording.model_dump(mode="json")
     key = store.digest(section.model_dump(mode="json"), as_stated, run, inputs)
     numbers = np.arange(len(listed.names))
     size = section.block_shots
@@ -76,8 +76,7 @@ def adopt(
         todo = "Do they belong to reindex.cell and reindex.space_group?"
         names = ", ".join(map(str, files))
         raise FileError(names, "lattices that can be adopted", _in_words(lattices), todo)
-    sums = [end.bandwidth_sums for end in ends if end.bandwidth_sums is not None]
-    width = bandwidth.estimate(np.sum(sums, axis=0)) if sums else None
+    width = _bandwidth(ends)
     warnings = [
         *_torn_warnings(listed),
         *_doubt_warnings(ends, run),
@@ -86,7 +85,7 @@ def adopt(
     parts.finish(
         world,
         config=section.model_dump(mode="json"),
-        recording=recorded,
+        recording=config.recording.model_dump(mode="json"),
         lattices=as_stated,
         inputs=inputs,
         run=run,
@@ -99,17 +98,8 @@ def adopt(
         warnings=warn(log, warnings),
     )
     world.once(lambda: _write(Path(out), section.model_dump(mode="json"), listed, ends))
-    for remark in listed.remarks:
-        log.info("%s", remark)
-    axes = (one.axes for one in lattices if one.outcome == AdoptOutcome.ADOPTED)
-    for words in target_axes.in_words(axes, section.space_group):
-        log.info("%s", words)
     log.info("%d shots: %s", len(numbers), skeleton.in_words(counts))
-    log.info(
-        "%d lattices: %s; no images: stages that need pixels leave the run out",
-        len(lattices),
-        _in_words(lattices),
-    )
+    _log_lattices(log, listed, lattices, section.space_group)
 
 
 def _take(listed: Listed, number: int, run: StatedRun) -> tuple[Reindex, ShotEnd]:
@@ -144,6 +134,28 @@ def _all_ends(
     for row in world.share(len(missing)):
         _, own[missing[row]] = _take(listed, missing[row], run)
     return world.gather_blocks(own)
+
+
+def _bandwidth(ends: list[ShotEnd]) -> Bandwidth | None:
+    """Return the bandwidth that all spots tell; None where none do."""
+    sums = [end.bandwidth_sums for end in ends if end.bandwidth_sums is not None]
+    return bandwidth.estimate(np.sum(sums, axis=0)) if sums else None
+
+
+def _log_lattices(log: Logger, listed: Listed, lattices: list[Judged], space_group: str) -> None:
+    """Log what was assumed of the files, to which axes lattices were brought, and how they
+    ended.
+    """
+    for remark in listed.remarks:
+        log.info("%s", remark)
+    axes = (one.axes for one in lattices if one.outcome == AdoptOutcome.ADOPTED)
+    for words in target_axes.in_words(axes, space_group):
+        log.info("%s", words)
+    log.info(
+        "%d lattices: %s; no images: stages that need pixels leave the run out",
+        len(lattices),
+        _in_words(lattices),
+    )
 
 
 def _log_left_out(log: Logger, listed: Listed, ends: list[ShotEnd]) -> None:

@@ -12,7 +12,8 @@ from spreadflow.io import mtz, store
 from spreadflow.parallel import World
 from spreadflow.products import Cells, Merge
 from spreadflow.products.index import Reflections
-from spreadflow.stages import merge
+from spreadflow.stages import scaled_observations
+from spreadflow.stages.scaled_observations import Scaled
 from spreadflow.units import wavelength
 
 KEPT = (Reflections.hkl, Reflections.fast, Reflections.slow, Reflections.partiality)
@@ -39,11 +40,11 @@ def table(product: Path, is_in_asu: bool = True) -> gemmi.Mtz:
     section = MergeSection.model_validate(attributes["config"])
     reindex = [product.parent / run / "reindex.h5" for run in attributes["runs"]]
     cells = product.parent / "cells.h5"
-    if merge.identities([*reindex, cells, section.reference]) != attributes["inputs"]:
+    if scaled_observations.inputs_of(section, reindex, cells) != attributes["inputs"]:
         expected = "the products of reindex and cells that it was made from, beside it"
         raise FileError(product, expected, "others", "Rerun merge.")
 
-    scaled = merge.scale(
+    scaled = scaled_observations.scale(
         section, reindex=reindex, cells=cells, world=World(), word="export", keep=KEPT
     )
     batches = _batches(cells, attributes["runs"], scaled)
@@ -62,7 +63,7 @@ def table(product: Path, is_in_asu: bool = True) -> gemmi.Mtz:
     )
 
 
-def _observations(scaled: merge.Scaled, min_multiplicity: int) -> mtz.Observations:
+def _observations(scaled: Scaled, min_multiplicity: int) -> mtz.Observations:
     """Return the observations of reflections that were measured often enough to be merged."""
     n = np.bincount(scaled.observations.unique)
     is_merged = n[scaled.observations.unique] >= min_multiplicity
@@ -79,7 +80,7 @@ def _observations(scaled: merge.Scaled, min_multiplicity: int) -> mtz.Observatio
     return mtz.Observations(*(column[is_merged] for column in columns))
 
 
-def _batches(cells: Path, runs: Sequence[str], scaled: merge.Scaled) -> list[mtz.Batch]:
+def _batches(cells: Path, runs: Sequence[str], scaled: Scaled) -> list[mtz.Batch]:
     """Return a batch for each lattice that was used, with its own cell and the mean wavelength of
     its pulse.
     """

@@ -15,6 +15,15 @@ TRIGGERS = "triggers"
 sections name, and those that the manifests of its images name.
 """
 
+SECTIONS = {
+    "simulate": ("structure_factors", "beam"),
+    "adopt": ("reindex",),
+    "predict": ("stage1",),
+    "stage2": ("stage1",),
+    "spread": ("spread", "stage1"),
+}
+"""Stage → the sections whose files rerun it, where these are not its own alone."""
+
 MATCHES_NOTHING = "$^"
 """Regular expression that no name of a run matches."""
 
@@ -99,105 +108,76 @@ def inputs(config: Config, word: str, run: str | None = None) -> Files:
     """Return the files that a stage reads, by argument of its command. run: where the stage works
     run by run.
     """
+    return {TRIGGERS: triggers(config, word, run), **arguments(config, word, run)}
+
+
+def triggers(config: Config, word: str, run: str | None) -> list[str]:
+    """Return the files that rerun a stage and are no argument of its command, as `inputs`."""
+    named = named_by_sections(config, *SECTIONS.get(word, (word,)))
+    match word:
+        case "level0" if config.level0.imported is not None:
+            return list(dict.fromkeys(named + _beside_lattices(config.level0.imported)))
+        case "adopt" if config.runs[str(run)].lattices:
+            return _beside_lattices(_lattices(config, str(run)))
+        case "index" | "adopt" | "reindex":
+            return named + beside_images(config, str(run))
+        case "correlate":
+            return named_by_run(config, str(run)) + beside_images(config, str(run))
+        case "annulus" | "wide" | "predict" | "pack":
+            return named + beside_images(config, *config.crystal_runs)
+    return named
+
+
+def arguments(config: Config, word: str, run: str | None) -> Files:
+    """Return the other files that a stage reads, as `inputs`."""
     reindexed = products(config, "reindex", config.crystal_runs)
-    pictured = products(config, "reindex", config.pictured_runs)
     cells = product(config, "cells.h5")
-    beside_crystals = beside_images(config, *config.crystal_runs)
+    stage1 = product(config, "stage1.h5")
+    pictured: Files = {
+        "images": manifests(config),
+        "reindex": products(config, "reindex", config.pictured_runs),
+    }
     match word:
         case "simulate":
-            return {TRIGGERS: named_by_sections(config, "structure_factors", "beam")}
-        case "index":
-            return {
-                TRIGGERS: named_by_sections(config, "index") + beside_images(config, str(run)),
-                "images": manifest(config, str(run)),
-            }
+            return {}
+        case "index" | "correlate":
+            return {"images": manifest(config, str(run))}
         case "level0" if config.level0.imported is not None:
-            beside = _beside_lattices(config.level0.imported)
-            return {TRIGGERS: list(dict.fromkeys(named_by_sections(config, "level0") + beside))}
+            return {}
         case "level0":
             runs = config.level0.runs or facts.indexed_runs(config)
             return {"index": products(config, "index", runs)}
         case "adopt" if config.runs[str(run)].lattices:
-            return {
-                TRIGGERS: _beside_lattices(_lattices(config, str(run))),
-                "lattices": [str(path) for path in _lattices(config, str(run)).paths],
-            }
+            return {"lattices": [str(path) for path in _lattices(config, str(run)).paths]}
         case "adopt":
-            return {
-                TRIGGERS: named_by_sections(config, "reindex") + beside_images(config, str(run)),
-                "images": manifest(config, str(run)),
-                "spec": str(config.runs[str(run)].spec),
-            }
+            spec = str(config.runs[str(run)].spec)
+            return {"images": manifest(config, str(run)), "spec": spec}
         case "reindex":
-            return {
-                TRIGGERS: named_by_sections(config, "reindex") + beside_images(config, str(run)),
-                "images": manifest(config, str(run)),
-                "geometry": str(config.level0.from_file or product(config, "level0.expt")),
-            }
+            geometry = str(config.level0.from_file or product(config, "level0.expt"))
+            return {"images": manifest(config, str(run)), "geometry": geometry}
         case "cells":
-            return {TRIGGERS: named_by_sections(config, "cells"), "reindex": reindexed}
+            return {"reindex": reindexed}
         case "merge":
-            return {
-                TRIGGERS: named_by_sections(config, "merge"),
-                "reindex": reindexed,
-                "cells": cells,
-            }
+            return {"reindex": reindexed, "cells": cells}
         case "annulus" | "wide":
-            return {
-                TRIGGERS: beside_crystals,
-                "images": manifests(config),
-                "reindex": pictured,
-                "cells": cells,
-            }
+            return {**pictured, "cells": cells}
         case "ladder":
-            return {
-                TRIGGERS: named_by_sections(config, "ladder"),
-                "annulus": product(config, "annulus.h5"),
-                "cells": cells,
-            }
+            return {"annulus": product(config, "annulus.h5"), "cells": cells}
         case "mosaic":
-            shoeboxes = product(config, f"{config.mosaic.shoeboxes}.h5")
-            return {TRIGGERS: named_by_sections(config, "mosaic"), "shoeboxes": shoeboxes}
+            return {"shoeboxes": product(config, f"{config.mosaic.shoeboxes}.h5")}
         case "stage1":
-            return {
-                TRIGGERS: named_by_sections(config, "stage1"),
-                **_learned_mosaicity(config),
-                "shoeboxes": product(config, f"{config.stage1.range}.h5"),
-            }
+            shoeboxes = product(config, f"{config.stage1.range}.h5")
+            return {**_learned_mosaicity(config), "shoeboxes": shoeboxes}
         case "predict":
-            return {
-                TRIGGERS: named_by_sections(config, "stage1") + beside_crystals,
-                "images": manifests(config),
-                "reindex": pictured,
-                "stage1": product(config, "stage1.h5"),
-            }
+            return {**pictured, "stage1": stage1}
         case "pack":
-            return {
-                TRIGGERS: beside_crystals,
-                "images": manifests(config),
-                "reindex": pictured,
-                "predict": product(config, "predict.h5"),
-            }
+            return {**pictured, "predict": product(config, "predict.h5")}
         case "stage2":
-            return {
-                TRIGGERS: named_by_sections(config, "stage1"),
-                **_learned_mosaicity(config),
-                "pack": product(config, "pack.h5"),
-                "stage1": product(config, "stage1.h5"),
-                "merge": product(config, "merge.h5"),
-            }
+            pack, merge = product(config, "pack.h5"), product(config, "merge.h5")
+            return {**_learned_mosaicity(config), "pack": pack, "stage1": stage1, "merge": merge}
         case "spread":
-            return {
-                TRIGGERS: named_by_sections(config, "spread", "stage1"),
-                **_learned_mosaicity(config),
-                "shoeboxes": product(config, f"{config.spread.shoeboxes}.h5"),
-                "stage1": product(config, "stage1.h5"),
-            }
-        case "correlate":
-            return {
-                TRIGGERS: named_by_run(config, str(run)) + beside_images(config, str(run)),
-                "images": manifest(config, str(run)),
-            }
+            shoeboxes = product(config, f"{config.spread.shoeboxes}.h5")
+            return {**_learned_mosaicity(config), "shoeboxes": shoeboxes, "stage1": stage1}
     raise KeyError(f"'{word}' is no stage")
 
 

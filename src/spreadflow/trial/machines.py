@@ -25,6 +25,17 @@ class Scheduler(NamedTuple):
     """what to install: the extra of this package"""
 
 
+class DeviceRanks(NamedTuple):
+    """What starts the ranks of a stage that takes devices, in place of a machine's fields of these
+    names.
+    """
+
+    launcher: str
+    ranks_per_node: int
+    """as many as there are devices"""
+    cpus_per_rank: int
+
+
 class Machine(NamedTuple):
     """A machine: its scheduler, and what starts ranks there."""
 
@@ -43,6 +54,9 @@ class Machine(NamedTuple):
     """prefix of every command; empty: the environment itself"""
     cpus_per_rank: int = 1
     """hardware threads of a rank, as the scheduler counts them"""
+    devices: DeviceRanks | None = None
+    """how stages that take devices are started, where it has some; the others have ranks by cores
+    """
     has_whole_nodes: bool = False
     """whether a job gets whole nodes, and is to ask for no memory"""
     longest_minutes: int | None = None
@@ -120,13 +134,16 @@ PERLMUTTER = Machine(
 
 PERLMUTTER_GPU = PERLMUTTER._replace(
     name="nersc-gpu",
-    meaning="NERSC Perlmutter, GPU nodes with a rank for each of 4 A100, Shifter",
-    launcher="srun --mpi=cray_shasta --kill-on-bad-exit --cpus-per-task=32 --cpu-bind=cores "
-    "--gpus-per-task=1 --gpu-bind=none",
-    ranks_per_node=4,
+    meaning="NERSC Perlmutter, GPU nodes with a rank for each of 4 A100, else of 64 cores, Shifter",
+    ranks_per_node=64,
     nodes=4,
     container=f"{SHIFTER.format('cuda', 'gpu,mpich')} --env=MPICH_GPU_SUPPORT_ENABLED=0",
-    cpus_per_rank=32,
+    devices=DeviceRanks(
+        launcher="srun --mpi=cray_shasta --kill-on-bad-exit --cpus-per-task=32 --cpu-bind=cores "
+        "--gpus-per-task=1 --gpu-bind=none",
+        ranks_per_node=4,
+        cpus_per_rank=32,
+    ),
     resources={
         "slurm_account": "ACCOUNT",
         "constraint": "gpu",
@@ -184,17 +201,21 @@ MACHINES = (
     PERLMUTTER_GPU,
     PERLMUTTER_GPU._replace(
         name="nersc-gpu-podman",
-        meaning="NERSC Perlmutter, GPU nodes with a rank for each of 4 A100, podman-hpc",
+        meaning="NERSC Perlmutter, GPU nodes with a rank for each of 4 A100, else of 64 cores, "
+        "podman-hpc",
         container=PODMAN.format("--gpu --env MPICH_GPU_SUPPORT_ENABLED=0 ", "cuda"),
     ),
     FRONTIER,
     FRONTIER._replace(
         name="olcf-gpu",
-        meaning="OLCF Frontier, a rank for each of 8 halves of MI250X, Apptainer",
-        launcher="srun --kill-on-bad-exit --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest",
-        ranks_per_node=8,
+        meaning="OLCF Frontier, a rank for each of 8 halves of MI250X, else of 56 cores, Apptainer",
         container=APPTAINER.format('--rocm --bind "$PWD" ', "rocm"),
-        cpus_per_rank=7,
+        devices=DeviceRanks(
+            launcher="srun --kill-on-bad-exit --cpus-per-task=7 --gpus-per-task=1 "
+            "--gpu-bind=closest",
+            ranks_per_node=8,
+            cpus_per_rank=7,
+        ),
     ),
     POLARIS,
     POLARIS._replace(

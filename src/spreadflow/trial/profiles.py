@@ -52,6 +52,8 @@ def _asks_for_no_memory(machine: Machine) -> bool:
 
 def _many_ranks(machine: Machine, stage: Stage) -> Settings:
     """Return the resources of a stage that runs on many ranks."""
+    if machine.devices is not None and stage.takes_devices:
+        machine = machine._replace(**machine.devices._asdict())
     n_ranks = max(2, machine.n_ranks // stage.ranks_divisor)
     resources: Settings = {"mpi": machine.launcher, "tasks": n_ranks}
     match machine.scheduler:

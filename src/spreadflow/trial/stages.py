@@ -46,6 +46,8 @@ class Stage(NamedTuple):
     """whether the stage runs on many ranks"""
     is_in_jax: bool = True
     """whether any of it is computed in JAX, on a device of each rank"""
+    has_engine_in_jax: bool = False
+    """whether a key of its section has it computed in JAX, though it starts without"""
     memory_mb: int = 1500
     """memory of a rank, MB, but for what grows with the rows of what it reads"""
     shared_bytes: Mapping[str, int] = NO_ROWS
@@ -75,6 +77,11 @@ class Stage(NamedTuple):
         """Names of the sections that the stage reads."""
         names = (name.replace("recordings", "recording") for name in self.config.model_fields)
         return tuple(name for name in names if name not in ("shots", "lattices"))
+
+    @property
+    def takes_devices(self) -> bool:
+        """Whether its ranks may compute on devices."""
+        return self.is_in_jax or self.has_engine_in_jax
 
     @property
     def grows(self) -> bool:
@@ -272,6 +279,7 @@ STAGES = (
         outputs=("{run}/correlate.h5", "{run}/correlate.json"),
         is_wanted=lambda config: bool(facts.correlated_runs(config)),
         is_in_jax=False,
+        has_engine_in_jax=True,
         memory_mb=4000,
         runs=facts.correlated_runs,
     ),

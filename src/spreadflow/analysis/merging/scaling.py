@@ -21,7 +21,14 @@ import numpy as np
 
 from spreadflow.analysis.merging import error_model, loops, step_loops
 from spreadflow.analysis.merging.error_model import ErrorModel
-from spreadflow.analysis.merging.merging import ANOMALOUS, Observations, Sums, Unique
+from spreadflow.analysis.merging.intensity_estimates import (
+    Estimate,
+    expected_of,
+    of_mates,
+    wilson_prior,
+    with_prior,
+)
+from spreadflow.analysis.merging.merging import Observations, Sums, Unique
 from spreadflow.units import DEG
 
 UNKNOWNS = ("log_g", "b", "about_x", "about_y", "log_width")
@@ -41,9 +48,6 @@ HAS_MEAN = np.array([True, True, False, False, True])
 
 STEP_MAX = np.array([1.0, 10.0, 0.01 * DEG, 0.01 * DEG, 0.2])
 """Largest change of the unknowns in one cycle."""
-
-LARGEST_RELATIVE_VARIANCE = 100.0
-"""Intensities of a shell do not vary more than this, in units of Wilson's variance."""
 
 TOLERANCE = 1e-2
 """Cycles end when a step of ln G is shorter than this many standard deviations, r.m.s. over
@@ -83,9 +87,6 @@ LEAST_DIFFERENCE = 1e-6
 """Differences of steps that are this nearly parallel are taken as one, relative to their squares.
 """
 
-LEAST_SHELL_MEAN = 1e-3
-"""Least mean intensity of a shell in Wilson's prior, relative to the mean of all."""
-
 
 class Scaling(NamedTuple):
     """The scales of lattices. Lattices and observations are those handed in (this rank's)."""
@@ -120,14 +121,6 @@ class Scaling(NamedTuple):
     def b(self) -> np.ndarray:
         """(lattice,) B, Å²"""
         return self.unknowns[:, 1]
-
-
-class _Estimate(NamedTuple):
-    """Intensities and how well they are known; each (unique,)."""
-
-    mean: np.ndarray
-    precision: np.ndarray
-    """1/variance"""
 
 
 class _Data(NamedTuple):
@@ -282,7 +275,7 @@ def _uniques(
     """
     one = np.broadcast_to(1.0, len(obs.unique))
     photons, factor, count = sums.by_unique(obs.intensity, obs.factor, one)
-    prior = _prior(photons, factor, unique)
+    prior = wilson_prior(photons, factor, unique)
     uniques = np.zeros((len(unique), 8))
     uniques[:, loops.PRIOR] = prior.mean
     uniques[:, loops.PRIOR_PRECISION] = prior.precision
@@ -384,23 +377,6 @@ def _error_model(data: _Data, state: _State) -> ErrorModel:
     return error_model.fit(data.sums.of_groups(of_group, (loops.N_ERROR_SUMS,)))
 
 
-def _with_prior(prior: _Estimate, measured: _Estimate) -> _Estimate:
-    """Return what prior and measurements say together.
-
-    Wilson's distribution is no Gaussian: where measurements contradict it by more than a standard
-    deviation, its precision falls with the square of the contradiction.
-    """
-    is_measured = measured.precision > 0
-    precision = np.where(is_measured, measured.precision, 1.0)
-    difference = np.where(is_measured, measured.mean - prior.mean, 0.0)
-    contradiction = difference**2 / (1.0 / prior.precision + 1.0 / precision)
-    of_prior = prior.precision / np.maximum(contradiction, 1.0)
-
-    total = of_prior + measured.precision
-    mean = (of_prior * prior.mean + measured.precision * measured.mean) / total
-    return _Estimate(mean, total)
-
-
 def _merge(data: _Data, state: _State) -> _State:
     """Return the state with prior and posterior of all intensities at the present scales."""
     uniques = state.uniques
@@ -413,47 +389,19 @@ def _merge(data: _Data, state: _State) -> _State:
     is_measured = precision > 0
     divisor = np.where(is_measured, precision, 1.0)
     merged = np.where(is_measured, weighted / divisor, 0.0)
-    prior = _prior(merged, is_measured, data.unique, 1.0 / divisor)
-    mate = _of_mates(_Estimate(merged, precision), prior, data.unique)
+    prior = wilson_prior(merged, is_measured, data.unique, 1.0 / divisor)
+    mate = of_mates(Estimate(merged, precision), prior, data.unique)
     total = mate.precision + precision
     mean = (mate.mean * mate.precision + weighted) / np.where(total > 0, total, 1.0)
-    measured = _Estimate(mean, total)
+    measured = Estimate(mean, total)
 
     uniques = uniques.copy()
     uniques[:, loops.PRIOR] = prior.mean
     uniques[:, loops.PRIOR_PRECISION] = prior.precision
     uniques[:, loops.MEASURED] = mean
     uniques[:, loops.PRECISION] = total
-    uniques[:, loops.EXPECTED] = _expected(_with_prior(prior, measured), mate, data.unique)
+    uniques[:, loops.EXPECTED] = expected_of(with_prior(prior, measured), mate, data.unique)
     return state._replace(uniques=uniques)
-
-
-def _expected(posterior: _Estimate, mate: _Estimate, unique: Unique) -> np.ndarray:
-    """Return the intensities that variances are taken from, (unique,): those of the posterior, and
-    where both Friedel mates were measured the mean of both.
-
-    Of two mates the one that fluctuated down would otherwise have the smaller σ, and win.
-    """
-    of_mates = posterior.mean[unique.mate]
-    return np.where(mate.precision > 0, 0.5 * (posterior.mean + of_mates), posterior.mean)
-
-
-def _of_mates(merged: _Estimate, prior: _Estimate, unique: Unique) -> _Estimate:
-    """Return what the observations of its Friedel mate say about each reflection, (unique,); of
-    precision 0 where the mate was not measured. merged: of all observations of each reflection.
-
-    Differences go with the square root of the intensity, so that those of weak reflections are
-    relatively large. The intensity is the mean of both where both were measured: of two mates the
-    one that fluctuated down would otherwise seem to be known better, and the other to be wild.
-    """
-    has_mate = (unique.mate >= 0) & (merged.precision[unique.mate] > 0)
-    mean = np.where(has_mate, merged.mean[unique.mate], 0.0)
-    precision = np.where(has_mate, merged.precision[unique.mate], 1.0)
-    of_both = np.where(merged.precision > 0, 0.5 * (mean + merged.mean), mean)
-    strength = np.maximum(of_both, 0.0)
-    anomalous = ANOMALOUS**2 * strength * np.maximum(strength, prior.mean)
-    variance = 1.0 / precision + anomalous
-    return _Estimate(mean, has_mate / variance)
 
 
 def _mean_unknowns(data: _Data, state: _State) -> np.ndarray:
@@ -499,36 +447,6 @@ def _step(data: _Data, state: _State) -> tuple[np.ndarray, np.ndarray]:
         change *= RELAXATION
         change[:, :2] -= _mean(data, change[:, :2])
     return change, out.covariance
-
-
-def _prior(
-    total: np.ndarray, count: np.ndarray, unique: Unique, variance: np.ndarray | None = None
-) -> _Estimate:
-    """Return Wilson's (1949) distribution of intensities in each shell, mean Σ total / Σ count, for
-    every unique reflection. total, count: (unique,).
-
-    The variance is mean² for acentric and 2 mean² for centric reflections, and more in a shell
-    whose intensities vary more, as those of low orders do. variance: (unique,) of `total`, where
-    that is known.
-    """
-    shell_total = np.bincount(unique.shell, total)
-    shell_count = np.bincount(unique.shell, count)
-    overall = max(shell_total.sum(), 0.0) / shell_count.sum()
-
-    divisor = np.where(shell_count > 0, shell_count, 1.0)
-    shell_mean = shell_total / divisor
-    shell_mean = np.maximum(shell_mean, LEAST_SHELL_MEAN * overall)
-    mean = shell_mean[unique.shell]
-    relative_variance = np.where(unique.friedel == 0, 2.0, 1.0)
-    if variance is not None:
-        square = np.where(count > 0, (total - mean) ** 2 - variance, 0.0) / mean**2
-        expected = np.where(count > 0, relative_variance, 0.0)
-        of_shell = np.bincount(unique.shell, square) / np.maximum(
-            np.bincount(unique.shell, expected), 1.0
-        )
-        of_shell = np.clip(of_shell, 1.0, LARGEST_RELATIVE_VARIANCE)
-        relative_variance = relative_variance * of_shell[unique.shell]
-    return _Estimate(mean, 1.0 / (relative_variance * mean**2))
 
 
 def _target(obs: Observations, sums: Sums, reference: np.ndarray) -> tuple[np.ndarray, float]:

@@ -123,6 +123,11 @@ class Manifest(BaseModel):
     files: list[ManifestFile]
     """in the order of the shots"""
 
+    @property
+    def material(self) -> str:
+        """What the sensor is made of; empty where this says nothing of it."""
+        return "" if self.sensor is None else self.sensor.material
+
 
 class _Header(NamedTuple):
     """What a manifest needs to know of an image file."""
@@ -227,8 +232,7 @@ def write_manifest(
     except ValidationError as error:
         raise _explain(error, out) from None
 
-    with store.replacing(out) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    store.write_text(out, manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 

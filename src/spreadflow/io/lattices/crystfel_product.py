@@ -56,8 +56,7 @@ def export(product: Path, out: Path, images: Sequence[Path] = ()) -> list[Path]:
         write_header(file, shots.detector, shots.energy_ev, shots.target)
         for number, (name, shot) in enumerate(shots.shots, start=1):
             write_shot(file, number, name, shot, shots.detector, shots.target.space_group)
-    with store.replacing(geom) as temporary:
-        temporary.write_text(geom_of(shots.detector, energy_ev=shots.energy_ev), encoding="utf-8")
+    store.write_text(geom, geom_of(shots.detector, energy_ev=shots.energy_ev))
     return [stream, geom]
 
 

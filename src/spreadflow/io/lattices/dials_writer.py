@@ -41,29 +41,33 @@ def write_expt(
     wavelength: float,
     polarization: float = 1.0,
     trusted_range: tuple[float, float] = TRUSTED_RANGE,
+    material: str = "",
     length_sigma: float | None = None,
 ) -> None:
     """Write one experiment with a beam and the detector.
 
-    wavelength: Å. polarization: Kahn's K along the lab x axis. trusted_range: ADU. Floats are
-    written so that they read back bit by bit; the attenuation length is kept as `mu`. No parallax
-    correction is asked of a reader. length_sigma: relative standard deviation of the distance, for
+    wavelength: Å. polarization: Kahn's K along the lab x axis. trusted_range: ADU. material: of the
+    sensor; empty = not known. length_sigma: relative standard deviation of the distance, for
     `read_length_sigma`; other programs do not look for it.
+
+    Floats are written so that they read back bit by bit; the attenuation length is kept as `mu`. No
+    parallax correction is asked of a reader.
     """
     experiments = _experiment_list(
         experiment=[{"__id__": "Experiment", "identifier": "", "beam": 0, "detector": 0}],
         beam=[_beam(wavelength, polarization)],
-        detector=[detector_tree(detector, trusted_range)],
+        detector=[detector_tree(detector, trusted_range, material)],
     )
     if length_sigma is not None:
         experiments[LENGTH_SIGMA] = float(length_sigma)
-    with store.replacing(Path(path)) as temporary:
-        temporary.write_text(json.dumps(experiments, indent=2) + "\n", encoding="utf-8")
+    store.write_text(path, json.dumps(experiments, indent=2) + "\n")
 
 
-def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[Detector]) -> None:
+def write_stills(
+    path: Path | str, stills: Iterable[Still], detectors: Iterable[tuple[Detector, str]]
+) -> None:
     """Write an experiment for each lattice; those of one shot, which follow each other, share beam
-    and image.
+    and image. detectors: each with the material of its sensor; empty = not known.
     """
     lists: dict[str, list] = {"experiment": [], "beam": [], "imageset": [], "crystal": []}
     last = None
@@ -85,11 +89,8 @@ def write_stills(path: Path | str, stills: Iterable[Still], detectors: Iterable[
                 "imageset": of_shot,
             }
         )
-    trees = [detector_tree(detector, TRUSTED_RANGE) for detector in detectors]
-    with store.replacing(Path(path)) as temporary:
-        temporary.write_text(
-            json.dumps(_experiment_list(**lists, detector=trees)) + "\n", encoding="utf-8"
-        )
+    trees = [detector_tree(detector, TRUSTED_RANGE, material) for detector, material in detectors]
+    store.write_text(path, json.dumps(_experiment_list(**lists, detector=trees)) + "\n")
 
 
 def _experiment_list(**lists: list) -> dict[str, Any]:

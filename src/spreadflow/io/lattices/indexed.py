@@ -79,6 +79,8 @@ class IndexedLattice(NamedTuple):
     """which shot of the file, where its name is no number"""
     polarization: float = 1.0
     """Kahn's K along the lab x axis"""
+    material: str = ""
+    """of the detector's sensor; empty = not known"""
 
 
 class IndexedLattices(Protocol):

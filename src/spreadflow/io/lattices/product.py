@@ -33,6 +33,8 @@ class _Run(NamedTuple):
     """the file of each number"""
     polarization: float
     detector: Detector
+    material: str
+    """of its sensor"""
     hall: str
     shots: Index
     """table shots: identity, file, frame, energy"""
@@ -130,6 +132,7 @@ def _run(path: Path, manifest: Path | None) -> _Run:
         images=[(where.parent / file.path).resolve() for file in described.files],
         polarization=described.polarization,
         detector=Detector.from_json(attributes["detector"]),
+        material=described.material,
         hall=symmetry.group(attributes["config"]["space_group"]).hall,
         shots=shots,
         rows={int(shot_id): row for row, shot_id in enumerate(shots.shots.shot_id)},
@@ -156,6 +159,7 @@ def _lattice(run: _Run, shot_id: int, k: int, own: _Own) -> IndexedLattice:
         detector=detector,
         reflections=own.reflections,
         polarization=run.polarization,
+        material=run.material,
     )
 
 

@@ -38,20 +38,21 @@ def write(out: Path, lattices: Iterable[IndexedLattice]) -> list[Path]:
     """
     expt, refl = (out.with_name(f"{out.name}{ending}") for ending in (".expt", ".refl"))
     crystals: list[dials_writer.Still] = []
-    detectors: dict[int, tuple[int, Detector]] = {}
+    numbers: dict[int, int] = {}
+    detectors: list[tuple[Detector, str]] = []
     n_rows = 0
     names: list[str] = []
     for lattice in lattices:
-        same = (len(detectors), lattice.detector)
-        number, _ = detectors.setdefault(id(lattice.detector), same)
+        number = numbers.setdefault(id(lattice.detector), len(detectors))
+        if number == len(detectors):
+            detectors.append((lattice.detector, lattice.material))
         crystals.append(_still(lattice, number))
         n_rows += len(lattice.reflections.hkl)
         names = names or _names(lattice)
     if not crystals:
         raise FileError(expt, "lattices to be written", "none", "Look at the summary of the stage.")
 
-    shared = [detector for _, detector in detectors.values()]
-    dials_writer.write_stills(expt, crystals, shared)
+    dials_writer.write_stills(expt, crystals, detectors)
     numbered = (_Numbered(number, lattice) for number, lattice in enumerate(lattices))
     reflections.write(
         refl,
