@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import recorded
+from spreadflow.io.sizes import rows_of
+from spreadflow.trial import BY_WORD
 
 HERE = Path(__file__).parent
 
@@ -44,13 +46,15 @@ EXTRAPOLATED = 100_000
 """Shots to which it is extrapolated where 10 000 were measured."""
 
 MOST_SHOTS = {
-    "wide": 1000,
-    "pack": 1000,
-    "spread": 100,
+    "level0": 1000,
+    "spread": 1000,
     "stage2": 1000,
     "summary of reindex simulated": 1000,
 }
 """Shots beyond which one would write too much, or take too long, and is extrapolated."""
+
+FILES = {"shoeboxes": "wide"}
+"""Arguments of stages → products that the demo's are, where their words differ."""
 
 MB = 1024.0
 """kB in a MB."""
@@ -61,8 +65,14 @@ LONGEST_LOG = 3000
 GROWTH = 0.05
 """Bar: share by which memory may grow from 1000 to 10 000 shots where shots go one by one."""
 
-PER_SHOT = ("index", "reindex", "annulus", "stage1", "predict")
+PER_SHOT = ("index", "reindex", "annulus", "wide", "stage1", "predict", "pack")
 """Stages where they do."""
+
+LEAST_ASKED, MOST_ASKED = 1.0, 2.0
+"""Bars: what a law of memory says over what was measured, at the largest size of a stage."""
+
+LEAST_MORE_MB = 1.0
+"""Memory below which nothing has grown, MB."""
 
 SUMMARY_MB, SUMMARY_S = 1024.0, 60.0
 """Bars of the summary of `reindex` of 100 000 shots."""
@@ -97,6 +107,14 @@ def stored(folder: Path, word: str) -> dict[str, float]:
     return {"megabytes": sum(path.stat().st_size for path in paths) / 1e6, "files": len(paths)}
 
 
+def asked_mb(folder: Path, word: str) -> float:
+    """Return what the law of memory of a stage says, for one rank, MB."""
+    stage = BY_WORD[word]
+    arguments = {key.split("/")[0] for key in [*stage.shared_bytes, *stage.common_bytes]}
+    files = {name: str(folder / f"{FILES.get(name, name)}.h5") for name in arguments}
+    return float(stage.rank_mb(rows_of(files), 1))
+
+
 def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, dict[str, float]]:
     """Return what each stage and summary takes. folder: for what is made."""
     shared = ["--trial", args.trial, "--manifest", args.manifest, "--overlays", *args.overlays]
@@ -112,6 +130,8 @@ def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, d
                 figures[name] = program([*start, name, *shared])
                 if name == word:
                     figures[name] |= stored(folder, word)
+                    if BY_WORD[word].grows:
+                        figures[name]["asked_mb"] = asked_mb(folder, word)
                 show(name, n_shots, figures[name])
     return figures
 
@@ -121,6 +141,8 @@ def show(name: str, n_shots: int, taken: dict[str, float]) -> None:
     words = f"{taken['mb']:7.0f} MB, {taken['seconds']:7.1f} s"
     if "files" in taken:
         words += f"; {taken['megabytes']:9.1f} MB in {taken['files']:.0f} files"
+    if "asked_mb" in taken:
+        words += f"; the law says {taken['asked_mb']:.0f} MB"
     print(f"{n_shots:7d} {name:32s} {words}", flush=True)
 
 
@@ -150,8 +172,40 @@ def beyond(measured: Table) -> Table:
     return table
 
 
+def laws(measured: Table) -> dict[str, dict[str, float]]:
+    """Return what laws of memory say over what was measured, at the largest size of each stage: in
+    all, and of what the last shots took more than fewer.
+    """
+    of_stages = {}
+    for word, of_word in measured.items():
+        sizes = sorted(int(n) for n, taken in of_word.items() if "asked_mb" in taken)
+        if not sizes:
+            continue
+        large = of_word[str(sizes[-1])]
+        of_stages[word] = {"shots": sizes[-1], "over_measured": large["asked_mb"] / large["mb"]}
+        if len(sizes) > 1:
+            small = of_word[str(sizes[-2])]
+            asked_more = large["asked_mb"] - small["asked_mb"]
+            more = max(large["mb"] - small["mb"], LEAST_MORE_MB)
+            of_stages[word]["growth_over_measured"] = asked_more / more
+    return of_stages
+
+
+def judge_laws(of_stages: dict[str, dict[str, float]]) -> None:
+    """Say which laws of memory hold. of_stages: as `laws` returns them."""
+    for word, figures in of_stages.items():
+        words = f"{word}, {figures['shots']:.0f} shots: the law asks for"
+        words += f" {figures['over_measured']:.2f} of what is taken"
+        growth = figures.get("growth_over_measured")
+        if growth is not None:
+            words += f", and for {growth:.2f} of what more shots take more"
+        is_met = LEAST_ASKED <= figures["over_measured"] <= MOST_ASKED
+        is_met &= growth is None or growth >= LEAST_ASKED
+        print(words + ("" if is_met else f": not {LEAST_ASKED:g} to {MOST_ASKED:g}"))
+
+
 def judge(measured: Table, along_lines: Table) -> None:
-    """Say which bars are met. along_lines: what is extrapolated."""
+    """Say which other bars are met. along_lines: what is extrapolated."""
     for word in PER_SHOT:
         of_word = measured.get(word, {})
         if {"1000", "10000"} <= of_word.keys():
@@ -190,8 +244,11 @@ def main() -> None:
                 measured.setdefault(name, {})[str(n_shots)] = taken
     along_lines = beyond(measured)
     judge(measured, along_lines)
+    of_stages = laws(measured)
+    judge_laws(of_stages)
     if args.json:
-        recorded.save(args.json, "size", {"measured": measured, "extrapolated": along_lines})
+        figures = {"measured": measured, "extrapolated": along_lines, "laws": of_stages}
+        recorded.save(args.json, "size", figures)
 
 
 if __name__ == "__main__":
