@@ -372,11 +372,16 @@ class Replay:
         self._stage("pack", module_of("pack"), images=[self.shots.manifest], **inputs)
 
     def _expanded(self, module: ModuleType, word: str) -> None:
-        """Have Gram matrices be those of the first cycle of the trial."""
+        """Have Gram matrices be those of the first cycle of the trial. The first lattice is
+        expanded all the same: programs and pixels of a lattice are in memory too.
+        """
         recorded = Recorded(self.trial, self.trial.folder / f"{word}.gram" / "1.h5", "gram")
+        expanded = vars(module)["expanded"]
 
-        def replayed(expansion: "Expansion", piece: "Piece", *_: Any) -> Gram:
+        def replayed(expansion: "Expansion", piece: "Piece", *how: Any) -> Gram:
             own = expansion.blocks[piece.block].identities()[piece.first : piece.end]
+            if piece.block == 0 and piece.first == 0:
+                expanded(expansion, piece._replace(end=1), *how)
             return Gram.joined(recorded.of_lattices(self.shots, own))
 
         vars(module)["expanded"] = replayed
