@@ -4,9 +4,10 @@ The stages of a finished trial run on 100, 1000 and 10 000 shots, each as a prog
 those of the trial again and again, with identities of their own. What takes a shot's pixels is
 replaced by what it returned in the trial (`replayed.py`); all else is as it is: `level0`, `cells`,
 `merge` and the solves of `spread` and `stage2` whole, of the others start, parts, ends and
-products. So memory is what it is beside that of a shot's pixels, and seconds are those that a shot
-costs beside them. Prints peak memory, user-CPU seconds, bytes and files of each product, and those
-of each summary; the next size is extrapolated from the last two, along a line.
+products. So memory is what it is beside that of a shot's pixels, but for a lattice of `spread` and
+`stage2`, and seconds are those that a shot costs beside them. Prints peak memory, user-CPU seconds,
+bytes and files of each product, and those of each summary; the next size is extrapolated from the
+last two, along a line. Laws of memory are compared with what stages took, on one rank.
 """
 
 import argparse
@@ -69,10 +70,7 @@ PER_SHOT = ("index", "reindex", "annulus", "wide", "stage1", "predict", "pack")
 """Stages where they do."""
 
 LEAST_ASKED, MOST_ASKED = 1.0, 2.0
-"""Bars: what a law of memory says over what was measured, at the largest size of a stage."""
-
-LEAST_MORE_MB = 1.0
-"""Memory below which nothing has grown, MB."""
+"""Bars: memory that a law asks for over that taken, at the largest size of a stage."""
 
 SUMMARY_MB, SUMMARY_S = 1024.0, 60.0
 """Bars of the summary of `reindex` of 100 000 shots."""
@@ -107,12 +105,22 @@ def stored(folder: Path, word: str) -> dict[str, float]:
     return {"megabytes": sum(path.stat().st_size for path in paths) / 1e6, "files": len(paths)}
 
 
-def asked_mb(folder: Path, word: str) -> float:
-    """Return what the law of memory of a stage says, for one rank, MB."""
+def tables_of(word: str) -> list[str]:
+    """Return the input tables that the memory of a stage grows with; none where it does not."""
     stage = BY_WORD[word]
-    arguments = {key.split("/")[0] for key in [*stage.shared_bytes, *stage.common_bytes]}
-    files = {name: str(folder / f"{FILES.get(name, name)}.h5") for name in arguments}
-    return float(stage.rank_mb(rows_of(files), 1))
+    return [*stage.shared_bytes, *stage.common_bytes]
+
+
+def rows_read(folder: Path, word: str) -> dict[str, float]:
+    """Return how many rows the tables have that the memory of a stage grows with."""
+    names = {table.split("/")[0] for table in tables_of(word)}
+    n_rows = rows_of({name: str(folder / f"{FILES.get(name, name)}.h5") for name in names})
+    return {in_words(table): float(n_rows[table]) for table in tables_of(word)}
+
+
+def in_words(table: str) -> str:
+    """Return the name of figures of an input table: `reindex reflections`."""
+    return table.replace("/", " ")
 
 
 def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, dict[str, float]]:
@@ -129,9 +137,7 @@ def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, d
             if n_shots <= args.most.get(name, sys.maxsize):
                 figures[name] = program([*start, name, *shared])
                 if name == word:
-                    figures[name] |= stored(folder, word)
-                    if BY_WORD[word].grows:
-                        figures[name]["asked_mb"] = asked_mb(folder, word)
+                    figures[name] |= stored(folder, word) | rows_read(folder, word)
                 show(name, n_shots, figures[name])
     return figures
 
@@ -141,8 +147,6 @@ def show(name: str, n_shots: int, taken: dict[str, float]) -> None:
     words = f"{taken['mb']:7.0f} MB, {taken['seconds']:7.1f} s"
     if "files" in taken:
         words += f"; {taken['megabytes']:9.1f} MB in {taken['files']:.0f} files"
-    if "asked_mb" in taken:
-        words += f"; the law says {taken['asked_mb']:.0f} MB"
     print(f"{n_shots:7d} {name:32s} {words}", flush=True)
 
 
@@ -172,36 +176,38 @@ def beyond(measured: Table) -> Table:
     return table
 
 
-def laws(measured: Table) -> dict[str, dict[str, float]]:
-    """Return what laws of memory say over what was measured, at the largest size of each stage: in
-    all, and of what the last shots took more than fewer.
+def laws(measured: Table) -> Table:
+    """Return what laws of memory ask for beside what was measured, stage by stage and size by
+    size, MB, and their ratio; with what more shots take more over what is asked for them.
     """
-    of_stages = {}
+    table: Table = {}
     for word, of_word in measured.items():
-        sizes = sorted(int(n) for n, taken in of_word.items() if "asked_mb" in taken)
-        if not sizes:
-            continue
-        large = of_word[str(sizes[-1])]
-        of_stages[word] = {"shots": sizes[-1], "over_measured": large["asked_mb"] / large["mb"]}
-        if len(sizes) > 1:
-            small = of_word[str(sizes[-2])]
-            asked_more = large["asked_mb"] - small["asked_mb"]
-            more = max(large["mb"] - small["mb"], LEAST_MORE_MB)
-            of_stages[word]["growth_over_measured"] = asked_more / more
-    return of_stages
+        tables = tables_of(word) if word in BY_WORD else []
+        before = None
+        for n_shots in sorted(map(int, of_word)) if tables else ():
+            taken = of_word[str(n_shots)]
+            n_rows = {name: int(taken[in_words(name)]) for name in tables}
+            asked_mb = float(BY_WORD[word].rank_mb(n_rows, 1))
+            here = {"asked_mb": asked_mb, "mb": taken["mb"], "ratio": asked_mb / taken["mb"]}
+            if before:
+                asked_more = asked_mb - before["asked_mb"]
+                here["taken_of_asked_more"] = (taken["mb"] - before["mb"]) / asked_more
+            before = table.setdefault(word, {})[str(n_shots)] = here
+    return table
 
 
-def judge_laws(of_stages: dict[str, dict[str, float]]) -> None:
-    """Say which laws of memory hold. of_stages: as `laws` returns them."""
-    for word, figures in of_stages.items():
-        words = f"{word}, {figures['shots']:.0f} shots: the law asks for"
-        words += f" {figures['over_measured']:.2f} of what is taken"
-        growth = figures.get("growth_over_measured")
-        if growth is not None:
-            words += f", and for {growth:.2f} of what more shots take more"
-        is_met = LEAST_ASKED <= figures["over_measured"] <= MOST_ASKED
-        is_met &= growth is None or growth >= LEAST_ASKED
-        print(words + ("" if is_met else f": not {LEAST_ASKED:g} to {MOST_ASKED:g}"))
+def judge_laws(table: Table) -> None:
+    """Say which laws of memory hold at the largest size. table: as `laws` returns it."""
+    for word, of_word in table.items():
+        n_shots = max(of_word, key=int)
+        here = of_word[n_shots]
+        words = f"{word}, {n_shots} shots: {here['asked_mb']:.0f} MB are asked for, and"
+        words += f" {here['mb']:.0f} taken: x {here['ratio']:.2f}"
+        is_met = LEAST_ASKED <= here["ratio"] <= MOST_ASKED
+        if "taken_of_asked_more" in here:
+            words += f"; {here['taken_of_asked_more']:.2f} of what is asked for the last shots"
+            is_met &= here["taken_of_asked_more"] <= 1.0
+        print(words + ("" if is_met else f": not x {LEAST_ASKED:g} to {MOST_ASKED:g}, or more"))
 
 
 def judge(measured: Table, along_lines: Table) -> None:
@@ -244,10 +250,10 @@ def main() -> None:
                 measured.setdefault(name, {})[str(n_shots)] = taken
     along_lines = beyond(measured)
     judge(measured, along_lines)
-    of_stages = laws(measured)
-    judge_laws(of_stages)
+    asked = laws(measured)
+    judge_laws(asked)
     if args.json:
-        figures = {"measured": measured, "extrapolated": along_lines, "laws": of_stages}
+        figures = {"measured": measured, "extrapolated": along_lines, "laws": asked}
         recorded.save(args.json, "size", figures)
 
 
