@@ -262,7 +262,7 @@ STAGES = (
         outputs=("spread.h5", "spread.csv"),
         is_wanted=facts.has_sites,
         memory_mb=1500,
-        shared_bytes={"shoeboxes/reflections": 60_000},
+        shared_bytes={"shoeboxes/reflections": 45_000},
         common_bytes={"shoeboxes/lattices": 10_000},
         minutes=480,
     ),
