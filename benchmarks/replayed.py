@@ -6,6 +6,7 @@ Everything but the pixels is as it is: start, parts, sums, products, summaries.
 """
 
 import argparse
+import bisect
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -19,10 +20,21 @@ import numpy as np
 from spreadflow import config
 from spreadflow.io import images, store
 from spreadflow.parallel import World
-from spreadflow.products import BY_KIND, Annulus, Gram, Index, Predict, Product, Stage1, Table
+from spreadflow.products import (
+    BY_KIND,
+    Annulus,
+    Gram,
+    Index,
+    Mosaic,
+    Predict,
+    Product,
+    Stage1,
+    Table,
+)
 from spreadflow.trial import BY_WORD, facts
 
 if TYPE_CHECKING:  # a program imports its own stage alone, so that others take no memory
+    from spreadflow.io.pieces import Piece
     from spreadflow.stages.cutting import Cutting
     from spreadflow.stages.expansions import Expansion
 
@@ -116,14 +128,23 @@ class Shots:
 
 
 class Recorded:
-    """A product of the trial, shot by shot."""
+    """A product of the trial, shot by shot. One part of it is in memory at a time: Gram matrices
+    of a hundred lattices would be more than what is measured.
+    """
 
     def __init__(self, trial: Trial, path: Path, kind: str):
         self.kind = kind
-        self.product = store.read(path, BY_KIND[kind])
+        product = BY_KIND[kind]
+        self._table = _first_table(product)
+        described = product.declared()[self._table].described()
+        identity = [described[name] for name in ("shot_id", "k") if name in described]
+        self._identities = store.read(path, product, identity).tables[self._table].as_dict()
         self._base = images.Source(trial.manifest).shots["shot_id"]
+        self._parts = store.parts_of(path, product)
+        self._ends = [part.rows(self._table).stop for part in self._parts]
+        self._reader: store.PartReader[Product] = store.PartReader(product.described().values())
         self._rows: dict[int, list[int]] = {}
-        for row, shot_id in enumerate(_parents(self.product).as_dict()["shot_id"].tolist()):
+        for row, shot_id in enumerate(self._identities["shot_id"].tolist()):
             self._rows.setdefault(shot_id, []).append(row)
 
     def of_shot(self, number: int, shot_id: int, k: int | None = None) -> Any:
@@ -134,28 +155,30 @@ class Recorded:
         rows = self._rows.get(int(self._base[number % len(self._base)]), [])
         first, end = (rows[0], rows[-1] + 1) if rows else (0, 0)
         if k is not None:
-            own = _parents(self.product).as_dict()["k"][first:end].tolist().index(k)
-            first, end = first + own, first + own + 1
-        cut = _cut(self.product, self.kind, slice(first, end))
+            first += self._identities["k"][first:end].tolist().index(k)
+            end = first + 1
+        part = self._parts[bisect.bisect_right(self._ends, first)]
+        before = part.rows(self._table).start
+        own = slice(first - before, end - before) if rows else slice(0, 0)
+        cut = _cut(self._reader.read(part), self.kind, own)
         for table in cut.tables.values():
             if "shot_id" in table.as_dict():
                 table.put("shot_id", np.full(len(table), shot_id, dtype=np.uint64))
         return cut
 
-    def of_lattices(self, shots: Shots, ids: list[int]) -> list[Any]:
-        """Return the rows of some lattices, each. ids: shot_id and k of each, one by one."""
-        pairs = zip(ids[::2], ids[1::2], strict=True)
-        return [self.of_shot(shots.number(shot_id), shot_id, k) for shot_id, k in pairs]
+    def of_lattices(self, shots: Shots, ids: list[tuple[int, int]]) -> list[Any]:
+        """Return the rows of some lattices, each. ids: shot_id and k of each."""
+        return [self.of_shot(shots.number(shot_id), shot_id, k) for shot_id, k in ids]
 
 
-def _parents(product: Product) -> Table:
-    """Return the table that all others of a product refer to: its shots or lattices."""
-    return product.tables["shots"] if "shots" in product.tables else product.tables["lattices"]
+def _first_table(product: type[Product]) -> str:
+    """Return the name of the table that all others of a product refer to."""
+    return "shots" if "shots" in product.declared() else "lattices"
 
 
 def _cut(product: P, kind: str, rows: slice) -> P:
     """Return some rows of the first table of a product, and those that refer to them."""
-    cuts = {"shots" if "shots" in product.tables else "lattices": rows}
+    cuts = {_first_table(type(product)): rows}
     for name, column in BELOW[kind]:
         described = product.declared()[name].described()[column]
         above = cuts[described.refers]
@@ -283,10 +306,28 @@ class Replay:
 
         vars(module_of("cutting"))["cut_out"] = replayed
 
-    @property
     def _mosaic(self) -> Path | None:
-        """The learned mosaicity of the trial, where it has one that all lattices share."""
-        return self.trial.folder / "mosaic.h5" if facts.learns_mosaicity(self.config) else None
+        """Return the mosaicity that all lattices of the trial share, said of each of these; None
+        where none was learned.
+        """
+        if not facts.learns_mosaicity(self.config):
+            return None
+        path = self.path("mosaic")
+        if not path.exists():
+            described = Annulus.lattices
+            identity = [described.run, described.shot_id, described.k]
+            shoeboxes = self.path(self.config.stage1.range)
+            rows = store.read(shoeboxes, BY_KIND[self.config.stage1.range], identity)
+            identities = rows.tables["lattices"].as_dict()
+            learned = store.read(self.trial.folder / path.name, Mosaic)
+            learned.lattices = Mosaic.lattices.blank(len(identities["k"]))
+            for name, values in identities.items():
+                learned.lattices.put(name, values)
+            learned.lattices.seconds = np.zeros(len(learned.lattices))
+            parts = store.Parts(path, Mosaic, "replayed", [[0]])
+            parts.write(0, learned)
+            parts.finish(World())
+        return path
 
     def _annulus(self, word: str = "annulus") -> None:
         self._cut_out(word)
@@ -299,13 +340,15 @@ class Replay:
     def _stage1(self) -> None:
         recorded = self.recorded("stage1")
 
-        def replayed(_: Any, block: Any) -> Stage1:
-            return Stage1.joined(recorded.of_lattices(self.shots, block.ids))
+        def replayed(_: Any, group: list[Any], piece: "Piece") -> Stage1:
+            ids = [identity for block in group for identity in block.identities()]
+            own = ids[piece.first : piece.end]
+            return Stage1.joined(recorded.of_lattices(self.shots, own))
 
         module = module_of("stage1")
-        vars(module)["_part"] = replayed
+        vars(module)["_piece"] = replayed
         shoeboxes = self.path(self.config.stage1.range)
-        self._stage("stage1", module, shoeboxes=shoeboxes, mosaic=self._mosaic)
+        self._stage("stage1", module, shoeboxes=shoeboxes, mosaic=self._mosaic())
 
     def _predict(self) -> None:
         recorded = self.recorded("predict")
@@ -329,26 +372,31 @@ class Replay:
         self._stage("pack", module_of("pack"), images=[self.shots.manifest], **inputs)
 
     def _expanded(self, module: ModuleType, word: str) -> None:
-        """Have Gram matrices be those of the first cycle of the trial."""
+        """Have Gram matrices be those of the first cycle of the trial. The first lattice is
+        expanded all the same: programs and pixels of a lattice are in memory too.
+        """
         recorded = Recorded(self.trial, self.trial.folder / f"{word}.gram" / "1.h5", "gram")
+        expanded = vars(module)["expanded"]
 
-        def replayed(expansion: "Expansion", number: int, *_: Any) -> Gram:
-            ids = expansion.blocks[number].ids
-            return Gram.joined(recorded.of_lattices(self.shots, ids))
+        def replayed(expansion: "Expansion", piece: "Piece", *how: Any) -> Gram:
+            own = expansion.blocks[piece.block].identities()[piece.first : piece.end]
+            if piece.block == 0 and piece.first == 0:
+                expanded(expansion, piece._replace(end=1), *how)
+            return Gram.joined(recorded.of_lattices(self.shots, own))
 
-        vars(module)["expanded_block"] = replayed
+        vars(module)["expanded"] = replayed
 
     def _spread(self) -> None:
         self._expanded(module_of("curve_cycles"), "spread")
         shoeboxes = self.path(self.config.spread.shoeboxes)
-        inputs = {"stage1": self.path("stage1"), "mosaic": self._mosaic}
+        inputs = {"stage1": self.path("stage1"), "mosaic": self._mosaic()}
         self._stage("spread", module_of("spread"), shoeboxes=shoeboxes, **inputs)
 
     def _stage2(self) -> None:
         module = module_of("stage2")
         self._expanded(module_of("intensity_cycles"), "stage2")
         inputs = {"stage1": self.path("stage1"), "merge": self.path("merge")}
-        self._stage("stage2", module, pack=self.path("pack"), mosaic=self._mosaic, **inputs)
+        self._stage("stage2", module, pack=self.path("pack"), mosaic=self._mosaic(), **inputs)
 
     def summary(self, word: str, *, is_simulated: bool) -> None:
         """Write the summary of a stage. is_simulated: with images and truth."""

@@ -4,9 +4,10 @@ The stages of a finished trial run on 100, 1000 and 10 000 shots, each as a prog
 those of the trial again and again, with identities of their own. What takes a shot's pixels is
 replaced by what it returned in the trial (`replayed.py`); all else is as it is: `level0`, `cells`,
 `merge` and the solves of `spread` and `stage2` whole, of the others start, parts, ends and
-products. So memory is what it is beside that of a shot's pixels, and seconds are those that a shot
-costs beside them. Prints peak memory, user-CPU seconds, bytes and files of each product, and those
-of each summary; the next size is extrapolated from the last two, along a line.
+products. So memory is what it is beside that of a shot's pixels, but for a lattice of `spread` and
+`stage2`, and seconds are those that a shot costs beside them. Prints peak memory, user-CPU seconds,
+bytes and files of each product, and those of each summary; the next size is extrapolated from the
+last two, along a line. Laws of memory are compared with what stages took, on one rank.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import recorded
+from spreadflow.io.sizes import rows_of
+from spreadflow.trial import BY_WORD
 
 HERE = Path(__file__).parent
 
@@ -44,13 +47,15 @@ EXTRAPOLATED = 100_000
 """Shots to which it is extrapolated where 10 000 were measured."""
 
 MOST_SHOTS = {
-    "wide": 1000,
-    "pack": 1000,
-    "spread": 100,
+    "level0": 1000,
+    "spread": 1000,
     "stage2": 1000,
     "summary of reindex simulated": 1000,
 }
 """Shots beyond which one would write too much, or take too long, and is extrapolated."""
+
+FILES = {"shoeboxes": "wide"}
+"""Arguments of stages → products that the demo's are, where their words differ."""
 
 MB = 1024.0
 """kB in a MB."""
@@ -61,8 +66,11 @@ LONGEST_LOG = 3000
 GROWTH = 0.05
 """Bar: share by which memory may grow from 1000 to 10 000 shots where shots go one by one."""
 
-PER_SHOT = ("index", "reindex", "annulus", "stage1", "predict")
+PER_SHOT = ("index", "reindex", "annulus", "wide", "stage1", "predict", "pack")
 """Stages where they do."""
+
+LEAST_ASKED, MOST_ASKED = 1.0, 2.0
+"""Bars: memory that a law asks for over that taken, at the largest size of a stage."""
 
 SUMMARY_MB, SUMMARY_S = 1024.0, 60.0
 """Bars of the summary of `reindex` of 100 000 shots."""
@@ -97,6 +105,24 @@ def stored(folder: Path, word: str) -> dict[str, float]:
     return {"megabytes": sum(path.stat().st_size for path in paths) / 1e6, "files": len(paths)}
 
 
+def tables_of(word: str) -> list[str]:
+    """Return the input tables that the memory of a stage grows with; none where it does not."""
+    stage = BY_WORD[word]
+    return [*stage.shared_bytes, *stage.common_bytes]
+
+
+def rows_read(folder: Path, word: str) -> dict[str, float]:
+    """Return how many rows the tables have that the memory of a stage grows with."""
+    names = {table.split("/")[0] for table in tables_of(word)}
+    n_rows = rows_of({name: str(folder / f"{FILES.get(name, name)}.h5") for name in names})
+    return {in_words(table): float(n_rows[table]) for table in tables_of(word)}
+
+
+def in_words(table: str) -> str:
+    """Return the name of figures of an input table: `reindex reflections`."""
+    return table.replace("/", " ")
+
+
 def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, dict[str, float]]:
     """Return what each stage and summary takes. folder: for what is made."""
     shared = ["--trial", args.trial, "--manifest", args.manifest, "--overlays", *args.overlays]
@@ -111,7 +137,7 @@ def measure(args: argparse.Namespace, n_shots: int, folder: Path) -> dict[str, d
             if n_shots <= args.most.get(name, sys.maxsize):
                 figures[name] = program([*start, name, *shared])
                 if name == word:
-                    figures[name] |= stored(folder, word)
+                    figures[name] |= stored(folder, word) | rows_read(folder, word)
                 show(name, n_shots, figures[name])
     return figures
 
@@ -150,8 +176,42 @@ def beyond(measured: Table) -> Table:
     return table
 
 
+def laws(measured: Table) -> Table:
+    """Return what laws of memory ask for beside what was measured, stage by stage and size by
+    size, MB, and their ratio; with what more shots take more over what is asked for them.
+    """
+    table: Table = {}
+    for word, of_word in measured.items():
+        tables = tables_of(word) if word in BY_WORD else []
+        before = None
+        for n_shots in sorted(map(int, of_word)) if tables else ():
+            taken = of_word[str(n_shots)]
+            n_rows = {name: int(taken[in_words(name)]) for name in tables}
+            asked_mb = float(BY_WORD[word].rank_mb(n_rows, 1))
+            here = {"asked_mb": asked_mb, "mb": taken["mb"], "ratio": asked_mb / taken["mb"]}
+            if before:
+                asked_more = asked_mb - before["asked_mb"]
+                here["taken_of_asked_more"] = (taken["mb"] - before["mb"]) / asked_more
+            before = table.setdefault(word, {})[str(n_shots)] = here
+    return table
+
+
+def judge_laws(table: Table) -> None:
+    """Say which laws of memory hold at the largest size. table: as `laws` returns it."""
+    for word, of_word in table.items():
+        n_shots = max(of_word, key=int)
+        here = of_word[n_shots]
+        words = f"{word}, {n_shots} shots: {here['asked_mb']:.0f} MB are asked for, and"
+        words += f" {here['mb']:.0f} taken: x {here['ratio']:.2f}"
+        is_met = LEAST_ASKED <= here["ratio"] <= MOST_ASKED
+        if "taken_of_asked_more" in here:
+            words += f"; {here['taken_of_asked_more']:.2f} of what is asked for the last shots"
+            is_met &= here["taken_of_asked_more"] <= 1.0
+        print(words + ("" if is_met else f": not x {LEAST_ASKED:g} to {MOST_ASKED:g}, or more"))
+
+
 def judge(measured: Table, along_lines: Table) -> None:
-    """Say which bars are met. along_lines: what is extrapolated."""
+    """Say which other bars are met. along_lines: what is extrapolated."""
     for word in PER_SHOT:
         of_word = measured.get(word, {})
         if {"1000", "10000"} <= of_word.keys():
@@ -190,8 +250,11 @@ def main() -> None:
                 measured.setdefault(name, {})[str(n_shots)] = taken
     along_lines = beyond(measured)
     judge(measured, along_lines)
+    asked = laws(measured)
+    judge_laws(asked)
     if args.json:
-        recorded.save(args.json, "size", {"measured": measured, "extrapolated": along_lines})
+        figures = {"measured": measured, "extrapolated": along_lines, "laws": asked}
+        recorded.save(args.json, "size", figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """How much memory rules ask for: by the rows of what their stages read."""
 
+import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,12 @@ from spreadflow.trial import BY_WORD, STAGES, commands
 
 GROWING = [stage for stage in STAGES if stage.grows]
 """Stages that hold more the more there is to read."""
+
+MEASURED = Path(__file__).parents[2] / "docs" / "measured" / "size.json"
+"""What benchmarks/size.py measured."""
+
+MOST_ASKED = 2.0
+"""Bar: memory that a law asks for over that taken."""
 
 
 def test_stages_that_add_up_over_all_lattices_grow():
@@ -38,6 +46,32 @@ def test_memory_of_a_rank():
     assert merge.rank_mb(n_rows, 1) == merge.memory_mb + shared + common
     assert merge.rank_mb(n_rows, 4) == merge.memory_mb + shared // 4 + common
     assert BY_WORD["index"].rank_mb(n_rows, 1) == BY_WORD["index"].memory_mb
+
+
+def measured_laws():
+    """The rows of the table `laws` of docs/scaling.md: stage, shots, rows of its tables, MB asked
+    for and MB taken, on one rank.
+    """
+    tables = json.loads(MEASURED.read_text())["tables"]
+    (rows,) = (table["rows"] for table in tables if table["name"] == "laws")
+    return rows
+
+
+@pytest.mark.parametrize("row", measured_laws(), ids=lambda row: row[0].strip("`"))
+def test_a_law_asks_for_what_was_measured(row):
+    """As much as was taken, and not more than twice; the page says what is asked for now."""
+    word, _, of_tables, asked, taken, *_ = row
+    stage = BY_WORD[word.strip("`")]
+    counted = zip(of_tables[::2], of_tables[1::2], strict=True)
+    n_rows = {name.strip(" `,"): int(count["values"][0]) for count, name in counted}
+    assert n_rows.keys() == {*stage.shared_bytes, *stage.common_bytes}
+    asked_mb = stage.rank_mb(n_rows, 1)
+    assert taken["values"][0] <= asked_mb <= MOST_ASKED * taken["values"][0]
+    assert asked["values"] == [asked_mb]
+
+
+def test_all_laws_were_measured():
+    assert [row[0].strip("`") for row in measured_laws()] == [stage.word for stage in GROWING]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ rule summary:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=4000,
+        mem_mb=1500,
         runtime=60,
     params:
         command=launch("summary"),
@@ -41,7 +41,7 @@ rule report:
     resources:
         mpi="",
         tasks=1,
-        mem_mb=4000,
+        mem_mb=1500,
         runtime=60,
     params:
         command=launch("report"),

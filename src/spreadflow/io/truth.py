@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from spreadflow import products
 from spreadflow.errors import FileError
 from spreadflow.io import datasets, images, store
-from spreadflow.io.images import ManifestFile
+from spreadflow.io.images import ManifestFile, nexus
 from spreadflow.models import Detector
 from spreadflow.products import Table, Truth
 
@@ -179,11 +179,14 @@ def _opening(
     """Yield those of some files of a manifest that can be opened, as `_files`."""
     for entry in files:
         path = folder / entry.path
-        try:
-            with closing(images.open_image(path)) as file:
-                shot_ids = file.shot_ids
-        except FileError:
+        if not path.is_file():
             continue
+        shot_ids = None
+        if h5py.is_hdf5(path):
+            try:
+                shot_ids = nexus.stored_shot_ids(path)
+            except FileError:
+                continue
         yield path, shot_ids
 
 

@@ -43,3 +43,4 @@ def alternate(
         changes.append(change)
         if has_converged(changes):
             return Alternation(state, expanded, changes)
+        del expanded  # it is as large as the next one, which needs its memory

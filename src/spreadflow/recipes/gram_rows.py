@@ -73,7 +73,9 @@ def _padded(own: Gram, names: tuple[str, ...], unknowns: list[str]) -> Gram:
 
 
 def grams_of(part: products.Gram) -> list[tuple[int, Gram]]:
-    """Return row of `lattices` and Gram of every lattice of a part that is used."""
+    """Return row of `lattices` and Gram of every lattice of a part that is used: views of the part,
+    as copies of all lattices would be as large as all parts.
+    """
     boxes_of = Children(part.boxes.lattice)
     columns_of = Children(part.columns.lattice)
     lattices = part.lattices
@@ -82,9 +84,8 @@ def grams_of(part: products.Gram) -> list[tuple[int, Gram]]:
     triangles = np.concatenate([[0], np.cumsum(n_values)])
     grams = []
     for row in np.flatnonzero(lattices.outcome == SpreadOutcome.USED).tolist():
-        boxes = boxes_of[row]
-        first, last = (boxes[0], boxes[-1] + 1) if len(boxes) else (0, 0)
-        columns = part.columns[columns_of[row]]
+        boxes = _stretch(boxes_of[row])
+        columns = part.columns[_stretch(columns_of[row])]
         lattice_gram = Gram(
             start=np.concatenate([[0], np.cumsum(n_columns[boxes])]),
             hkl=columns.hkl,
@@ -94,9 +95,14 @@ def grams_of(part: products.Gram) -> list[tuple[int, Gram]]:
             cross=columns.cross,
             nuisance=lattices.nuisance[row],
             score=lattices.score[row],
-            normal=part.triangles.value[triangles[first] : triangles[last]],
+            normal=part.triangles.value[triangles[boxes.start] : triangles[boxes.stop]],
             loss=lattices.loss[row],
             n_pixels=lattices.n_pixels[row],
         )
         grams.append((row, lattice_gram))
     return grams
+
+
+def _stretch(rows: np.ndarray) -> slice:
+    """Return rows (n,) that follow each other."""
+    return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)

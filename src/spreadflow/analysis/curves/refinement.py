@@ -168,6 +168,7 @@ def refine(problem: Problem, start: Start, how: How) -> AtRest:
             n_determined = rests.n_determined(rest, there.covariance, prior, there.is_seen)
             is_settled = _are_settled(priors, before, n_determined)
             prior = rests.prior(rest, priors.variance)
+            del scattered  # as large as what takes its place
             scattered = _scattered(problem, priors)
         here = objective.point(scattered, there.theta, there.x, prior)
         if not is_first and _is_as_high(how, here.value, step.promise):
