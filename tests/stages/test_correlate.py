@@ -170,6 +170,79 @@ def test_a_user_calculates_something_else_by_either_names(tmp_path, user_class):
     assert figures["n_events"] == n_kept
 
 
+N_BEFORE, N_AFTER = 32, 96
+"""Shots before and after which there is no beam: two whole blocks."""
+
+
+def stored(folder: Path, **how) -> dict:
+    """Write shots to a file; return keys of them. how: arguments of h5py."""
+    images = np.random.default_rng(4).poisson(3.0, (160, 3, 5)).astype(np.float32)
+    with h5py.File(folder / "shots.h5", "w") as file:
+        file.create_dataset("images", data=images, chunks=(1, 3, 5), **how)
+    return {"simulated": None, "files": [str(folder / "shots.h5")], "dataset": "images"}
+
+
+def has_beam(event) -> bool:
+    """Whether there is beam."""
+    return not N_BEFORE <= event.shot_id < N_AFTER
+
+
+class Refusing:
+    """A user's class that refuses shots without beam."""
+
+    def serverEventOk(self, evt):
+        return has_beam(evt)
+
+
+class Dropping:
+    """A user's class that drops them when it has seen their image."""
+
+    def serverFinalDataArray(self, dataArray, evt):
+        return dataArray if has_beam(evt) else None
+
+
+@pytest.mark.parametrize("user_class", [Refusing, Dropping, None])
+def test_blocks_without_a_shot_are_counted(tmp_path, user_class):
+    keys = stored(tmp_path, compression="gzip")
+    if user_class is None:
+        path = tmp_path / "shots.h5"
+        with h5py.File(path) as file:
+            chunk = file["images"].id.get_chunk_info
+            places = [chunk(i).byte_offset for i in range(N_BEFORE, N_AFTER)]
+        damaged = bytearray(path.read_bytes())
+        for place in places:
+            damaged[place : place + 8] = bytes(8)
+        path.write_bytes(damaged)
+    correlate.run(Request(section(tmp_path, **keys, update_shots=32), user_class), World())
+    figures = json.loads((tmp_path / "g.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"]) == (96, 64)
+    with h5py.File(tmp_path / "g.h5") as file:
+        counts = [update["delay_counts"][0] for update in file["user"].values()]
+        assert sorted(counts) == [31, 62, 94]
+
+
+@pytest.mark.parametrize("calculator", ["accumulating", "fft", "multi_tau"])
+def test_a_run_without_shots_has_an_output_of_none(tmp_path, calculator):
+    keys = {**stored(tmp_path), "calculator": calculator}
+    keys["two_time"] = {"n_shots": 20, "n_ages": 2}
+    dark = type("Dark", (), {"serverEventOk": lambda self, evt: False})
+    request = Request(section(tmp_path, **keys), dark)
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(request, World())
+    finally:
+        log.removeHandler(handler)
+    assert "no shot was correlated: the output has none" in handler.said
+    figures = json.loads((tmp_path / "g.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"], figures["contrast"]) == (0, 160, {})
+    if calculator != "multi_tau":
+        correlate.run_alternate(request)
+        _, lines = differences(tmp_path / "g.h5", tmp_path / "t.h5", 0.0)
+        assert all("two_time" in line or "twotime" in line for line in lines)
+
+
 class OnlyScaled:
     """A user's class that differs in one callback alone."""
 

@@ -3,6 +3,7 @@
 This is no stage of the workflow: it takes shots as they come.
 """
 
+import math
 import platform
 from collections.abc import Iterator
 
@@ -90,7 +91,8 @@ def run_alternate(request: Request) -> None:
     section = section.model_copy(update={"two_time": None})
     viewer = _viewer(setting._replace(section=section), callbacks, section.test_out)
     calculate = callbacks.get("calcAndPublishForTestAlt")
-    update = Update(counts.n_shots, 0, int(times[-1]), is_last=True)
+    last_shot_id = int(times[-1]) if len(times) else 0
+    update = Update(counts.n_shots, 0, last_shot_id, is_last=True)
     if calculate is not None:
         kinds = [("sec", "i4"), ("nsec", "i4"), ("fiducials", "i4"), ("counter", "i8")]
         ids = np.array([tuple(event_time(t).values()) for t in times.tolist()], kinds)
@@ -108,6 +110,7 @@ class _Reader:
     def __init__(self, setting: Setting, widths: list[int]):
         self._setting = setting
         self._callbacks = setting.callbacks()
+        self._n_elements = math.prod(setting.pixels.shape)
         bounds = np.cumsum(widths)[:-1]
         self._places = np.split(setting.pixels.places, bounds)
         self._callbacks.call("serverInit")
@@ -116,7 +119,7 @@ class _Reader:
         """Yield the blocks of a reader, as `roles.Reader`."""
         for block in self._setting.source.blocks(number, n_readers, self._callbacks.accepts):
             stack, is_kept = self._filtered(block)
-            flat = stack.reshape(len(stack), -1)
+            flat = stack.reshape(len(stack), self._n_elements)
             shards = [np.take(flat, places, axis=1).ravel() for places in self._places]
             yield Packet(
                 shot_ids=block.shot_ids[is_kept],
@@ -228,5 +231,5 @@ def _all_shots(
             least = np.float32(section.not_zero)
             held[time] = np.where(is_number & (values > least), values, least)
     times = np.array(sorted(held), np.int64)
-    values = np.array([held[time] for time in times.tolist()])
+    values = np.array([held[time] for time in times.tolist()], np.float32).reshape(-1, n_pixels)
     return times, values, is_bad, Counts(n_shots, n_shots - len(times), 0, 0)

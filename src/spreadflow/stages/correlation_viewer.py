@@ -76,6 +76,8 @@ class G2Viewer:
                 found = self._write(update, results, group)
         rate = update.n_shots / max(time.perf_counter() - self._start, 1e-9)
         self._log.info("%d shots, %d dropped, %.1f shots/s", update.n_shots, update.n_dropped, rate)
+        if update.is_last and not update.n_shots:
+            self._log.warning("no shot was correlated: the output has none")
         if update.is_last and self._file is not None:
             self._file.finish()
             self._summarize(update, results[0], found, rate)
