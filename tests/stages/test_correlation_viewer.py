@@ -102,6 +102,57 @@ def test_nexus_has_c_and_its_partials(folder):
         assert all("two_time" in update for update in file["user"].values())
 
 
+def updates_of(path: Path) -> dict[str, int]:
+    """Return the number of shots of each update of a file."""
+    with h5py.File(path) as file:
+        return {name: int(update.attrs["n_shots"]) for name, update in file["user"].items()}
+
+
+class Publishing:
+    """A user's class that notes how often it publishes."""
+
+    n_times = 0
+
+    def viewerPublish(self, counts, lastEventTime, name2delay2ndarray, int8array, h5GroupUser):
+        type(self).n_times += 1
+
+
+def test_the_last_update_is_there_whatever_its_last_shot_is(tmp_path):
+    """The shot of an update comes once more, at the very end."""
+    ids = np.concatenate([np.arange(100), [59]])
+    with h5py.File(tmp_path / "shots.h5", "w") as file:
+        file["ids"] = ids
+        file["images"] = np.random.default_rng(2).poisson(3.0, (101, 3, 5))
+    out = tmp_path / "late.h5"
+    keys = {"files": [str(tmp_path / "shots.h5")], "dataset": "images", "shot_ids": "ids"}
+    keys |= {"delays": [1, 2], "update_shots": 60, "out": str(out)}
+    correlate.run(Request(CorrelateSection.model_validate(keys)), World())
+    assert updates_of(out) == {"G2_results_at_000059": 101}
+    with h5py.File(out) as file:
+        (update,) = file["user"].values()
+        np.testing.assert_array_equal(update["delay_counts"], [99, 98])
+        np.testing.assert_array_equal(
+            file["entry/data/g2"][:, 0], update["delay_curve_color_1"][()]
+        )
+
+
+def test_what_is_published_already_is_not_published_again(tmp_path, caplog):
+    keys = {"simulated": {"n_shots": 120, "shape": [3, 5]}, "delays": [1, 2], "update_shots": 60}
+    own = CorrelateSection.model_validate(keys | {"out": str(tmp_path / "g.h5")})
+    with caplog.at_level("WARNING"):
+        correlate.run(Request(own), World())
+    assert caplog.records == []
+    assert updates_of(tmp_path / "g.h5") == {
+        "G2_results_at_000059": 60,
+        "G2_results_at_000119": 120,
+    }
+    with h5py.File(tmp_path / "g.h5") as file:
+        assert "entry" in file
+    own = own.model_copy(update={"out": None})
+    correlate.run(Request(own, Publishing), World())
+    assert Publishing.n_times == 2
+
+
 def test_tests_leave_each_two_shots_out(folder, tmp_path):
     outs = {"out": str(tmp_path / "m.h5"), "test_out": str(tmp_path / "a.h5")}
     request = Request(section(folder, **outs), is_test=True)

@@ -179,9 +179,9 @@ def write_update(
     columns: Mapping[str, np.ndarray],
     arrays: Mapping[str, np.ndarray],
     pixels: Pixels,
-) -> h5py.Group | None:
-    """Write the results of an update; return its group, or None where there is one of the same shot
-    already.
+) -> h5py.Group:
+    """Write the results of an update; return its group. One of the same last shot is replaced: it
+    has fewer shots.
 
     shots: what became of them. columns: written as they are; `delays` and `delay_counts`, (delay,),
     are among them. arrays: (delay, pixel) sums over partners. They are kept as `sums`, and divided
@@ -189,7 +189,7 @@ def write_update(
     """
     name = update_name(last_shot_id)
     if name in group:
-        return None
+        del group[name]
     update = group.create_group(name)
     update.attrs.update(shots, last_shot_id=last_shot_id)
     for column, values in columns.items():

@@ -173,7 +173,6 @@ class _Updates:
 
     def __init__(self, every: int):
         self._every = every
-        self._n_published = -1
         self.n_shots = 0
         self.n_dropped = 0
         self.last_shot_id = 0
@@ -189,7 +188,6 @@ class _Updates:
 
     def update(self, is_last: bool) -> Update:
         """Return the update that is due now."""
-        self._n_published = self.n_shots
         return Update(self.n_shots, self.n_dropped, self.last_shot_id, is_last)
 
 

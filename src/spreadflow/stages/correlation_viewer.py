@@ -46,6 +46,8 @@ class G2Viewer:
         self._log = log
         self._start = time.perf_counter()
         self._start_time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._n_published: int | None = None
+        """shots of the last update"""
         self._file: g2.G2File | None = None
         if output.path is not None:
             self._file = g2.G2File(output.path, output.is_replacing)
@@ -66,14 +68,19 @@ class G2Viewer:
             yield file["user"]
 
     def publish(self, update: Update, results: Sequence[Result]) -> None:
-        """Publish the results of all workers, and finish the output with the last of them."""
+        """Publish the results of all workers, and finish the output with the last of them. Where no
+        shot has come since the update before, that one is the last.
+        """
         found: list[Curve] = []
         publish = self._callbacks.get("viewerPublish")
+        has_more = update.n_shots != self._n_published
+        self._n_published = update.n_shots
         with self._group() as group:
             if publish is not None:
-                self._let_publish(publish, update, results, group)
+                if has_more:
+                    self._let_publish(publish, update, results, group)
             else:
-                found = self._write(update, results, group)
+                found = self._write(update, results, group, has_more)
         rate = update.n_shots / max(time.perf_counter() - self._start, 1e-9)
         self._log.info("%d shots, %d dropped, %.1f shots/s", update.n_shots, update.n_dropped, rate)
         if update.is_last and not update.n_shots:
@@ -86,14 +93,16 @@ class G2Viewer:
         """Publish what was merged, in a file."""
         assert self._file is not None
         with self._group() as group:
-            found = self._write(update, [result], group)
+            found = self._write(update, [result], group, has_more=True)
         self._file.finish()
         self._summarize(update, result, found, None)
 
     def _write(
-        self, update: Update, results: Sequence[Result], group: h5py.Group | None
+        self, update: Update, results: Sequence[Result], group: h5py.Group | None, has_more: bool
     ) -> list[Curve]:
-        """Write an update; return its curves."""
+        """Write an update; return its curves. has_more: whether it has more shots than the one
+        before, which else is completed.
+        """
         output = self._output
         sums = sums_of(results, output.delays)
         found = curves(sums, output.pixels.colours, output.pixels.fine_colours)
@@ -105,19 +114,18 @@ class G2Viewer:
             "is_bad": sums.is_bad,
             **_columns(found, sums.counts > 0),
         }
-        arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
-        shots = counts_of(results[0], len(output.delays))._asdict() | {
-            "n_dropped": update.n_dropped
-        }
-        id_ = update.last_shot_id
-        written = g2.write_update(group, id_, shots, columns, arrays, output.pixels)
-        if written is None:
-            self._log.error("shot %d: published before, skipped", id_)
-        elif output.n_ages:
-            self._write_two_time(written, results)
+        shots = counts_of(results[0], len(output.delays))._asdict()
+        if has_more:
+            arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
+            written = g2.write_update(
+                group, update.last_shot_id, shots, columns, arrays, output.pixels
+            )
+            if output.n_ages:
+                self._write_two_time(written, results)
+        written = group[g2.update_name(update.last_shot_id)]
+        written.attrs["n_dropped"] = update.n_dropped
         if update.is_last:
-            last = group[g2.update_name(id_)]
-            xpcs.write(group.file, self._xpcs(sums, found), last.get("two_time"))
+            xpcs.write(group.file, self._xpcs(sums, found), written.get("two_time"))
         return found
 
     def _write_two_time(self, written: h5py.Group, results: Sequence[Result]) -> None:
