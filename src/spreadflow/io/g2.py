@@ -7,7 +7,7 @@ published stays readable whatever happens to the ranks.
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import numpy as np
 from spreadflow import __version__
 from spreadflow.callbacks import ARRAYS
 from spreadflow.errors import FileError
+from spreadflow.io.checksums import checksum
 from spreadflow.io.colours import Pixels
 from spreadflow.io.new_hdf5 import longer_hdf5, new_hdf5
 
@@ -42,6 +43,9 @@ NOT_COMPARED = (
     "start_time",
 )
 """What two calculations of the same may differ in."""
+
+MERGED = "merged_checksums"
+"""Attribute: checksums of the outputs that were merged into one."""
 
 TINY = 1e-30
 """Floor of the numbers that a difference is relative to."""
@@ -93,6 +97,16 @@ class Stored(NamedTuple):
     """(pixel,) int8"""
     arrays: dict[str, np.ndarray]
     """`ARRAYS`, (delay, pixel) float64"""
+    merged: tuple[str, ...]
+    """checksums of the outputs that were merged into it; () = none were"""
+
+    @property
+    def checksums(self) -> tuple[str, ...]:
+        """Checksums of the outputs that it was merged from, or its own; () = it has no partners."""
+        if self.merged or not self.counts.any():
+            return self.merged
+        own = [self.pixels.places, *(self.arrays[name] for name in ARRAYS)]
+        return (checksum(np.concatenate([one.ravel().view(np.uint8) for one in own])),)
 
 
 class G2File:
@@ -165,6 +179,11 @@ def write_parameters(
     file["system/fine_colours"] = pixels.fine_colours
     file["system"].attrs.update(how._asdict(), n_masked_in=pixels.n_masked_in)
     file.require_group("user")
+
+
+def write_merged(file: h5py.File, checksums: Sequence[str]) -> None:
+    """Write of which outputs a file was merged."""
+    file["system"].attrs[MERGED] = list(checksums)
 
 
 def update_name(last_shot_id: int) -> str:
@@ -249,6 +268,7 @@ def _stored(path: Path, file: h5py.File) -> Stored:
         counts=last["delay_counts"][()],
         is_bad=last["is_bad"][()],
         arrays={name: last[f"sums/{name}"][()] for name in ARRAYS},
+        merged=tuple(system.attrs.get(MERGED, ())),
     )
 
 

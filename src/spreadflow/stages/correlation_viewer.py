@@ -89,9 +89,11 @@ class G2Viewer:
             self._file.finish()
             self._summarize(update, results[0], found, rate)
 
-    def publish_merged(self, update: Update, result: Result) -> None:
-        """Publish what was merged, in a file."""
+    def publish_merged(self, update: Update, result: Result, checksums: Sequence[str]) -> None:
+        """Publish what was merged, in a file. checksums: of all outputs that were."""
         assert self._file is not None
+        with self._file.open() as file:
+            g2.write_merged(file, checksums)
         with self._group() as group:
             found = self._write(update, [result], group, has_more=True)
         self._file.finish()
