@@ -104,6 +104,15 @@ def test_a_comparison_sees_what_differs_and_what_is_no_number(tmp_path, other, n
     assert len(lines) == n_lines
 
 
+@pytest.mark.parametrize(("other", "n_lines"), [(np.inf, 0), (-np.inf, 1), (np.nan, 1), (1e300, 1)])
+def test_a_comparison_tells_infinities_apart(tmp_path, other, n_lines):
+    for name, value in (("a.h5", np.inf), ("b.h5", other)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = [1.0, value]
+    _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
+    assert len(lines) == n_lines
+
+
 def test_a_dataset_of_one_file_alone_differs(tmp_path):
     for name in ("a", "b"):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:

@@ -48,19 +48,37 @@ def section(folder: Path, **keys) -> CorrelateSection:
     return CorrelateSection.model_validate(defaults | keys)
 
 
+@pytest.mark.parametrize("buffer_shots", [60, 20])
 @pytest.mark.parametrize("calculator", ["accumulating", "windowed", "at_end"])
-def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator):
-    request = Request(section(tmp_path, calculator=calculator))
+def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator, buffer_shots):
+    """The shorter buffer reaches not as far as the longest delay, and shots are late for it."""
+    request = Request(section(tmp_path, calculator=calculator, buffer_shots=buffer_shots))
     correlate.run(request, World())
     correlate.run_alternate(request)
     worst, lines = differences(tmp_path / "g.h5", tmp_path / "t.h5", 1e-6)
     assert lines == []
     assert worst < 1e-6
-    figures = json.loads((tmp_path / "g.json").read_text())
+    figures, of_loop = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "gt")
     ids = source_of(request.section).shot_ids
     assert figures["n_events"] == len(ids)
-    assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
-    assert figures["n_late"] == 0
+    counted = ("n_events", "n_dropped", "n_duplicates", "n_late")
+    assert [figures[name] for name in counted] == [of_loop[name] for name in counted]
+    if buffer_shots == 60:
+        assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
+        assert figures["n_late"] == 0
+
+
+def test_shots_that_are_late_and_delays_out_of_reach_are_the_same_in_the_double_loop(tmp_path):
+    simulated = SIMULATED | {"late": 0.05, "late_shots": 40}
+    own = section(tmp_path, simulated=simulated, buffer_shots=20)
+    correlate.run(Request(own), World())
+    correlate.run_alternate(Request(own))
+    assert differences(tmp_path / "g.h5", tmp_path / "t.h5", 1e-6)[1] == []
+    figures, of_loop = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "gt")
+    assert figures["n_late"] == of_loop["n_late"] > 5
+    with h5py.File(tmp_path / "g.h5") as file:
+        (update,) = file["user"].values()
+        assert update["delay_counts"][-1] == 0 < update["delay_counts"][0]
 
 
 def test_multi_tau_has_no_double_loop(tmp_path):
@@ -505,6 +523,18 @@ def test_a_configuration_of_parcorana_runs_and_passes_its_tests(old_file, capsys
         (update,) = file["user"].values()
         update["sums/G2"][0, 0] = np.nan
     assert cli.main([*words, "--cmp"]) == 4
+
+
+def test_outputs_whose_names_have_a_number_are_compared(old_file, capsys):
+    words = ["correlate", "-c", str(old_file)]
+    for option in ("--test_main", "--test_main", "--test_alt", "--cmp"):
+        assert cli.main([*words, option]) == 0, option
+    printed = capsys.readouterr().out
+    assert "largest relative difference" in printed
+    figures = [
+        json.loads((old_file.parent / f"g_{number}.json").read_text()) for number in ("000", "001")
+    ]
+    assert ["max_relative_error_vs_loop" in one for one in figures] == [False, True]
 
 
 def test_a_mask_for_tests_has_few_pixels(old_file):

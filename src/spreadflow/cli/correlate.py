@@ -172,7 +172,7 @@ def _compare(request: "Request") -> None:
     from spreadflow.io import g2, store
 
     section = request.section
-    first, second = (Path(str(name)) for name in (section.out, section.test_out))
+    first, second = (g2.latest(name or "") for name in (section.out, section.test_out))
     worst, lines = g2.differences(first, second, section.largest_difference)
     print("\n".join([*lines, f"largest relative difference: {worst:.3g}"]))
     summary = first.with_suffix(".json")

@@ -4,6 +4,7 @@ A file is `<name>.inprogress` until all shots are through. It is closed between 
 published stays readable whatever happens to the ranks.
 """
 
+import glob
 import json
 import os
 import time
@@ -64,6 +65,17 @@ def resolved(name: str, clock: float | None = None) -> Path:
         if not path.exists() and not in_progress(path).exists():
             return path
     raise FileError(name, "a free number below 1000", "none", "Remove old files.")
+
+
+def latest(name: str) -> Path:
+    """Return the latest finished file that a name stands for. Raises FileError where there is
+    none.
+    """
+    pattern = glob.escape(name).replace("%T", "[0-9]" * 14).replace("%C", "[0-9]" * 3)
+    paths = [Path(path) for path in glob.glob(pattern)]
+    if not paths:
+        raise FileError(name, "an output of `spreadflow correlate`", "none", "Write it.")
+    return max(paths, key=lambda path: path.stat().st_mtime_ns)
 
 
 def in_progress(path: Path) -> Path:
@@ -274,8 +286,9 @@ def _stored(path: Path, file: h5py.File) -> Stored:
 
 def differences(first: Path, second: Path, largest: float) -> tuple[float, list[str]]:
     """Return the largest relative difference between numbers of two files, and a line for each
-    dataset that only one has, or that differs by more than `largest`. What is no number in one
-    alone differs; what stands for how the results were formed is not compared. Raises FileError.
+    dataset that only one has, or that differs by more than `largest`. What is no finite number
+    has to be the same in both; what stands for how the results were formed is not compared. Raises
+    FileError.
     """
     a, b = (_datasets(path) for path in (first, second))
     lines = [f"{path}: only in one of them" for path in sorted(a.keys() ^ b.keys())]
@@ -311,7 +324,8 @@ def _difference(first: np.ndarray, second: np.ndarray) -> float:
         are_equal = first.shape == second.shape and bool(np.all(first == second))
         return 0.0 if are_equal else np.inf
     is_number = np.isfinite(first)
-    if np.any(is_number != np.isfinite(second)):
+    both = first[~is_number], second[~is_number]
+    if np.any(is_number != np.isfinite(second)) or not np.array_equal(*both, equal_nan=True):
         return np.inf
     a, b = (values[is_number].astype(np.float64) for values in (first, second))
     size = np.maximum(np.maximum(np.abs(a), np.abs(b)), TINY)

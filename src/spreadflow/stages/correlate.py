@@ -6,13 +6,13 @@ This is no stage of the workflow: it takes shots as they come.
 import math
 import platform
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.correlation.calculators import CALCULATORS, Calculator, NewEngine
-from spreadflow.analysis.correlation.double_loop import double_loop
+from spreadflow.analysis.correlation.double_loop import buffer_loop
 from spreadflow.analysis.correlation.engine import Limits
-from spreadflow.analysis.correlation.history import Counts
 from spreadflow.analysis.correlation.multi_tau import MultiTau
 from spreadflow.analysis.correlation.numba_engine import NumbaEngine
 from spreadflow.analysis.correlation.two_time import TwoTimeShots
@@ -84,23 +84,26 @@ def run_alternate(request: Request) -> None:
         todo = "Multi-tau averages: its own tests compare it."
         raise ConfigError("correlate.calculator", f"one of {list(CALCULATORS)}", found, todo)
     callbacks = setting.callbacks(is_alternate=True)
-    times, values, is_bad, counts = _all_shots(setting, callbacks)
-    if section.calculator != "accumulating":
-        times = times[-section.buffer_shots :]
-        values = values[-section.buffer_shots :]
+    shots = _all_shots(setting, callbacks)
+    is_window = section.calculator != "accumulating"
+    loop = buffer_loop(shots.times, shots.values, setting.delays, section.buffer_shots, is_window)
     section = section.model_copy(update={"two_time": None})
     viewer = _viewer(setting._replace(section=section), callbacks, section.test_out)
     calculate = callbacks.get("calcAndPublishForTestAlt")
-    last_shot_id = int(times[-1]) if len(times) else 0
-    update = Update(counts.n_shots, 0, last_shot_id, is_last=True)
     if calculate is not None:
+        kept = np.array(loop.held if is_window else loop.stored, np.int64)
+        kept = kept[np.argsort(shots.times[kept])]
         kinds = [("sec", "i4"), ("nsec", "i4"), ("fiducials", "i4"), ("counter", "i8")]
-        ids = np.array([tuple(event_time(t).values()) for t in times.tolist()], kinds)
-        viewer.publish_alternate(calculate, ids, values)
+        times = shots.times[kept].tolist()
+        ids = np.array([tuple(event_time(time).values()) for time in times], kinds)
+        viewer.publish_alternate(calculate, ids, shots.values[kept])
         return
-    sums = double_loop(times, values, setting.delays)
-    numbers = np.array([*sums.counts, *counts], np.int64)
+    sums = loop.sums
+    numbers = np.array([*sums.counts, *loop.counts], np.int64)
+    is_bad = np.any(shots.is_bad[loop.stored], axis=0).astype(np.int8)
     result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, is_bad)
+    last_shot_id = int(shots.times[-1]) if len(shots.times) else 0
+    update = Update(len(shots.times), shots.n_dropped, last_shot_id, is_last=True)
     viewer.publish(update, [result])
 
 
@@ -207,29 +210,34 @@ def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer
     return G2Viewer(output, callbacks, setting.log)
 
 
-def _all_shots(
-    setting: Setting, callbacks: Callbacks
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counts]:
-    """Return the times of all shots, ascending and distinct, their values as they are correlated,
-    which pixels are bad, and what became of the shots.
-    """
+class _Shots(NamedTuple):
+    """Shots in the order of their arrival."""
+
+    times: np.ndarray
+    """(shot,) int64"""
+    values: np.ndarray
+    """(shot, pixel) float32 as they are correlated"""
+    is_bad: np.ndarray
+    """(shot, pixel) bool, whether a pixel is saturated or no finite number"""
+    n_dropped: int
+
+
+def _all_shots(setting: Setting, callbacks: Callbacks) -> _Shots:
+    """Return all shots."""
     section = setting.section
     n_pixels = len(setting.pixels.places)
     callbacks.call("workerInit", n_pixels)
-    held: dict[int, np.ndarray] = {}
-    is_bad = np.zeros(n_pixels, np.int8)
-    n_shots = 0
-    for packet in _Reader(setting, [n_pixels]).packets(0, 1):
-        pixels = packet.pixels.reshape(-1, n_pixels)
-        for time, values in zip(packet.shot_ids.tolist(), pixels, strict=True):
-            n_shots += 1
-            if time in held:
-                continue
-            callbacks.adjust(values)
-            is_number = np.isfinite(values)
-            is_bad |= (~is_number | (values >= section.saturated)).astype(np.int8)
-            least = np.float32(section.not_zero)
-            held[time] = np.where(is_number & (values > least), values, least)
-    times = np.array(sorted(held), np.int64)
-    values = np.array([held[time] for time in times.tolist()], np.float32).reshape(-1, n_pixels)
-    return times, values, is_bad, Counts(n_shots, n_shots - len(times), 0, 0)
+    empty = Packet(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
+    packets = [empty, *_Reader(setting, [n_pixels]).packets(0, 1)]
+    times = np.concatenate([packet.shot_ids for packet in packets])
+    values = np.concatenate([packet.pixels for packet in packets]).reshape(-1, n_pixels)
+    for one in values:
+        callbacks.adjust(one)
+    is_number = np.isfinite(values)
+    least = np.float32(section.not_zero)
+    return _Shots(
+        times=times,
+        values=np.where(is_number & (values > least), values, least),
+        is_bad=~is_number | (values >= section.saturated),
+        n_dropped=sum(packet.n_dropped for packet in packets),
+    )
