@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from spreadflow import cli
+from spreadflow.analysis.correlation.multi_tau import delays_of
 from spreadflow.callbacks import CALLBACKS, UserCorrelation
 from spreadflow.config.correlate import CorrelateSection, SpeckleSection
 from spreadflow.errors import ConfigError, FileError
@@ -332,6 +333,34 @@ def test_every_callback_has_a_default():
     assert {name for name in CALLBACKS if callbacks.get(name)} == own
     assert len(CALLBACKS) == 13
     assert callbacks.array_names == ("G2", "IF", "IP")
+
+
+class Unreachable:
+    """A user's class whose plots nobody takes."""
+
+    def viewerInit(self, mask, h5GroupUser):
+        raise ConnectionRefusedError("no plot at port 12301")
+
+
+class Unplotted:
+    """A user's class whose plots nobody takes any more."""
+
+    def viewerPublish(self, counts, lastEventTime, name2delay2ndarray, int8array, h5GroupUser):
+        raise ConnectionRefusedError("no plot at port 12301")
+
+
+@pytest.mark.parametrize("user_class", [Unreachable, Unplotted])
+def test_an_error_of_a_user_is_not_one_of_the_disk(tmp_path, user_class):
+    with pytest.raises(ConnectionRefusedError, match="port 12301"):
+        correlate.run(Request(section(tmp_path), user_class), World())
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_levels", 70), ("n_lags", 10**6)])
+def test_delays_of_multi_tau_stay_whole_numbers(tmp_path, key, value):
+    with pytest.raises(ValueError, match=key):
+        section(tmp_path, calculator="multi_tau", **{key: value})
+    longest = delays_of(40, 1024)
+    assert (np.diff(longest) > 0).all()
 
 
 def returning(name: str, value: object) -> type:

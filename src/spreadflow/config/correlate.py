@@ -148,9 +148,9 @@ class CorrelateSection(Section):
     """in units of the shot id; not of `multi_tau`"""
     buffer_shots: PositiveInt = 2000
     """shots at hand, no more than `n_shots`: no delay reaches further"""
-    n_levels: PositiveInt = 8
+    n_levels: Annotated[PositiveInt, Field(le=40)] = 8
     """of `multi_tau`; each lasts twice as long as the one before"""
-    n_lags: PositiveInt = 8
+    n_lags: Annotated[PositiveInt, Field(le=1024)] = 8
     """of the first level of `multi_tau`, even; the others have half as many"""
     two_time: TwoTimeSection | None = None
     """null = none; not in tests"""

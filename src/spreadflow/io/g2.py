@@ -145,12 +145,19 @@ class G2File:
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
         """Open the file for writing, for a while. Raises FileError where the disk does not take
-        it.
+        it. What the block itself raises stays as it is: it may be a user's class.
         """
+        of_block: OSError | None = None
         try:
             with longer_hdf5(self._temporary, libver=FORMAT) as file:
-                yield file
+                try:
+                    yield file
+                except OSError as error:
+                    of_block = error
+                    raise
         except OSError as error:
+            if error is of_block:
+                raise
             todo = "Make room. What was published before is in the file."
             raise FileError(self._temporary, "a place to write to", error, todo) from None
 
