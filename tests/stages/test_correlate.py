@@ -148,6 +148,39 @@ class Contrast:
         group["n"] = counts[0]
 
 
+@pytest.mark.parametrize("is_alternate", [False, True])
+def test_one_process_has_one_object_of_a_class(tmp_path, is_alternate):
+    objects = []
+
+    class Counted:
+        def __init__(self, user_params, system_params, mpiParams, testAlternate):
+            objects.append(testAlternate)
+            self.n_read = 0
+
+        def serverEventOk(self, evt):
+            self.n_read += 1
+            return True
+
+        def viewerPublish(self, counts, lastEventTime, name2delay2ndarray, int8array, h5GroupUser):
+            h5GroupUser["n_read"] = self.n_read
+
+    request = Request(section(tmp_path), Counted)
+    if is_alternate:
+        correlate.run_alternate(request)
+    else:
+        correlate.run(request, World())
+    assert objects == [is_alternate]
+    with h5py.File(tmp_path / ("t.h5" if is_alternate else "g.h5")) as file:
+        assert file["user/n_read"][()] == len(source_of(request.section).shot_ids)
+
+
+def test_what_else_a_user_calculates_needs_another_way_to_be_compared_with(tmp_path):
+    own = section(tmp_path, user_params={"scale": 2.0})
+    with pytest.raises(ConfigError, match=r"Contrast.calcAndPublishForTestAlt: .*\['SQ'\]"):
+        correlate.run_alternate(Request(own, Contrast))
+    assert not list(tmp_path.iterdir())
+
+
 class EarlyContrast(Contrast):
     """The same by the earlier names."""
 

@@ -16,12 +16,13 @@ from spreadflow.analysis.correlation.engine import Limits
 from spreadflow.analysis.correlation.multi_tau import MultiTau
 from spreadflow.analysis.correlation.numba_engine import NumbaEngine
 from spreadflow.analysis.correlation.two_time import TwoTimeShots
+from spreadflow.callbacks import ARRAYS
 from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError, RanksError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
-from spreadflow.stages.correlation_callbacks import Callbacks
+from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
 from spreadflow.stages.correlation_workers import (
@@ -53,28 +54,30 @@ def run(request: Request, world: World) -> None:
         todo = "Start fewer ranks."
         raise RanksError("correlate", f"a pixel for each of {n_workers} workers", found, todo)
     block_shots = min(section.block_shots, section.update_shots or section.block_shots)
-    n_numbers, n_totals = _two_time_sizes(setting)
+    callbacks = setting.callbacks()
+    n_numbers, n_totals = _two_time_sizes(setting, callbacks)
     agreed = Agreement(
         widths=widths,
         block_shots=block_shots,
         update_shots=section.update_shots,
         takes_turns=section.takes_turns,
-        n_arrays=len(setting.callbacks().array_names),
+        n_arrays=len(callbacks.array_names),
         n_delays=len(setting.delays),
         n_numbers=len(setting.delays) + N_COUNTS + n_numbers,
         n_totals=n_totals,
     )
     players = Players(
-        reader=lambda: _Reader(setting, widths),
-        worker=lambda number: _worker(setting, widths, number),
-        viewer=lambda: _viewer(setting, setting.callbacks(), section.out),
+        reader=lambda: _Reader(setting, callbacks, widths),
+        worker=lambda number: _worker(setting, callbacks, widths, number),
+        viewer=lambda: _viewer(setting, callbacks, section.out),
     )
     roles.play(world, assignment, players, agreed)
 
 
 def run_alternate(request: Request) -> None:
     """Correlate all shots by a plain double loop, in one process, and write the test's output.
-    Raises ConfigError where the calculator is not exact.
+    Raises ConfigError where the calculator is not exact, or the user's class has other arrays than
+    G2 and no other way to calculate them.
     """
     world = World()
     setting = setting_of(request, world)
@@ -84,12 +87,16 @@ def run_alternate(request: Request) -> None:
         todo = "Multi-tau averages: its own tests compare it."
         raise ConfigError("correlate.calculator", f"one of {list(CALCULATORS)}", found, todo)
     callbacks = setting.callbacks(is_alternate=True)
+    calculate = callbacks.get("calcAndPublishForTestAlt")
+    if calculate is None and callbacks.array_names != ARRAYS:
+        where = f"{callbacks.name}.calcAndPublishForTestAlt"
+        expected = f"a method that calculates {list(callbacks.array_names)} in another way"
+        raise ConfigError(where, expected, "none", ABOUT)
     shots = _all_shots(setting, callbacks)
     is_window = section.calculator != "accumulating"
     loop = buffer_loop(shots.times, shots.values, setting.delays, section.buffer_shots, is_window)
     section = section.model_copy(update={"two_time": None})
     viewer = _viewer(setting._replace(section=section), callbacks, section.test_out)
-    calculate = callbacks.get("calcAndPublishForTestAlt")
     if calculate is not None:
         kept = np.array(loop.held if is_window else loop.stored, np.int64)
         kept = kept[np.argsort(shots.times[kept])]
@@ -110,9 +117,9 @@ def run_alternate(request: Request) -> None:
 class _Reader:
     """Reads blocks of the source, has the user's class filter shots, and cuts out the pixels."""
 
-    def __init__(self, setting: Setting, widths: list[int]):
+    def __init__(self, setting: Setting, callbacks: Callbacks, widths: list[int]):
         self._setting = setting
-        self._callbacks = setting.callbacks()
+        self._callbacks = callbacks
         self._n_elements = math.prod(setting.pixels.shape)
         bounds = np.cumsum(widths)[:-1]
         self._places = np.split(setting.pixels.places, bounds)
@@ -144,14 +151,13 @@ class _Reader:
         return np.array(kept, np.float32).reshape(-1, *self._setting.pixels.shape), is_kept
 
 
-def _two_time_sizes(setting: Setting) -> tuple[int, int]:
+def _two_time_sizes(setting: Setting, callbacks: Callbacks) -> tuple[int, int]:
     """Return how many numbers and totals results have in addition. Raises ConfigError where each
     two shots shall be correlated, and the user's class has its own results.
     """
     two_time = setting.section.two_time
     if two_time is None:
         return 0, 0
-    callbacks = setting.callbacks()
     for name in ("workerCalc", "viewerPublish"):
         if callbacks.get(name) is not None:
             todo = "Leave out one of them."
@@ -160,11 +166,12 @@ def _two_time_sizes(setting: Setting) -> tuple[int, int]:
     return two_time_sizes(len(setting.labels.colours), two_time.n_shots)
 
 
-def _worker(setting: Setting, widths: list[int], number: int) -> G2Worker | UserWorker:
+def _worker(
+    setting: Setting, callbacks: Callbacks, widths: list[int], number: int
+) -> G2Worker | UserWorker:
     """Return the worker of a number. widths: pixels of each worker."""
     section = setting.section
     n_pixels = widths[number]
-    callbacks = setting.callbacks()
     callbacks.call("workerInit", n_pixels)
     if callbacks.get("workerCalc") is not None:
         return UserWorker(callbacks, section.buffer_shots, n_pixels, len(setting.delays))
@@ -228,7 +235,7 @@ def _all_shots(setting: Setting, callbacks: Callbacks) -> _Shots:
     n_pixels = len(setting.pixels.places)
     callbacks.call("workerInit", n_pixels)
     empty = Packet(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
-    packets = [empty, *_Reader(setting, [n_pixels]).packets(0, 1)]
+    packets = [empty, *_Reader(setting, callbacks, [n_pixels]).packets(0, 1)]
     times = np.concatenate([packet.shot_ids for packet in packets])
     values = np.concatenate([packet.pixels for packet in packets]).reshape(-1, n_pixels)
     for one in values:

@@ -62,7 +62,7 @@ class Setting(NamedTuple):
         return labels_of(self.pixels.colours, self.pixels.fine_colours)
 
     def callbacks(self, is_alternate: bool = False) -> Callbacks:
-        """Return the callbacks of a role."""
+        """Return the callbacks of a rank, whatever its roles are."""
         return correlation_callbacks.make(
             self.user_class,
             self.section.user_params,
