@@ -108,6 +108,30 @@ def updates_of(path: Path) -> dict[str, int]:
         return {name: int(update.attrs["n_shots"]) for name, update in file["user"].items()}
 
 
+@pytest.mark.parametrize(("buffer_shots", "two_time_shots"), [(200, 100), (100, 200)])
+def test_curves_and_each_two_shots_leave_the_same_pixels_out(
+    tmp_path, buffer_shots, two_time_shots
+):
+    """A pixel saturates in a shot that is late for the shorter buffer alone."""
+    images = np.random.default_rng(5).poisson(5.0, (101, 4, 5)).astype(np.float32)
+    images[-1, 0, 0] = 1e6
+    with h5py.File(tmp_path / "shots.h5", "w") as file:
+        file["ids"] = [*range(1, 101), 0]
+        file["images"] = images
+    keys = {"files": [str(tmp_path / "shots.h5")], "dataset": "images", "shot_ids": "ids"}
+    keys |= {"delays": [1, 2, 5], "buffer_shots": buffer_shots, "out": str(tmp_path / "g.h5")}
+    keys["two_time"] = {"n_shots": two_time_shots, "n_ages": 1}
+    correlate.run(Request(CorrelateSection.model_validate(keys)), World())
+    with h5py.File(tmp_path / "g.h5") as file:
+        (update,) = file["user"].values()
+        assert update["is_bad"][()].tolist() == [1] + 19 * [0]
+        frames = images[:100].reshape(100, -1)[:, 1:].astype(float)
+        expected = np.mean(frames[3] * frames[4]) / (frames[3].mean() * frames[4].mean())
+        times = update["two_time/shot_ids"][()].tolist()
+        one = update["two_time/correlation"][0, times.index(4), times.index(5)]
+        assert one == pytest.approx(expected, rel=1e-9)
+
+
 class Publishing:
     """A user's class that notes how often it publishes."""
 

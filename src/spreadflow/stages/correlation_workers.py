@@ -42,13 +42,17 @@ class G2Worker:
             self._two_time.add(shot_ids, pixels)
 
     def result(self) -> Result:
-        """Return the sums, G2, IF, IP."""
+        """Return the sums, G2, IF, IP. A pixel is bad for both, whichever of them held the shot."""
         sums = self._calculator.result()
+        is_bad = sums.is_bad
+        if self._two_time is not None:
+            is_bad = is_bad | self._two_time.engine.is_bad
         numbers = np.array([*sums.counts, *self._calculator.counts], np.int64)
-        result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, sums.is_bad)
+        result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, is_bad)
         if self._two_time is None:
             return result
-        return _with_two_time(result, self._two_time.result(), self._two_time.history.n_shots)
+        two_time = self._two_time.result(is_bad)
+        return _with_two_time(result, two_time, self._two_time.history.n_shots)
 
 
 def two_time_sizes(n_labels: int, n_shots: int) -> tuple[int, int]:

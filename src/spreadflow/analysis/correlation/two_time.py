@@ -88,13 +88,15 @@ class TwoTimeShots(Buffered):
         self._labels = labels
         self._n_labels = n_labels
 
-    def result(self) -> TwoTimeSums:
-        """Return the sums of the shots that are held now."""
+    def result(self, is_bad: np.ndarray | None = None) -> TwoTimeSums:
+        """Return the sums of the shots that are held now. is_bad: (pixel,) int8 which pixels have
+        no part in them; None = those that are bad in a shot that was stored.
+        """
         times, rows = self.history.times, self.history.rows
         n_pixels = np.zeros(self._n_labels)
         values = np.zeros((self._n_labels, len(rows)))
         products = np.zeros((self._n_labels, len(rows), len(rows)))
-        is_good = self.engine.is_bad == 0
+        is_good = (self.engine.is_bad if is_bad is None else is_bad) == 0
         for label in range(self._n_labels):
             pixels = np.flatnonzero(is_good & (self._labels == label))
             n_pixels[label] = len(pixels)
