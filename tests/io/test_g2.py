@@ -34,6 +34,18 @@ def test_pixels_are_those_of_the_mask_with_a_colour(tmp_path):
     assert len(read_pixels(SHAPE, None, None, None).places) == 6
 
 
+def test_pixels_without_a_colour_count_in_the_mean_of_their_fine_colour(tmp_path):
+    """Not those of a fine colour that no pixel with a colour has, nor those that are masked."""
+    mask = saved(tmp_path, "mask", [[1, 1, 0], [1, 1, 1]])
+    colours = saved(tmp_path, "colours", [[0, 1, 1], [0, 0, 2]])
+    fine = saved(tmp_path, "fine", [[5, 5, 6], [6, 7, 8]])
+    pixels = read_pixels(SHAPE, mask, colours, fine)
+    np.testing.assert_array_equal(pixels.places, [0, 1, 3, 5])
+    np.testing.assert_array_equal(pixels.colours, [0, 1, 0, 2])
+    np.testing.assert_array_equal(pixels.fine_colours, [5, 5, 6, 8])
+    np.testing.assert_array_equal(pixels.distinct_colours, [1, 2])
+
+
 ONES = [[1, 1, 1], [1, 1, 1]]
 
 

@@ -88,7 +88,7 @@ def checked(request: Request, world: World) -> str:
     return (
         f"{yaml.safe_dump({'correlate': keys}, sort_keys=False)}"
         f"# images {setting.source.shape}, of which {n_pixels} pixels are correlated in "
-        f"{len(np.unique(setting.pixels.colours))} colours\n"
+        f"{len(setting.pixels.distinct_colours)} colours\n"
         f"# {len(setting.delays)} delays, {setting.delays[0]} to {setting.delays[-1]}"
     )
 

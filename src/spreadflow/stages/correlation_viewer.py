@@ -156,9 +156,10 @@ class G2Viewer:
         has_partners = sums.counts > 0
         means = sums.g2[has_partners] / sums.counts[has_partners, None]
         by_colour = {curve.colour: curve for curve in found}
-        shape = (int(has_partners.sum()), len(np.unique(colours)))
+        distinct = output.pixels.distinct_colours
+        shape = (int(has_partners.sum()), len(distinct))
         g2_curves, sigma, products = np.full((3, *shape), np.nan)
-        for i, colour in enumerate(np.unique(colours).tolist()):
+        for i, colour in enumerate(distinct.tolist()):
             if colour in by_colour:
                 g2_curves[:, i] = by_colour[colour].g2
                 sigma[:, i] = by_colour[colour].sigma

@@ -4,7 +4,8 @@ A pixel's products are divided by those of the mean earlier and the mean later v
 of its fine colour; g2 of a colour is the mean of these ratios over its pixels.
 
 A pixel that happens to be bright has large products, and raises the means that they are divided by:
-its part in the scatter of g2 is its ratio less what it takes from those of its fine colour.
+its part in the scatter of g2 is its ratio less what it takes from those of its fine colour. Of a
+pixel that has the fine colour, but not the colour, the latter alone is left.
 """
 
 from typing import NamedTuple
@@ -46,9 +47,10 @@ class Decay(NamedTuple):
 
 def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Curve]:
     """Return the curve of each colour that has pixels, ascending. colours, fine_colours: (pixel,)
-    int, 0 = none. Bad pixels count in none.
+    int, 0 = none: a pixel without a colour counts in the mean of its fine colour. Bad pixels count
+    in none.
     """
-    is_used = (colours > 0) & (sums.is_bad == 0)
+    is_used = (fine_colours > 0) & (sums.is_bad == 0)
     has_partners = sums.counts > 0
     n = sums.counts[has_partners, None]
     fine = np.where(is_used, fine_colours, 0)
@@ -57,7 +59,7 @@ def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Cu
     ratios = sums.g2[has_partners] / n / (mean_past * mean_future)
     excess = past / mean_past + future / mean_future - 2
     found = []
-    for colour in np.unique(colours[is_used]).tolist():
+    for colour in np.unique(colours[is_used & (colours > 0)]).tolist():
         is_own = is_used & (colours == colour)
         own = ratios[:, is_own]
         n_pixels = own.shape[1]
@@ -65,6 +67,8 @@ def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Cu
         if n_pixels > 1:
             share = _mean_by_colour(np.where(is_own, ratios, 0.0), fine)
             covariance = np.atleast_2d(np.cov((ratios - share * excess)[:, is_own])) / n_pixels
+            others = (share * excess)[:, is_used & ~is_own & (share != 0).any(axis=0)]
+            covariance += others @ others.T / n_pixels**2
         delays = sums.delays[has_partners]
         found.append(Curve(colour, n_pixels, delays, own.mean(axis=1), covariance))
     return found
