@@ -20,6 +20,7 @@ from spreadflow.errors import ConfigError, FileError
 from spreadflow.io.g2 import differences
 from spreadflow.log import logger
 from spreadflow.parallel import World
+from spreadflow.report import correlate as report
 from spreadflow.stages import correlate, correlation_callbacks, parcorana
 from spreadflow.stages.correlation_setting import Request, setting_of
 from spreadflow.stages.correlation_source import source_of
@@ -585,6 +586,14 @@ def test_a_configuration_of_parcorana_runs_and_passes_its_tests(old_file, capsys
         (update,) = file["user"].values()
         update["sums/G2"][0, 0] = np.nan
     assert cli.main([*words, "--cmp"]) == 4
+
+
+def test_an_output_of_parcorana_is_reported_as_others_are(old_file):
+    assert cli.main(["correlate", "-c", str(old_file)]) == 0
+    figures, page = report.make("correlate", [old_file.parent / "g_000.h5"], [])
+    assert figures["n_events"] == 50
+    (axes,) = page.axes
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([1, 2, 4]) / 120)
 
 
 def test_outputs_whose_names_have_a_number_are_compared(old_file, capsys):

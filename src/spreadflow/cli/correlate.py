@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.test_alt:
             correlate.run_alternate(request)
         else:
-            correlate.run(request, world)
+            correlate.run(request, world, _draw)
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
@@ -130,7 +130,14 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         out = Path(arguments.h5output or section.out)
         world.once(lambda: in_progress(out).unlink(missing_ok=True))
         section = section.model_copy(update=replaced)
-        correlate.run(Request(section, images=arguments.images), world)
+        correlate.run(Request(section, images=arguments.images), world, _draw)
+
+
+def _draw(*drawn: Any) -> None:
+    """Draw curves, as `correlation_viewer.Draw`: on the viewer alone, which loads what draws."""
+    from spreadflow.report import correlate as report
+
+    report.draw(*drawn)
 
 
 def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request":

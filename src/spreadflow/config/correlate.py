@@ -175,6 +175,8 @@ class CorrelateSection(Section):
     """for its constructor"""
     out: str | None = "correlate.h5"
     """the output; %T becomes the time, %C a free number; null = none"""
+    picture: str | None = None
+    """PNG of the curves, drawn anew at each update; %T and %C as in `out`; null = beside that"""
     test_out: str | None = "correlate_test.h5"
     """that of --test_alt"""
     overwrite: bool = False

@@ -37,6 +37,7 @@ NOT_COMPARED = (
     "testh5output",
     "numServers",
     "out",
+    "picture",
     "test_out",
     "readers",
     "overwrite",

@@ -24,7 +24,7 @@ from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
 from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
-from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
+from spreadflow.stages.correlation_viewer import Draw, G2Viewer, Output, event_time
 from spreadflow.stages.correlation_workers import (
     N_COUNTS,
     G2Worker,
@@ -34,8 +34,10 @@ from spreadflow.stages.correlation_workers import (
 from spreadflow.stream.shots import Block
 
 
-def run(request: Request, world: World) -> None:
-    """Correlate all shots. Collective. Raises ConfigError, FileError or RanksError."""
+def run(request: Request, world: World, draw: Draw | None = None) -> None:
+    """Correlate all shots. Collective. draw: draws the curves of each update. Raises ConfigError,
+    FileError or RanksError.
+    """
     setting = setting_of(request, world)
     section = setting.section
     if section.engine == "jax":
@@ -69,7 +71,7 @@ def run(request: Request, world: World) -> None:
     players = Players(
         reader=lambda: _Reader(setting, callbacks, widths),
         worker=lambda number: _worker(setting, callbacks, widths, number),
-        viewer=lambda: _viewer(setting, callbacks, section.out),
+        viewer=lambda: _viewer(setting, callbacks, section.out, draw),
     )
     roles.play(world, assignment, players, agreed)
 
@@ -201,7 +203,9 @@ def _engine(section: CorrelateSection) -> NewEngine:
     return JaxEngine
 
 
-def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer:
+def _viewer(
+    setting: Setting, callbacks: Callbacks, out: str | None, draw: Draw | None = None
+) -> G2Viewer:
     """Return the viewer. Raises FileError where its output can't be written."""
     section = setting.section
     output = Output(
@@ -212,6 +216,8 @@ def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer
         pixels=setting.pixels,
         delays=setting.delays,
         how=How(section.calculator, section.rate_hz, section.not_zero, section.saturated),
+        picture=None if section.picture is None else resolved(section.picture),
+        draw=draw,
         n_ages=0 if section.two_time is None else section.two_time.n_ages,
     )
     return G2Viewer(output, callbacks, setting.log)

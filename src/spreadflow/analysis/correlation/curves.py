@@ -44,6 +44,10 @@ class Decay(NamedTuple):
     sigmas: tuple[float, float, float]
     """standard deviations of base, contrast and rate"""
 
+    def at(self, delays: np.ndarray) -> np.ndarray:
+        """Return the exponential at some delays."""
+        return _decay(delays, self.base, self.contrast, self.rate)
+
 
 def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Curve]:
     """Return the curve of each colour that has pixels, ascending. colours, fine_colours: (pixel,)
