@@ -158,3 +158,22 @@ def test_a_file_is_replayed(port, tmp_path):
     np.testing.assert_array_equal(block.shot_ids, [1, 2, 4, 8, 16])
     np.testing.assert_array_equal(block.images, np.arange(60).reshape(5, *SHAPE))
     assert block.events[3].monitors == {"i0": [6.0, 7.0]}
+
+
+def test_shots_that_a_replay_leaves_out_are_counted(port, tmp_path, capsys):
+    path = tmp_path / "shots.h5"
+    images = np.arange(60).reshape(5, *SHAPE)
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("images", data=images, chunks=(1, *SHAPE), compression="gzip")
+        place = dataset.id.get_chunk_info(2).byte_offset
+    damaged = bytearray(path.read_bytes())
+    damaged[place : place + 8] = bytes(8)
+    path.write_bytes(damaged)
+    options = ["--to", f"tcp://*:{port}", "--dataset", "images", "--rate", "500"]
+    thread = threading.Thread(target=cli.main, args=(["stream", "replay", str(path), *options],))
+    thread.start()
+    source = PulledShots(f"tcp://127.0.0.1:{port}", SHAPE, 8, 5.0)
+    (block,) = source.blocks(0, 1, lambda _event: True)
+    thread.join()
+    np.testing.assert_array_equal(block.shot_ids, [0, 1, 3, 4])
+    assert "1 shots can't be read: left out" in capsys.readouterr().err

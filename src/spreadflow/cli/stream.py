@@ -1,6 +1,7 @@
 """`spreadflow stream replay FILE...`: shots of files as a stream, at the rate of an experiment."""
 
 import argparse
+import sys
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
@@ -37,4 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     datasets = stacks.Datasets(arguments.dataset, arguments.shot_ids, monitors)
     shots = stacks.Stacks(arguments.files, datasets, block_shots=1)
     with Progress("stream", shots.n_shots, World(), "shots") as progress:
-        zeromq.push(each(shots), arguments.to, arguments.readers, arguments.rate, progress.at)
+        n_pushed = zeromq.push(
+            each(shots), arguments.to, arguments.readers, arguments.rate, progress.at
+        )
+    if n_pushed < shots.n_shots:
+        n_unreadable = shots.n_shots - n_pushed
+        print(f"spreadflow stream: {n_unreadable} shots can't be read: left out", file=sys.stderr)

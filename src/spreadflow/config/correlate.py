@@ -187,6 +187,11 @@ class CorrelateSection(Section):
     """relative, that --cmp allows"""
 
     @property
+    def longest_block(self) -> int:
+        """Most shots that travel together: an update is never further than its end."""
+        return min(self.block_shots, self.update_shots or self.block_shots)
+
+    @property
     def names_shots(self) -> bool:
         """Whether it says where shots come from, which a run of a trial says by itself."""
         return bool(self.files or self.simulated or self.stream or self.psana)

@@ -55,12 +55,11 @@ def run(request: Request, world: World, draw: Draw | None = None) -> None:
         found = f"{len(setting.pixels.places)} pixels"
         todo = "Start fewer ranks."
         raise RanksError("correlate", f"a pixel for each of {n_workers} workers", found, todo)
-    block_shots = min(section.block_shots, section.update_shots or section.block_shots)
     callbacks = setting.callbacks()
     n_numbers, n_totals = _two_time_sizes(setting, callbacks)
     agreed = Agreement(
         widths=widths,
-        block_shots=block_shots,
+        block_shots=section.longest_block,
         update_shots=section.update_shots,
         takes_turns=section.takes_turns,
         n_arrays=len(callbacks.array_names),
@@ -218,6 +217,7 @@ def _viewer(
         how=How(section.calculator, section.rate_hz, section.not_zero, section.saturated),
         picture=None if section.picture is None else resolved(section.picture),
         draw=draw,
+        labels=setting.labels,
         n_ages=0 if section.two_time is None else section.two_time.n_ages,
     )
     return G2Viewer(output, callbacks, setting.log)

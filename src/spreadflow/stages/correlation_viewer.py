@@ -14,7 +14,7 @@ import numpy as np
 
 from spreadflow.analysis.correlation.curves import Curve, Decay, curves, fit_decay
 from spreadflow.analysis.correlation.sums import Sums
-from spreadflow.analysis.correlation.two_time import g2_by_age, labels_of, two_time
+from spreadflow.analysis.correlation.two_time import Labels, g2_by_age, two_time
 from spreadflow.io import g2, store, xpcs
 from spreadflow.io.colours import Pixels
 from spreadflow.parallel.roles import Result, Update
@@ -38,6 +38,8 @@ class Output(NamedTuple):
     pixels: Pixels
     delays: np.ndarray
     how: g2.How
+    labels: Labels | None = None
+    """of the pixels, for two-time correlation"""
     n_ages: int = 0
     """of g2 by age; 0 = no two-time correlation"""
     picture: Path | None = None
@@ -164,7 +166,8 @@ class G2Viewer:
     def _write_two_time(self, written: h5py.Group, results: Sequence[Result]) -> None:
         """Write C and g2 by age into an update."""
         output = self._output
-        labels = labels_of(output.pixels.colours, output.pixels.fine_colours)
+        labels = output.labels
+        assert labels is not None
         sums = two_time_of(results, len(output.delays), len(labels.colours))
         each = two_time(sums, labels)
         by_age = g2_by_age(sums, labels, output.delays, output.n_ages)

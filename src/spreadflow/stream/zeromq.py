@@ -184,11 +184,12 @@ def push(
     n_readers: int,
     rate_hz: float,
     at: Callable[[int], None],
-) -> None:
+) -> int:
     """Push shots, events with their images, at a rate, when so many readers are there; the last
-    message goes to each of them. rate_hz: 0 = as fast as they are taken. at: is called with the
-    number of those that were pushed. Raises ConfigError.
+    message goes to each of them. Return the number of shots. rate_hz: 0 = as fast as they are
+    taken. at: is called with the number of those that were pushed. Raises ConfigError.
     """
+    n_pushed = 0
     with _socket("PUSH", endpoint, n_readers) as socket:
         socket.sndtimeo = int(1000 * PATIENCE_S)
         start = time.monotonic()
@@ -202,9 +203,11 @@ def push(
                 "monitors": {name: np.asarray(v).tolist() for name, v in event.monitors.items()},
             }
             _send(socket, [json.dumps(header).encode(), np.ascontiguousarray(image)])
-            at(number + 1)
+            n_pushed = number + 1
+            at(n_pushed)
         for _ in range(n_readers):
             _send(socket, [json.dumps(END).encode()])
+    return n_pushed
 
 
 def _send(socket: Any, frames: list[Any]) -> None:
