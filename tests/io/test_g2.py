@@ -133,6 +133,25 @@ def test_a_dataset_of_one_file_alone_differs(tmp_path):
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(("n_pixels", "share"), [(100, 0.05), (30000, 1.02)])
+def test_images_of_few_pixels_take_little_room(tmp_path, n_pixels, share):
+    """An image of noise in most pixels is not compressed: it takes long, and saves little."""
+    shape = (200, 200)
+    mask = np.zeros(shape, np.int8)
+    mask.ravel()[:n_pixels] = 1
+    pixels = read_pixels(shape, saved(tmp_path, "mask", mask), None, None)
+    columns = {"delays": np.arange(1, 11), "delay_counts": np.arange(50, 40, -1)}
+    sums = np.random.default_rng(1).gamma(2.0, 3.0, (10, n_pixels))
+    out = tmp_path / "g.h5"
+    with h5py.File(out, "w") as file:
+        update = g2.write_update(file, 7, {"n_shots": 51}, columns, {"G2": sums}, pixels)
+        image = update["G2/delay_000004"][()]
+    expected = (sums[3] / 47).astype(np.float32)
+    np.testing.assert_array_equal(image.ravel()[:n_pixels], expected)
+    assert image.dtype == np.float32
+    assert out.stat().st_size < share * 10 * 4 * 200 * 200 + sums.nbytes
+
+
 WRITING = """
 import os, resource, signal, sys
 from pathlib import Path

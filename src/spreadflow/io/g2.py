@@ -6,6 +6,7 @@ published stays readable whatever happens to the ranks.
 
 import glob
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,12 @@ NOT_COMPARED = (
     "start_time",
 )
 """What two calculations of the same may differ in."""
+
+COMPRESSED = {"compression": "gzip", "compression_opts": 1}
+"""How images of few pixels are written: higher levels take longer, and save little."""
+
+SPARSE = 0.25
+"""Share of an image's pixels below which it is one of few: noise in all pixels takes gzip long."""
 
 MERGED = "merged_checksums"
 """Attribute: checksums of the outputs that were merged into one."""
@@ -224,8 +231,10 @@ def write_update(
 
     shots: what became of them. columns: written as they are; `delays` and `delay_counts`, (delay,),
     are among them. arrays: (delay, pixel) sums over partners. They are kept as `sums`, and divided
-    by their number in the shape of an image, 0 where a pixel is not correlated.
+    by their number in the shape of an image, 0 where a pixel is not correlated. Images of few
+    pixels are compressed.
     """
+    how = COMPRESSED if len(pixels.places) < SPARSE * math.prod(pixels.shape) else {}
     name = update_name(last_shot_id)
     if name in group:
         del group[name]
@@ -238,7 +247,7 @@ def write_update(
         update[f"sums/{array}"] = sums
         for i, delay in enumerate(columns["delays"]):
             means = (sums[i] / n[i]).astype(np.float32)
-            update[f"{array}/delay_{delay:06d}"] = pixels.image(means)
+            update.create_dataset(f"{array}/delay_{delay:06d}", data=pixels.image(means), **how)
     return update
 
 
