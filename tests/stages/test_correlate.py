@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from spreadflow import cli
+from spreadflow.analysis.correlation.history import History
 from spreadflow.analysis.correlation.multi_tau import delays_of
 from spreadflow.callbacks import CALLBACKS, UserCorrelation
 from spreadflow.config.correlate import CorrelateSection, SpeckleSection
@@ -24,6 +25,7 @@ from spreadflow.report import correlate as report
 from spreadflow.stages import correlate, correlation_callbacks, parcorana
 from spreadflow.stages.correlation_setting import Request, setting_of
 from spreadflow.stages.correlation_source import source_of
+from spreadflow.stages.correlation_workers import WorkerData
 
 SIMULATED = {
     "n_shots": 200,
@@ -180,6 +182,22 @@ def test_what_else_a_user_calculates_needs_another_way_to_be_compared_with(tmp_p
     with pytest.raises(ConfigError, match=r"Contrast.calcAndPublishForTestAlt: .*\['SQ'\]"):
         correlate.run_alternate(Request(own, Contrast))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_worker_is_asked_for_each_shot_sorts_no_times(monkeypatch):
+    rng = np.random.default_rng(2)
+    data = WorkerData(20, 1)
+    assert data.empty()
+    with pytest.raises(IndexError):
+        data.maxTimeForStoredData()
+    for time in rng.permutation(np.repeat(np.arange(60), 2)).tolist():
+        data.history.insert(np.array([time]))
+        times = data.timesForStoredData()
+        with monkeypatch.context() as forbidding:
+            forbidding.setattr(History, "times", property(lambda self: pytest.fail("sorted")))
+            ends = (data.minTimeForStoredData(), data.maxTimeForStoredData())
+            assert (data.empty(), data.filledX()) == (False, len(times) == 20)
+        assert ends == (times[0], times[-1])
 
 
 class EarlyContrast(Contrast):

@@ -141,19 +141,19 @@ class WorkerData:
 
     def empty(self) -> bool:
         """Whether no shot is held."""
-        return not len(self._history.times)
+        return not self._history.n_held
 
     def filledX(self) -> bool:
         """Whether the next new shot removes one."""
-        return len(self._history.times) == self._history.n_shots
+        return self._history.n_held == self._history.n_shots
 
     def minTimeForStoredData(self) -> int:
         """Return the oldest time that is held."""
-        return int(self._history.times[0])
+        return self._history.oldest
 
     def maxTimeForStoredData(self) -> int:
         """Return the newest time that is held."""
-        return int(self._history.times[-1])
+        return self._history.newest
 
 
 class UserWorker:
@@ -190,8 +190,7 @@ class UserWorker:
         early = self._callbacks.get("workerAdjustTerms")
         if early is not None:
             pivot = self._data.tm2idx(self._data.minTimeForStoredData())
-            n = len(self._data.history.times)
-            early(mode, row, pivot, n, self._data.T, self._data.X)
+            early(mode, row, pivot, self._data.history.n_held, self._data.T, self._data.X)
 
     def result(self) -> Result:
         """Return what the user's class calculates. Raises ConfigError where it is of another shape
