@@ -188,7 +188,8 @@ class G2Viewer:
         output = self._output
         colours = output.pixels.colours
         has_partners = sums.counts > 0
-        means = sums.g2[has_partners] / sums.counts[has_partners, None]
+        means = sums.g2[has_partners]
+        means /= sums.counts[has_partners, None]
         by_colour = {curve.colour: curve for curve in found}
         distinct = output.pixels.distinct_colours
         shape = (int(has_partners.sum()), len(distinct))
