@@ -11,6 +11,7 @@ and does the same in the same order.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -132,11 +133,16 @@ class Assignment(NamedTuple):
     master: int
     readers: tuple[int, ...]
     workers: tuple[int, ...]
+    idle: tuple[int, ...] = ()
+    """those without a role"""
 
 
-def assign(hosts: Sequence[str], n_readers: int, reader_hosts: Sequence[str] = ()) -> Assignment:
+def assign(
+    hosts: Sequence[str], n_readers: int, n_pixels: int, reader_hosts: Sequence[str] = ()
+) -> Assignment:
     """Return who does what. hosts: of each rank. Readers are taken from one host after the other,
-    so that no network card serves all of them; the first rank is kept for the viewer.
+    so that no network card serves all of them; the first rank is kept for the viewer. A worker has
+    a pixel at least: ranks beyond are idle.
 
     reader_hosts: the only hosts that readers may be at; () = any. Raises RanksError where there are
     too few ranks.
@@ -160,7 +166,8 @@ def assign(hosts: Sequence[str], n_readers: int, reader_hosts: Sequence[str] = (
         todo = "Name more hosts, or fewer readers."
         raise RanksError("correlate", f"{n_readers} ranks for readers", found, todo)
     others = [rank for rank in range(len(hosts)) if rank not in readers]
-    return Assignment(others[0], others[1], readers, tuple(others[2:]))
+    workers, idle = others[2 : 2 + n_pixels], others[2 + n_pixels :]
+    return Assignment(others[0], others[1], readers, tuple(workers), tuple(idle))
 
 
 def widths_of(n_pixels: int, n_workers: int) -> list[int]:
@@ -206,9 +213,9 @@ def play(world: World, assignment: Assignment | None, players: Players, agreed: 
             _play_master(lines, agreed)
         elif world.rank in assignment.readers:
             _play_reader(players.reader(), lines, agreed)
-        else:
+        elif world.rank in assignment.workers:
             _play_worker(players.worker(assignment.workers.index(world.rank)), lines, agreed)
-    world.barrier()
+        lines.end()
 
 
 def _play_all(players: Players, agreed: Agreement) -> None:
@@ -243,6 +250,16 @@ class _Lines:
             assignment.readers.index(world.rank) if world.rank in assignment.readers else -1
         )
         """of this rank among the readers"""
+        self._end: Any = None
+        """the request of `end`"""
+
+    def end(self) -> None:
+        """Wait, asleep, until all ranks are here. Collective; may be begun again where it was
+        interrupted.
+        """
+        if self._end is None:
+            self._end = self.all.Ibarrier()
+        _await(self._end)
 
     @staticmethod
     def _among(comm: Any, ranks: tuple[int, ...]) -> Any:
@@ -270,7 +287,7 @@ def _ending_with_the_viewer(lines: _Lines) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _await(lines.all.Ibarrier())
+        lines.end()
         raise
 
 
@@ -433,21 +450,30 @@ class _Publisher:
     def put(self, update: Update, results: list[Result]) -> None:
         """Hand over results; wait where too many wait already. Raises as `check`."""
         self._unpublished.append(self._thread.submit(self._viewer.publish, update, results))
-        while len(self._unpublished) > self._most:
-            self._unpublished.popleft().result()
+        self.wait(self._most)
+
+    def wait(self, most: int = 0) -> None:
+        """Wait until no more than so many are unpublished. Raises as `check`."""
+        while len(self._unpublished) > most:
+            self._unpublished[0].result()
+            self._unpublished.popleft()
+
+    def drop(self) -> None:
+        """Drop what waits, and finish what is being published."""
+        futures.wait([one for one in self._unpublished if not one.cancel()])
 
 
 @contextmanager
 def _publishing(viewer: Viewer, most_waiting: int) -> Iterator[_Publisher]:
     """Provide a publisher; in the end wait until it has published all that it was handed. Where the
-    block is broken off, what it is publishing is finished, and what waits is dropped.
+    block is broken off, what it is publishing is finished, and what waits is dropped. Results are
+    waited for, not their thread: an interrupted wait for a thread counts it as ended.
     """
-    thread = ThreadPoolExecutor(1)
-    publisher = _Publisher(viewer, thread, most_waiting)
-    try:
-        yield publisher
-        thread.shutdown()
-    except BaseException:
-        thread.shutdown(cancel_futures=True)
-        raise
-    publisher.check()
+    with ThreadPoolExecutor(1) as thread:
+        publisher = _Publisher(viewer, thread, most_waiting)
+        try:
+            yield publisher
+            publisher.wait()
+        except BaseException:
+            publisher.drop()
+            raise

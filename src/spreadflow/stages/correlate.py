@@ -18,7 +18,7 @@ from spreadflow.analysis.correlation.numba_engine import NumbaEngine
 from spreadflow.analysis.correlation.two_time import TwoTimeShots
 from spreadflow.callbacks import ARRAYS
 from spreadflow.config.correlate import CorrelateSection
-from spreadflow.errors import ConfigError, RanksError
+from spreadflow.errors import ConfigError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
@@ -46,15 +46,14 @@ def run(request: Request, world: World, draw: Draw | None = None) -> None:
         devices.take(world, "correlate")
     assignment = None
     n_workers = 1
+    n_pixels = len(setting.pixels.places)
     if world.size > 1:
         hosts = world.gather(platform.node())
-        assignment = roles.assign(hosts, section.readers, section.reader_hosts)
+        assignment = roles.assign(hosts, section.readers, n_pixels, section.reader_hosts)
         n_workers = len(assignment.workers)
-    widths = roles.widths_of(len(setting.pixels.places), n_workers)
-    if min(widths) == 0:
-        found = f"{len(setting.pixels.places)} pixels"
-        todo = "Start fewer ranks."
-        raise RanksError("correlate", f"a pixel for each of {n_workers} workers", found, todo)
+        if assignment.idle and world.rank == 0:
+            setting.log.warning("%d ranks have no pixel, and are idle", len(assignment.idle))
+    widths = roles.widths_of(n_pixels, n_workers)
     callbacks = setting.callbacks()
     n_numbers, n_totals = _two_time_sizes(setting, callbacks)
     agreed = Agreement(
