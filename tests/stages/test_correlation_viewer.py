@@ -42,9 +42,12 @@ def folder(tmp_path_factory) -> Path:
 def said(caplog):
     """What is logged, from information on."""
     log = logger("correlate", World())
+    level = log.level
+    log.setLevel("INFO")  # a configuration may have set another one
     log.addHandler(caplog.handler)
     yield caplog
     log.removeHandler(caplog.handler)
+    log.setLevel(level)
 
 
 def section(folder: Path, **keys) -> CorrelateSection:

@@ -71,7 +71,9 @@ def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Cu
         covariance = np.full((len(own), len(own)), np.nan)
         if own.shape[1] > 1:
             shares = np.array([_means(np.where(is_own, row, 0.0), fine) for row in ratios])
-            covariance = _covariance(own, excess, shares.reshape(len(own), -1), fine, is_own)
+            covariance = _covariance(
+                own, excess, shares.reshape(len(own), fine.max() + 1), fine, is_own
+            )
         delays = sums.delays[places]
         found.append(Curve(colour, own.shape[1], delays, own.mean(axis=1), covariance))
     return found
