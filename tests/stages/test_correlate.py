@@ -350,6 +350,24 @@ def test_one_rank_tells_of_pixels_without_a_colour(tmp_path, rank):
     assert len(handler.said) == (rank == 0)
 
 
+def test_the_log_says_why_shots_are_dropped(tmp_path):
+    for name in ("a.h5", "c.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["images"] = np.ones((6, 3, 5))
+    (tmp_path / "b.h5").write_bytes(b"nothing")
+    source = {"files": [str(tmp_path / "*.h5")], "dataset": "images", "simulated": None}
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, **source, out=str(tmp_path / "o.hdf5"))), World())
+    finally:
+        log.removeHandler(handler)
+    assert any("shot 6 can't be read" in line and "b.h5" in line for line in handler.said)
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"]) == (12, 1)
+
+
 OLD = """
 import numpy as np
 system_params = {

@@ -115,6 +115,8 @@ class _Reader:
     def packets(self, number: int, n_readers: int) -> Iterator[Packet]:
         """Yield the blocks of a reader, as `roles.Reader`."""
         for block in self._setting.source.blocks(number, n_readers, self._callbacks.accepts):
+            for problem in block.problems:
+                self._setting.log.warning("%s", problem)
             stack, is_kept = self._filtered(block)
             flat = stack.reshape(len(stack), -1)
             shards = [np.take(flat, places, axis=1).ravel() for places in self._places]

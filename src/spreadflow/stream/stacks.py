@@ -1,11 +1,13 @@
 """Shots in stacks of images, one after the other: HDF5 datasets, or image files of any format.
 
+A file that can't be opened counts as one shot, which is dropped: nobody knows how many it has.
 Files may be followed while they are written: the last one may grow, as HDF5 lets it in the mode for
 a single writer and many readers (SWMR), and more may come, renamed into place when they are whole.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import ImageFile, expand, open_image
-from spreadflow.stream.shots import Accepts, Block, Event
+from spreadflow.stream.shots import Accepts, Block, Event, Filling, Unreadable
 
 assert hdf5plugin.PLUGIN_PATH  # its import is what lets HDF5 decompress
 
@@ -180,7 +182,7 @@ class Stacks:
     """Shots in the images of files. patterns: of their names; the files of each are sorted.
     n_shots: the first so many alone; 0 = all. follow_s: seconds without a new shot after which all
     have come; 0 = all are there. Files that are followed are read in the order of their names, in
-    which they have to come. Raises FileError.
+    which they have to come. Raises FileError where none can be opened.
     """
 
     def __init__(
@@ -203,8 +205,10 @@ class Stacks:
         """the last file"""
         self._current: _Opened | None = None
         """the file that is read"""
-        self._unreadable: FileError | None = None
-        """what is wrong with a file that has come; it may not be whole yet"""
+        self._unopened: dict[Path, FileError] = {}
+        """what is wrong with the files that have come after the last one that could be opened: they
+        may not be whole yet
+        """
         self._are_all_there = False
         self._wait(self._has_begun)
         if self._last is None:
@@ -221,20 +225,20 @@ class Stacks:
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
         """Yield the blocks of one reader, as `Source`: those whose number is `reader` modulo
-        `n_readers`. All are in the same memory: to get as much anew takes as long as to read it.
+        `n_readers`.
         """
         n_together = self._block_shots
         if not self._follow_s:
             n_together = min(n_together, self.n_shots)
-        together = np.empty((n_together, *self.shape), np.float32)
+        filling = Filling(n_together, self.shape)
         first = reader * self._block_shots
         while (end := self._up_to(first + self._block_shots)) > first:
-            events = self._events(first, end)
-            images = together[: len(events)]
-            is_valid = np.zeros(len(events), bool)
-            for i, event in enumerate(events):
-                is_valid[i] = accepts(event) and self._read(event.number, images[i])
-            yield Block(events, images, is_valid)
+            for number, event in enumerate(self._events(first, end), first):
+                if isinstance(event, Unreadable):
+                    filling.lose(number, event)
+                else:
+                    filling.add(event, accepts, partial(self._read, number))
+            yield filling.block()
             first += n_readers * self._block_shots
 
     def _up_to(self, number: int) -> int:
@@ -249,8 +253,8 @@ class Stacks:
         return bool(self._follow_s) and self._last is not None
 
     def _wait(self, is_enough: Callable[[], bool]) -> None:
-        """Look at the files until there is enough, or all have come. Raises FileError where there
-        is one that can't be read.
+        """Look at the files until there is enough, or all have come: those that can't be opened by
+        then are damaged. Raises FileError where none can be opened.
         """
         newest = time.monotonic()
         while not self._are_all_there and not is_enough():
@@ -263,28 +267,41 @@ class Stacks:
             self._are_all_there = has_all or now - newest >= self._follow_s
             if not self._are_all_there and not is_enough():
                 time.sleep(LOOK_S)
-        if self._are_all_there and self._unreadable is not None:
-            raise self._unreadable
+        if self._are_all_there:
+            if self._unopened and self._last is None:
+                raise next(iter(self._unopened.values()))
+            self._count_damaged()
 
     def _look(self) -> None:
         """Find out which files there are, and how many shots they have. Raises FileError."""
         new = self._new_paths()
         if self._last is not None:  # only now: it grows no more once another one has come
             self._bounds[-1] = self._bounds[-2] + self._last.n_shots
-        self._unreadable = None
+        self._unopened = {}
         for path in new:
             try:
                 opened = self._opened(path)
             except FileError as error:
-                self._unreadable = error
-                return
+                self._unopened[path] = error
+                continue
             if self._last is not None and opened.images.shape != self._last.images.shape:
                 expected = f"images of shape {self._last.images.shape}, as in {self._last.path}"
                 todo = "Correlate one detector at a time."
                 raise FileError(path, expected, opened.images.shape, todo)
+            self._count_damaged()  # a file is whole before the next one comes
             self._last = opened
-            self._paths.append(path)
-            self._bounds.append(self._bounds[-1] + opened.n_shots)
+            self._count(path, opened.n_shots)
+
+    def _count_damaged(self) -> None:
+        """Count a shot for each file that can't be opened."""
+        for path in self._unopened:
+            self._count(path, 1)
+        self._unopened = {}
+
+    def _count(self, path: Path, n_shots: int) -> None:
+        """Count the shots of a file."""
+        self._paths.append(path)
+        self._bounds.append(self._bounds[-1] + n_shots)
 
     def _new_paths(self) -> list[Path]:
         """Return the files that have come, in order. Raises FileError where one of them belongs
@@ -304,31 +321,36 @@ class Stacks:
         """Return a file, open. Raises FileError."""
         return _Opened(path, self._datasets, may_grow=bool(self._follow_s))
 
-    def _file_of(self, number: int) -> tuple[_Opened, slice]:
-        """Return the file of a shot, and which shots are in it."""
-        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
-        path = self._paths[file]
+    def _file(self, number: int) -> _Opened:
+        """Return the file of a number, open. Raises FileError."""
+        path = self._paths[number]
         if self._current is None or path != self._current.path:
             is_last = self._last is not None and path == self._last.path
             self._current = self._last if is_last else self._opened(path)
         assert self._current is not None
-        return self._current, slice(self._bounds[file], self._bounds[file + 1])
+        return self._current
 
-    def _events(self, first: int, end: int) -> list[Event]:
-        """Return the shots in a range."""
-        events: list[Event] = []
+    def _events(self, first: int, end: int) -> Iterator[Event | Unreadable]:
+        """Yield the shots in a range, or why nothing of them can be read."""
         while first < end:
-            file, shots = self._file_of(first)
-            stop = min(end, shots.stop)
-            events += file.beside.events(slice(first - shots.start, stop - shots.start), first)
+            file = int(np.searchsorted(self._bounds, first, side="right")) - 1
+            stop = min(end, self._bounds[file + 1])
+            part = slice(first - self._bounds[file], stop - self._bounds[file])
+            try:
+                yield from list(self._file(file).beside.events(part, first))
+            except (FileError, *BROKEN) as error:
+                yield from [Unreadable(_cause(self._paths[file], error))] * (stop - first)
             first = stop
-        return events
 
-    def _read(self, number: int, image: np.ndarray) -> bool:
-        """Set the image of a shot; whether it could be read."""
-        file, shots = self._file_of(number)
+    def _read(self, number: int, image: np.ndarray) -> None:
+        """Set an array to the image of a shot. Raises Unreadable."""
+        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
         try:
-            file.images.read(number - shots.start, image)
-        except OSError:
-            return False
-        return True
+            self._file(file).images.read(number - self._bounds[file], image)
+        except (FileError, *BROKEN) as error:
+            raise Unreadable(_cause(self._paths[file], error)) from None
+
+
+def _cause(path: Path, error: Exception) -> str:
+    """Return why shots of a file can't be read."""
+    return str(error) if isinstance(error, FileError) else f"{path}: {error}"
