@@ -182,6 +182,13 @@ def test_a_shot_is_judged_by_what_was_recorded_with_it(stacks):
     ("keys", "expected"),
     [
         (Datasets("entry/nothing"), "images in entry/nothing"),
+        (Datasets("entry"), "images in entry, .* a group"),
+        (Datasets("entry/ids"), "images in entry/ids, .* int64 of shape"),
+        (Datasets("complex"), "images in complex, .* complex128"),
+        (Datasets("text"), "images in text, .* object of shape"),
+        (Datasets("entry/images", "entry"), "shot_ids"),
+        (Datasets("entry/images", "late"), "whole numbers up to 9223372036854775807"),
+        (Datasets("entry/images", None, {"x": "entry"}), "monitors.x"),
         (Datasets("entry/images", "entry/i0"), "whole numbers in entry/i0"),
         (Datasets("entry/images", "entry/no"), "entry/no"),
         (Datasets("entry/images", None, {"x": "entry/no"}), "monitors.x"),
@@ -192,6 +199,9 @@ def test_files_without_what_is_named_are_refused(stacks, keys, expected):
     paths, *_ = stacks
     with h5py.File(paths[0], "r+") as file:
         file["one"] = [1]
+        file["complex"] = np.ones((5, 2, 3), complex)
+        file["text"] = [["a", "b", "c"]] * 5
+        file["late"] = np.full(5, 2**63, np.uint64)
     with pytest.raises(FileError, match=expected):
         Stacks(paths, keys, block_shots=4)
 
@@ -240,6 +250,15 @@ def test_damaged_images_and_ids_cost_their_shots(tmp_path):
     )
     assert block.is_valid.tolist() == [True, True, False, True] + 4 * [False]
     assert ["a.h5" in block.problems[0], "b.h5" in block.problems[1]] == [True, True]
+
+
+def test_an_id_that_no_shot_can_have_costs_its_block(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = np.ones((8, 2, 3))
+        file["ids"] = np.arange(8, dtype=np.uint64)
+        file["ids"][5] = 2**64 - 1
+    blocks = Stacks([str(tmp_path / "a.h5")], Datasets("images", "ids"), 4).blocks(0, 1, any_event)
+    assert [block.is_valid.sum() for block in blocks] == [4, 0]
 
 
 def test_causes_are_told_once_and_not_too_many():

@@ -7,6 +7,7 @@ a single writer and many readers (SWMR), and more may come, renamed into place w
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -56,18 +57,27 @@ class Stack(Protocol):
         """Set a float32 array to one of them. Raises OSError where it is damaged."""
 
 
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset. Raises as HDF5 does where there is none, and TypeError for a group."""
+    item = file[name]
+    if not isinstance(item, h5py.Dataset):
+        raise TypeError("a group")
+    return item
+
+
 class DatasetStack:
     """The images in an HDF5 dataset (shot, ...). Raises FileError where there is none."""
 
     def __init__(self, path: Path, dataset: str, may_grow: bool = False):
         try:
             self._file = h5py.File(path, "r", locking=False, swmr=may_grow)
-            self._images = self._file[dataset]
-            _, *shape = self._images.shape
+            self._images = _dataset(self._file, dataset)
+            if self._images.ndim < 2 or self._images.dtype.kind not in "iufb":
+                raise TypeError(f"{self._images.dtype} of shape {self._images.shape}")
         except BROKEN as error:
-            expected = f"an HDF5 file with images in {dataset}"
+            expected = f"an HDF5 file with images in {dataset}, (shot, ...) numbers"
             raise FileError(path, expected, error, "Check correlate.dataset.") from None
-        self.shape = tuple(shape)
+        self.shape = self._images.shape[1:]
         self._may_grow = may_grow
 
     @property
@@ -118,7 +128,7 @@ class _Beside:
         for name, dataset in named.items():
             try:
                 file = file or h5py.File(path, "r", locking=False, swmr=may_grow)
-                self._columns[name] = file[dataset]
+                self._columns[name] = _dataset(file, dataset)
                 len(self._columns[name])
             except BROKEN as error:
                 raise self._wrong(name, f"an HDF5 file with {dataset}", error) from None
@@ -126,6 +136,9 @@ class _Beside:
         if ids is not None and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             found = f"{ids.dtype} of shape {ids.shape}"
             raise self._wrong(self.IDS, f"whole numbers in {datasets.shot_ids}", found)
+        if ids is not None:
+            with suppress(*BROKEN):  # what is damaged costs its shots, when they are read
+                self._times(ids[:1])
 
     def check(self, n_shots: int) -> None:
         """Raise FileError where it is of another number of shots."""
@@ -144,12 +157,21 @@ class _Beside:
         return n_images
 
     def events(self, part: slice, first: int) -> Iterator[Event]:
-        """Yield the shots in a range of the file. first: number of the first of them."""
+        """Yield the shots in a range of the file. first: number of the first of them. Raises
+        FileError.
+        """
         read = {name: column[part] for name, column in self._columns.items()}
-        ids = read.pop(self.IDS, None)
+        ids = self._times(read.pop(self.IDS)) if self.IDS in read else None
         for i in range(part.stop - part.start):
             shot_id = first + i if ids is None else int(ids[i])
             yield Event(shot_id, first + i, {name: values[i] for name, values in read.items()})
+
+    def _times(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids as int64. Raises FileError where one is larger."""
+        largest = np.iinfo(np.int64).max
+        if np.any(ids > largest):
+            raise self._wrong(self.IDS, f"whole numbers up to {largest}", ids.max())
+        return ids.astype(np.int64)
 
     def _wrong(self, name: str, expected: str, found: Any) -> FileError:
         """Return the error of what is not as expected."""
