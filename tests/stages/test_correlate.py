@@ -311,6 +311,12 @@ def test_a_class_asks_for_a_calculator_that_there_is(tmp_path):
         setting_of(Request(section(tmp_path), type("Mine", (), {"calculator": "fast"})), World())
 
 
+def test_a_calculator_that_a_class_asks_for_fits_the_other_keys(tmp_path):
+    by_fft = type("Mine", (), {"calculator": "fft"})
+    with pytest.raises(ConfigError, match=r"class asks for: correlate: engine: expected numba"):
+        setting_of(Request(section(tmp_path, engine="jax"), by_fft), World())
+
+
 def test_a_class_is_found_by_an_entry_point(monkeypatch):
     point = EntryPoint("minimal", "collections:OrderedDict", correlation_callbacks.GROUP)
     points = EntryPoints([point])
@@ -651,6 +657,8 @@ def test_options_replace_keys(old_file):
         ("import numpy as np", "import a_module_that_is_nowhere", "a_module_that_is_nowhere"),
         ("user_params = {", "others = {", "one of them missing"),
         ('"delays": [1, 2, 4],', '"delays": 3,', "a list of whole numbers"),
+        ('"delays": [1, 2, 4],', '"delays": [],', "delays: expected .* at least 1 item"),
+        ('"verbosity": "warning",', '"verbosity": "INFO2",', r"verbosity: expected one of debug"),
         ('"G2IncrementalAccumulator"', "3", "a class or the name of one"),
         ('"G2IncrementalAccumulator"', '"G2nothing"', "entry points are"),
     ],

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spreadflow.cli import correlation_mask
+from spreadflow.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from spreadflow.config.correlate import CorrelateSection
     from spreadflow.stages.correlation_setting import Request
     from spreadflow.stages.parcorana import Configured
 
@@ -17,6 +19,9 @@ AFTER_INTERRUPTION = (
     "the same command again."
 )
 """What to do."""
+
+BEGINS_ANEW = "Run the same command again: it begins with the first shot."
+"""What to do where a stage of a workflow is interrupted."""
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
@@ -99,66 +104,78 @@ def run(arguments: argparse.Namespace) -> None:
 
         print(correlation_setting.checked(_request(arguments), World()))
         return
-    if arguments.images is not None:
-        _run_stage(arguments)
-        return
     ranks = 1 if arguments.test_alt else arguments.ranks
-    with ending_together("correlate", ranks, AFTER_INTERRUPTION) as world:
+    todo = AFTER_INTERRUPTION if arguments.images is None else BEGINS_ANEW
+    with ending_together("correlate", ranks, todo) as world:
         from spreadflow.stages import correlate
 
         request = _request(arguments, is_telling=world.rank == 0)
+        if arguments.images is not None:
+            world.once(lambda: _clear(request.section))
         if arguments.test_alt:
             correlate.run_alternate(request)
         else:
             correlate.run(request, world)
 
 
-def _run_stage(arguments: argparse.Namespace) -> None:
-    """Correlate a run as the stage of a workflow, which may have been ended before: what that left
-    is removed. Where one rank fails, all end.
-    """
-    from spreadflow.config import for_stage
-    from spreadflow.parallel import ending_together
+def _clear(section: "CorrelateSection") -> None:
+    """Remove what a stage of a workflow left that was ended before."""
+    from spreadflow.io.g2 import in_progress
 
-    with ending_together("correlate", arguments.ranks) as world:
-        from spreadflow.io.g2 import in_progress
-        from spreadflow.stages import correlate
-        from spreadflow.stages.correlation_setting import Request
-
-        section = for_stage(arguments.config, "correlate").correlate
-        replaced = changes(arguments) | {"overwrite": True}
-        out = Path(arguments.h5output or section.out)
-        world.once(lambda: in_progress(out).unlink(missing_ok=True))
-        section = section.model_copy(update=replaced)
-        correlate.run(Request(section, images=arguments.images), world)
+    for out in (section.out, section.test_out):
+        if out is not None:
+            in_progress(Path(out)).unlink(missing_ok=True)
 
 
 def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request":
     """Return what is asked for. is_telling: whether warnings are printed. Raises ConfigError."""
     from spreadflow.stages.correlation_setting import Request
 
-    read = configured(arguments.config, changes(arguments), is_telling)
+    replaced = changes(arguments)
+    if arguments.images is None:
+        read = configured(arguments.config, replaced, is_telling)
+    else:
+        read = _of_run(arguments.config, replaced | {"overwrite": True})
     return Request(
         section=read.section,
         user_class=read.user_class,
         system_params=read.system_params,
         is_test=arguments.test_main or arguments.test_alt,
         verbosity=arguments.verbosity or read.verbosity,
+        images=arguments.images,
     )
 
 
-def configured(
-    name: str | Path | None, replaced: dict[str, Any], is_telling: bool = True
-) -> "Configured":
+def _of_run(config: str | None, replaced: dict[str, Any]) -> "Configured":
+    """Return the configuration of the stage of a workflow: the JSON of its sections, or a YAML
+    file. replaced: keys of the section. Raises ConfigError where it names other shots.
+    """
+    from spreadflow.config import for_stage
+    from spreadflow.config.correlate import valid
+    from spreadflow.stages.parcorana import Configured
+
+    text = _named(config)
+    section = valid("--config", dict(for_stage(text, "correlate").correlate) | replaced)
+    if section.names_shots:
+        expected = "none but the shots of the manifest"
+        raise ConfigError("--images", expected, "others", "Leave out one of them.")
+    return Configured(section)
+
+
+def _named(config: str | None) -> str:
+    """Return what a configuration is named by. Raises ConfigError where it is not named."""
+    if config is None:
+        raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
+    return config
+
+
+def configured(name: str | None, replaced: dict[str, Any], is_telling: bool = True) -> "Configured":
     """Return the configuration in a file. replaced: keys of the section. is_telling: as of
     `_request`. Raises ConfigError.
     """
-    from spreadflow.errors import ConfigError
     from spreadflow.stages import parcorana
 
-    if name is None:
-        raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
-    path = Path(name)
+    path = Path(_named(name))
     read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
     found = read(path, replaced)
     for warning in found.warnings if is_telling else ():
@@ -168,7 +185,6 @@ def configured(
 
 def _compare(request: "Request") -> None:
     """Compare the outputs of both tests. Raises FileError where they differ."""
-    from spreadflow.errors import FileError
     from spreadflow.io import g2, store
 
     section = request.section

@@ -22,7 +22,7 @@ def add_to(tools: argparse._SubParsersAction) -> None:
 def _add_start(p: argparse.ArgumentParser) -> None:
     """Add the options of `start`."""
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
-    p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
+    p.add_argument("-c", "--config", required=True, help=config_help)
     out_help = "beginning of the names of what is written"
     p.add_argument("--out", type=Path, required=True, metavar="NAME", help=out_help)
     shots_help = "shots that the mean is of, at most (default 300)"

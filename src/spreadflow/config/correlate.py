@@ -9,10 +9,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 
-from spreadflow.config.base import Fraction, Inconsistent, Section, Seed
+from spreadflow.config.base import Fraction, Inconsistent, Section, Seed, explain
+
+Delay = Annotated[int, Field(gt=0, lt=2**63)]
+"""In units of the shot id."""
 
 
 class SpeckleSection(Section):
@@ -144,7 +148,7 @@ class CorrelateSection(Section):
     """
     engine: Literal["numba", "jax"] = "numba"
     """what multiplies and adds for the first three: the processor, or the device of JAX"""
-    delays: list[PositiveInt] | DelaysSection = DelaysSection()
+    delays: Annotated[list[Delay], Field(min_length=1)] | DelaysSection = DelaysSection()
     """in units of the shot id; not of `multi_tau`"""
     buffer_shots: PositiveInt = 2000
     """shots at hand, no more than `n_shots`: no delay reaches further"""
@@ -206,3 +210,11 @@ class CorrelateSection(Section):
         if self.psana is not None and self.dataset is None:
             raise Inconsistent("dataset", "what an image is, such as jungfrau.raw.calib", "null")
         return self
+
+
+def valid(where: object, keys: dict[str, Any]) -> CorrelateSection:
+    """Return the section of some keys. where: they are. Raises ConfigError."""
+    try:
+        return CorrelateSection.model_validate(keys)
+    except ValidationError as error:
+        raise explain(error, f"{where}: correlate", CorrelateSection) from None

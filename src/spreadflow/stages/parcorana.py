@@ -13,12 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from spreadflow.config.base import explain
-from spreadflow.config.correlate import CorrelateSection
+from spreadflow.config.correlate import CorrelateSection, valid
 from spreadflow.config.load import load
-from spreadflow.config.trial import overlay
 from spreadflow.errors import ConfigError
 from spreadflow.stages.correlation_callbacks import load_class
 from spreadflow.stages.parcorana_modules import OWN_CLASSES, standing_in
@@ -80,6 +76,9 @@ USER_WITHOUT_MEANING = (
 )
 """Keys of `user_params` that our own classes take no notice of; a user's class may."""
 
+VERBOSITIES = ("debug", "info", "warning", "error", "critical")
+"""Of the log; capital letters are as good."""
+
 ABOUT = "docs/callbacks.md has all keys."
 """What to do about a key."""
 
@@ -101,7 +100,7 @@ def from_yaml(path: Path, changes: dict[str, Any]) -> Configured:
     if section is None:
         todo = "See docs/config.md, correlate."
         raise ConfigError(path, "a section `correlate`", "none", todo)
-    return Configured(_valid(path, overlay(section.model_dump(), changes)))
+    return Configured(valid(path, dict(section) | changes))
 
 
 def read(path: Path, changes: dict[str, Any]) -> Configured:
@@ -119,10 +118,10 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
     keys |= _source(path, keys.pop("files"), keys.pop("dataset"))
     keys["delays"] = _whole_numbers(path, keys["delays"])
     return Configured(
-        section=_valid(path, overlay(keys, changes)),
+        section=valid(path, keys | changes),
         user_class=user_class,
         system_params=system,
-        verbosity=system.get("verbosity"),
+        verbosity=_verbosity(path, system),
         warnings=tuple(_warnings(path, system, user, user_class)),
     )
 
@@ -213,9 +212,10 @@ def _whole_numbers(path: Path, delays: Any) -> list[int]:
         raise ConfigError(where, "a list of whole numbers", repr(delays), ABOUT) from None
 
 
-def _valid(path: Path, keys: dict[str, Any]) -> CorrelateSection:
-    """Return the section. Raises ConfigError."""
-    try:
-        return CorrelateSection.model_validate(keys)
-    except ValidationError as error:
-        raise explain(error, f"{path}: correlate", CorrelateSection) from None
+def _verbosity(path: Path, system: dict[str, Any]) -> str | None:
+    """Return which messages the log has. Raises ConfigError."""
+    verbosity = system.get("verbosity")
+    if verbosity is None or str(verbosity).lower() in VERBOSITIES:
+        return verbosity
+    where = f"{path}: system_params.verbosity"
+    raise ConfigError(where, f"one of {', '.join(VERBOSITIES)}", repr(verbosity), ABOUT)
