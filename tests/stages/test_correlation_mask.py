@@ -178,13 +178,17 @@ def test_arrays_become_images_by_the_geometry_and_back(tmp_path, two_panels, cap
         ({"n_test_pixels": 9}, ConfigError, "10 to 100"),
         ({"q_range": (2.0, 1.0)}, ConfigError, "--q-range"),
         ({"q_range": (8.0, 9.0)}, FileError, "at least 10 pixels"),
+        ({"saturated": 1e-3}, FileError, "at least 10 pixels that may be used; found 1"),
+        ({"saturated": 1e-3, "by": "intensity"}, FileError, "at least 10 pixels"),
         ({"by": "q", "energy_ev": None}, ConfigError, "--energy-ev"),
         ({"by": "q", "geometry": None}, ConfigError, "--geometry"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, two_panels, keys, error, expected):
+    keys = two_panels | keys
+    keys["section"] = keys["section"] | {"saturated": keys.pop("saturated", 1e9)}
     with pytest.raises(error, match=expected):
-        start(tmp_path, **(two_panels | keys))
+        start(tmp_path, **keys)
     assert not named(tmp_path / "x", "mask").exists()
 
 

@@ -105,12 +105,18 @@ HEADER = {"shot_id": 1, "dtype": "<u2", "shape": SHAPE}
 
 
 WRONG = [
-    (b"\x00", 24, "no header"),
-    ({"dtype": "<u2", "shape": SHAPE}, 24, "shot_id"),
+    (b"\x00", 24, "header: expected"),
+    ({"dtype": "<u2", "shape": SHAPE}, 24, "shot_id: expected this key"),
     ({**HEADER, "dtype": "strange"}, 24, "strange"),
     ({**HEADER, "dtype": "O"}, 24, "object of shape"),
     ({**HEADER, "shape": [4, 3]}, 24, r"of shape \(4, 3\)"),
     (HEADER, 23, "in 23 bytes"),
+    ({**HEADER, "shot_id": 3.7}, 24, "shot_id: expected .* integer; found 3.7"),
+    ({**HEADER, "shot_id": True}, 24, "shot_id: expected .* integer; found True"),
+    ({**HEADER, "shot_id": 2**70}, 24, "shot_id: expected less than 9223372036854775808"),
+    ({**HEADER, "shape": ["a", 4]}, 24, "shape.0: expected .* integer; found 'a'"),
+    ({**HEADER, "dtype": None}, 24, "dtype: expected .* string; found None"),
+    ({**HEADER, "monitors": 3}, 24, "monitors: expected .* dictionary; found 3"),
 ]
 """Header, bytes of an image, and what is said of the message."""
 
@@ -136,10 +142,10 @@ def test_where_no_message_is_a_shot_there_is_an_error(port, wrong, block_shots):
 
 
 def test_a_message_that_is_no_shot_is_dropped_and_says_why(port):
-    blocks = blocks_of([WRONG[0], (HEADER, 24), *WRONG[1:], (HEADER, 24)], port, 8)
+    blocks = blocks_of([WRONG[0], (HEADER, 24), *WRONG[1:], (HEADER, 24)], port, 20)
     (block,) = blocks
-    assert block.is_valid.tolist() == [False, True, *[False] * 5, True]
-    assert [event.number for event in block.events] == list(range(8))
+    assert block.is_valid.tolist() == [False, True, *[False] * (len(WRONG) - 1), True]
+    assert [event.number for event in block.events] == list(range(len(WRONG) + 2))
     for problem, (*_, expected) in zip(block.problems, WRONG, strict=True):
         assert re.search(expected, problem)
 

@@ -84,9 +84,7 @@ def start(request: Request, at: Callable[[int], None]) -> Written:
     colours, fine_colours = _colours(request, by, mean, q, usable)
     mask = (colours > 0).astype(np.int8)
     n_used = int(mask.sum())
-    if n_used < FEWEST_TESTED:
-        expected = f"at least {FEWEST_TESTED} pixels that may be used"
-        raise FileError(request.out, expected, n_used, "Check the mask and --q-range.")
+    _check_enough(n_used)
     arrays = {
         "mean": mean,
         "mask": mask,
@@ -144,6 +142,14 @@ def _check(request: Request) -> None:
     there = [path for path in (named(request.out, one) for one in ARRAYS) if path.exists()]
     if there and not request.is_replacing:
         raise FileError(there[0], "no file of this name", "one", "Use --force or another --out.")
+
+
+def _check_enough(n_used: int) -> None:
+    """Raise FileError where too few pixels are left for a mask, and for one for tests."""
+    if n_used < FEWEST_TESTED:
+        expected = f"at least {FEWEST_TESTED} pixels that may be used"
+        todo = "Check --mask, --q-range and correlate.saturated."
+        raise FileError("correlate mask start", expected, n_used, todo)
 
 
 def _usable(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -233,13 +239,14 @@ def _q(request: Request, source: Source, positions: np.ndarray | None) -> np.nda
 def _colours(
     request: Request, by: str, mean: np.ndarray, q: np.ndarray | None, usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return colours and fine colours of the pixels."""
+    """Return colours and fine colours of the pixels. Raises FileError where too few may be used."""
     numbers = (request.n_colours, request.n_fine_colours)
     if by == "intensity":
         coarse, fine = (pixel_colours.by_quantiles(mean, usable, n) for n in numbers)
         return coarse, fine
     assert q is not None, "asked for where it is known"
     of_usable = q[usable & np.isfinite(q)]
+    _check_enough(len(of_usable))
     limits = request.q_range or (float(of_usable.min()), float(of_usable.max()))
     coarse, fine = (pixel_colours.by_rings(q, usable, n, limits) for n in numbers)
     return coarse, fine

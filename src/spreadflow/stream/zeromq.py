@@ -12,10 +12,12 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from spreadflow.config.base import first_error
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.stream.shots import Accepts, Block, Event, Filling, Unreadable
 
@@ -75,6 +77,17 @@ def _socket(kind: str, endpoint: str, n_peers: int = 0) -> Iterator[Any]:
             socket.disable_monitor()
         yield socket
         socket.linger = int(1000 * PATIENCE_S)
+
+
+class _Header(BaseModel):
+    """The first frame of a shot. Neither text nor true and false stand for numbers."""
+
+    model_config = ConfigDict(strict=True)
+
+    shot_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    dtype: str
+    shape: list[int]
+    monitors: dict[str, Any] = {}
 
 
 class PulledShots:
@@ -157,17 +170,20 @@ class PulledShots:
 
     def _shot(self, frames: list[Any], number: int) -> "_Shot":
         """Return the shot in a message. Raises Unreadable."""
-        header = _header(frames)
         try:
-            event = Event(int(header["shot_id"]), number, dict(header.get("monitors", {})))
-            dtype = np.dtype(header["dtype"])
-            shape = tuple(header["shape"])
+            header = _Header.model_validate(_header(frames))
+            dtype = np.dtype(header.dtype)
             payload = frames[1].buffer
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except ValidationError as error:
+            key, expected, found = first_error(error, _Header)
+            raise Unreadable(f"{key or 'header'}: expected {expected}; found {found}") from None
+        except (ValueError, TypeError, IndexError) as error:
             raise Unreadable(f"it is no header with an image: {error!r}") from None
+        shape = tuple(header.shape)
         n_bytes = dtype.itemsize * int(np.prod(self.shape))
         if shape != self.shape or dtype.kind not in "fiu" or len(payload) != n_bytes:
             raise Unreadable(f"it is {dtype} of shape {shape} in {len(payload)} bytes")
+        event = Event(header.shot_id, number, header.monitors)
         return _Shot(event, np.frombuffer(payload, dtype).reshape(shape))
 
 
