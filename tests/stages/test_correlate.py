@@ -586,6 +586,7 @@ def test_a_file_and_a_module_as_at_lcls_run_unchanged(old_file, capsys):
 )
 def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", dataset)
+    text = text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,')
     old_file.write_text(text.replace('"src": "images"', f'"src": "{src}"'))
     if isinstance(expected, str):
         with pytest.raises(ConfigError, match=expected):
@@ -595,6 +596,21 @@ def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     found = section.psana.model_dump() | {"dataset": section.dataset}
     assert expected.items() <= found.items()
     assert section.files == []
+    assert (section.shot_ids, section.rate_hz) == (None, 33.0)  # delays are in events
+
+
+def test_the_clock_of_psana_is_stated(old_file, tmp_path):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=20")
+    old_file.write_text(text)
+    with pytest.raises(ConfigError, match=r"rate_hz: expected units .* 928571 of timing"):
+        parcorana.read(old_file, {})
+    path = tmp_path / "c.yaml"
+    keys = {"psana": {"experiment": "mfx1", "run": 20}, "dataset": "epix.raw.calib"}
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    with pytest.raises(ConfigError, match="rate_hz: expected units"):
+        parcorana.from_yaml(path, {})
+    path.write_text(yaml.safe_dump({"correlate": keys | {"rate_hz": 928571}}))
+    assert parcorana.from_yaml(path, {"readers": 2}).section.rate_hz == 928571
 
 
 VISIBILITY = Path(__file__).parents[2] / "docs" / "visibility.py"

@@ -19,6 +19,10 @@ Delay = Annotated[int, Field(gt=0, lt=2**63)]
 """In units of the shot id."""
 
 
+PULSE_IDS_HZ = 928571
+"""13/14 MHz: pulse ids of LCLS-II count the places where a pulse may be, at any repetition rate."""
+
+
 class SpeckleSection(Section):
     """Simulated speckle, in place of files."""
 
@@ -131,7 +135,7 @@ class CorrelateSection(Section):
     psana: PsanaSection | None = None
     """shots of LCLS-II in place of files"""
     rate_hz: PositiveFloat = 120.0
-    """units of the shot id in a second"""
+    """units of the shot id in a second; of `psana` it has to be stated"""
     n_shots: NonNegativeInt = 0
     """the first so many alone; 0 = all"""
     mask: Path | None = None
@@ -202,13 +206,22 @@ class CorrelateSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_one_source(self):
+    def _has_one_source(self) -> Self:
+        """Refuse several sources, and events of which it is not said what and when they are. Raises
+        Inconsistent.
+        """
         sources = ("files", "simulated", "stream", "psana")
         named = [name for name in sources if getattr(self, name)]
         if len(named) > 1:
             raise Inconsistent(named[1], f"none beside `{named[0]}`", f"both {' and '.join(named)}")
         if self.psana is not None and self.dataset is None:
             raise Inconsistent("dataset", "what an image is, such as jungfrau.raw.calib", "null")
+        if self.psana is not None and "rate_hz" not in self.model_fields_set:
+            expected = (
+                f"units of the shot id in a second: {PULSE_IDS_HZ} of timing.raw.pulseId, and "
+                "those of the events where they are counted"
+            )
+            raise Inconsistent("rate_hz", expected, "nothing")
         return self
 
 

@@ -36,8 +36,9 @@ SYSTEM_KEYS = {
     "overwrite": "overwrite",
     "numEvents": "n_shots",
     "testNumEvents": "test_shots",
+    "rate_hz": "rate_hz",
 }
-"""Keys of `system_params` → those of the section."""
+"""Keys of `system_params` → those of the section; the last one is not of ParCorAna."""
 
 USER_KEYS = {
     "colorNdarrayCoords": "colours",
@@ -100,7 +101,12 @@ def from_yaml(path: Path, changes: dict[str, Any]) -> Configured:
     if section is None:
         todo = "See docs/config.md, correlate."
         raise ConfigError(path, "a section `correlate`", "none", todo)
-    return Configured(valid(path, dict(section) | changes))
+    return Configured(valid(path, _stated(section) | changes))
+
+
+def _stated(section: CorrelateSection) -> dict[str, Any]:
+    """Return the keys that are configured, without the defaults of the others."""
+    return {name: getattr(section, name) for name in section.model_fields_set}
 
 
 def read(path: Path, changes: dict[str, Any]) -> Configured:
@@ -139,7 +145,7 @@ def _source(path: Path, dataset: Any, src: Any) -> dict[str, Any]:
     if "dir" in words:
         psana["folder"] = words["dir"]
     image = src if "." in src else f"{src}.raw.calib"
-    return {"psana": psana, "dataset": image, "shot_ids": "timing.raw.pulseId"}
+    return {"psana": psana, "dataset": image}
 
 
 def _warnings(
