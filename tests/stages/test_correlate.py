@@ -599,6 +599,44 @@ def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     assert (section.shot_ids, section.rate_hz) == (None, 33.0)  # delays are in events
 
 
+@pytest.mark.parametrize(
+    ("source", "dataset", "expected"),
+    [
+        (
+            {"psana": {"experiment": "a", "run": 7, "folder": "/d"}, "shot_ids": "t.raw.id"},
+            "exp=mfx1:run=8:live",
+            {"run": 8, "folder": None, "is_live": True, "shot_ids": "t.raw.id", "files": []},
+        ),
+        (
+            {"files": ["a.h5"], "shot_ids": "ids", "monitors": {"i0": "i0"}},
+            "exp=mfx1:run=8",
+            {"run": 8, "dataset": "epix.raw.calib", "shot_ids": None, "monitors": {}, "files": []},
+        ),
+        ({"simulated": {}}, "b_*.h5", {"files": ["b_*.h5"], "simulated": None}),
+        ({"stream": {"endpoint": "tcp://a:1", "shape": [2]}}, "b.h5", {"stream": None}),
+        ({"psana": {"experiment": "a", "run": 7}}, "b.h5", {"psana": None, "files": ["b.h5"]}),
+    ],
+)
+def test_d_replaces_whatever_source_there_was(tmp_path, source, dataset, expected):
+    path = tmp_path / "c.yaml"
+    keys = {"dataset": "epix", "rate_hz": 100.0} | source
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    section = parcorana.from_yaml(path, {}, dataset).section
+    found = section.model_dump()
+    found |= section.psana.model_dump() if section.psana else {}
+    assert expected.items() <= found.items()
+
+
+def test_d_replaces_the_dataset_of_a_python_file(old_file):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=7")
+    old_file.write_text(text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,'))
+    read = parcorana.read(old_file, {}, "exp=mfx1:run=8:dir=/d")
+    assert (read.section.psana.run, read.section.psana.folder) == (8, "/d")
+    assert read.system_params["dataset"] == "exp=mfx1:run=8:dir=/d"
+    by_file = parcorana.read(old_file, {}, "b.h5").section
+    assert (by_file.files, by_file.dataset, by_file.psana) == (["b.h5"], "images", None)
+
+
 def test_the_clock_of_psana_is_stated(old_file, tmp_path):
     text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=20")
     old_file.write_text(text)

@@ -43,7 +43,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     )
     p.add_argument("-o", "--h5output", "--out", help="the output")
     p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
-    p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
+    dataset_help = "files of shots, a pattern may be quoted; or exp=NAME:run=N, by psana"
+    p.add_argument("-d", "--dataset", help=dataset_help)
     p.add_argument("-s", "--numServers", type=int, help="ranks that read")
     early_help = "readers take no turns: the earliest of their next blocks comes first"
     p.add_argument("--earlyServer", action="store_true", help=early_help)
@@ -82,10 +83,9 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
         "n_shots": arguments.numevents,
         "out": arguments.h5output,
         "mask": arguments.maskFile,
-        "files": None if arguments.dataset is None else [arguments.dataset],
         "readers": arguments.numServers,
         "takes_turns": False if arguments.earlyServer else None,
-        "overwrite": True if arguments.overwrite else None,
+        "overwrite": True if arguments.overwrite or arguments.images else None,
     }
     if arguments.test_main or arguments.test_alt:
         replaced["test_shots"] = arguments.numevents
@@ -131,11 +131,13 @@ def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request
     """Return what is asked for. is_telling: whether warnings are printed. Raises ConfigError."""
     from spreadflow.stages.correlation_setting import Request
 
-    replaced = changes(arguments)
-    if arguments.images is None:
-        read = configured(arguments.config, replaced, is_telling)
-    else:
-        read = _of_run(arguments.config, replaced | {"overwrite": True})
+    read = configured(
+        arguments.config,
+        changes(arguments),
+        dataset=arguments.dataset,
+        images=arguments.images,
+        is_telling=is_telling,
+    )
     return Request(
         section=read.section,
         user_class=read.user_class,
@@ -146,41 +148,42 @@ def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request
     )
 
 
-def _of_run(config: str | None, replaced: dict[str, Any]) -> "Configured":
-    """Return the configuration of the stage of a workflow: the JSON of its sections, or a YAML
-    file. replaced: keys of the section. Raises ConfigError where it names other shots.
-    """
-    from spreadflow.config import for_stage
-    from spreadflow.config.correlate import valid
-    from spreadflow.stages.parcorana import Configured
-
-    text = _named(config)
-    section = valid("--config", dict(for_stage(text, "correlate").correlate) | replaced)
-    if section.names_shots:
-        expected = "none but the shots of the manifest"
-        raise ConfigError("--images", expected, "others", "Leave out one of them.")
-    return Configured(section)
-
-
-def _named(config: str | None) -> str:
-    """Return what a configuration is named by. Raises ConfigError where it is not named."""
-    if config is None:
-        raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
-    return config
-
-
-def configured(name: str | None, replaced: dict[str, Any], is_telling: bool = True) -> "Configured":
-    """Return the configuration in a file. replaced: keys of the section. is_telling: as of
-    `_request`. Raises ConfigError.
+def configured(
+    config: str | None,
+    replaced: dict[str, Any],
+    *,
+    dataset: str | None = None,
+    images: Path | None = None,
+    is_telling: bool = True,
+) -> "Configured":
+    """Return the configuration in a file; of the stage of a workflow it may be JSON. replaced: keys
+    of the section. dataset: where shots come from instead. images: the manifest that they are of;
+    None = as the section says. is_telling: as of `_request`. Raises ConfigError.
     """
     from spreadflow.stages import parcorana
 
-    path = Path(_named(name))
+    if config is None:
+        raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
+    if images is not None:
+        return parcorana.Configured(_of_run(config, replaced, dataset))
+    path = Path(config)
     read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
-    found = read(path, replaced)
+    found = read(path, replaced, dataset)
     for warning in found.warnings if is_telling else ():
         print(f"spreadflow correlate: {warning}", file=sys.stderr)
     return found
+
+
+def _of_run(config: str, replaced: dict[str, Any], dataset: str | None) -> "CorrelateSection":
+    """Return the section of a run. Raises ConfigError where shots are named beside its own."""
+    from spreadflow.config import for_stage
+    from spreadflow.config.correlate import valid
+
+    section = valid("--config", dict(for_stage(config, "correlate").correlate) | replaced)
+    if section.names_shots or dataset is not None:
+        expected = "none but the shots of the manifest"
+        raise ConfigError("--images", expected, "others", "Leave out one of them.")
+    return section
 
 
 def _compare(request: "Request") -> None:

@@ -95,13 +95,25 @@ class Configured(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def from_yaml(path: Path, changes: dict[str, Any]) -> Configured:
-    """Read the section of a YAML file, with some keys replaced. Raises ConfigError."""
+def from_yaml(path: Path, changes: dict[str, Any], dataset: str | None = None) -> Configured:
+    """Read the section of a YAML file, with some keys replaced. dataset: as of ParCorAna, in place
+    of what the section says about where shots come from. Raises ConfigError.
+    """
     section = load(path).correlate
     if section is None:
         todo = "See docs/config.md, correlate."
         raise ConfigError(path, "a section `correlate`", "none", todo)
-    return Configured(valid(path, _stated(section) | changes))
+    keys = _stated(section)
+    if dataset is not None:
+        source = NO_SOURCE | _source("-d", dataset, section.dataset)
+        if bool(source["psana"]) != bool(section.psana):
+            source |= {"shot_ids": None, "monitors": {}}  # they are named in another way
+        keys |= source
+    return Configured(valid(path, keys | changes))
+
+
+NO_SOURCE: dict[str, Any] = {"files": [], "psana": None, "simulated": None, "stream": None}
+"""Keys of where shots come from."""
 
 
 def _stated(section: CorrelateSection) -> dict[str, Any]:
@@ -109,10 +121,14 @@ def _stated(section: CorrelateSection) -> dict[str, Any]:
     return {name: getattr(section, name) for name in section.model_fields_set}
 
 
-def read(path: Path, changes: dict[str, Any]) -> Configured:
-    """Read a Python file, with some keys of the section replaced. Raises ConfigError."""
+def read(path: Path, changes: dict[str, Any], dataset: str | None = None) -> Configured:
+    """Read a Python file, with some keys of the section replaced. dataset: in place of its own.
+    Raises ConfigError.
+    """
     with _importing(path):
         system, user = _dictionaries(path)
+        if dataset is not None:
+            system = system | {"dataset": dataset}
         user_class = _user_class(path, system)
     keys: dict[str, Any] = {"user_params": user}
     for names, parameters in ((SYSTEM_KEYS, system), (USER_KEYS, user)):
@@ -121,7 +137,8 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
             for name, value in parameters.items()
             if name in names and (value is not None or names[name] == "out")
         }
-    keys |= _source(path, keys.pop("files"), keys.pop("dataset"))
+    where = f"{path}: system_params.dataset"
+    keys |= _source(where, keys.pop("files"), keys.pop("dataset"))
     keys["delays"] = _whole_numbers(path, keys["delays"])
     return Configured(
         section=valid(path, keys | changes),
@@ -132,20 +149,22 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
     )
 
 
-def _source(path: Path, dataset: Any, src: Any) -> dict[str, Any]:
-    """Return the keys of where shots come from: files, or a run of LCLS-II. Raises ConfigError."""
+def _source(where: object, dataset: Any, src: Any) -> dict[str, Any]:
+    """Return the keys of where shots come from, and of what images are: files, or a run of LCLS-II.
+    Raises ConfigError.
+    """
     words = dict(word.partition("=")[::2] for word in str(dataset).split(":"))
     if not {"exp", "run"} <= set(words):
         return {"files": [dataset], "dataset": src or None}
     if "(" in str(src) or not words["run"].isdigit():
         expected = "one run, and a detector by its name, as psana-2 has it"
         todo = "Of psana-1, name a locator as dataset: docs/files.md, XTC."
-        raise ConfigError(f"{path}: system_params.dataset", expected, f"{dataset}, {src}", todo)
+        raise ConfigError(where, expected, f"{dataset}, {src}", todo)
     psana = {"experiment": words["exp"], "run": int(words["run"]), "is_live": "live" in words}
     if "dir" in words:
         psana["folder"] = words["dir"]
-    image = src if "." in src else f"{src}.raw.calib"
-    return {"psana": psana, "dataset": image}
+    image = f"{src}.raw.calib" if src and "." not in src else src
+    return {"psana": psana, "dataset": image or None}
 
 
 def _warnings(
