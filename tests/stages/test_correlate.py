@@ -374,6 +374,20 @@ def test_the_log_says_why_shots_are_dropped(tmp_path):
     assert (figures["n_events"], figures["n_dropped"]) == (12, 1)
 
 
+@pytest.mark.parametrize(("delays", "n_told"), [([1, 5, 500, 900], 1), ([1, 5], 0)])
+def test_delays_without_partners_are_told(tmp_path, delays, n_told):
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, delays=delays, update_shots=64)), World())
+    finally:
+        log.removeHandler(handler)
+    told = [line for line in handler.said if "no partners" in line]
+    assert len(told) == n_told
+    assert all("2 of 4 delays have no partners, 500 to 900" in line for line in told)
+
+
 OLD = """
 import numpy as np
 system_params = {
