@@ -44,6 +44,16 @@ def test_a_recorded_run_that_is_correlated_needs_no_cell():
 
 
 @pytest.mark.parametrize(
+    ("name", "triggers"),
+    [("own/g.py:Own", ["own/g.py"]), ("own.g:Own", []), ("own", [])],
+)
+def test_the_file_of_a_class_reruns_a_run(name, triggers):
+    run = {"images": "m.json", "correlate": {"user_class": name}}
+    config = parse({"runs": {"one": run}})
+    assert files.inputs(config, "correlate", "one")["triggers"] == triggers
+
+
+@pytest.mark.parametrize(
     ("run", "expected"),
     [
         ({**RUN, "correlate": {"delay": 3}}, "runs.one.correlate.delay"),

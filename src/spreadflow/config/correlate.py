@@ -197,6 +197,20 @@ class CorrelateSection(Section):
         """Whether it says where shots come from, which a run of a trial says by itself."""
         return bool(self.files or self.simulated or self.stream or self.psana)
 
+    @property
+    def files_named(self) -> dict[str, Path]:
+        """The files that it names beside shots, by key: masks, colours and the user's class."""
+        named = {
+            "mask": self.mask,
+            "test_mask": self.test_mask,
+            "colours": self.colours,
+            "fine_colours": self.fine_colours,
+        }
+        module, _, _ = (self.user_class or "").rpartition(":")
+        if module.endswith(".py"):
+            named["user_class"] = Path(module)
+        return {key: path for key, path in named.items() if path is not None}
+
     @model_validator(mode="after")
     def _engine_is_used(self) -> Self:
         """Refuse a device for calculators that know none. Raises Inconsistent."""

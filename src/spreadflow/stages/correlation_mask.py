@@ -24,6 +24,7 @@ from spreadflow.io.images.layout import panels_of
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.stages.correlation_source import source_of
+from spreadflow.stream.run_shots import RunShots
 from spreadflow.stream.shots import Source, each
 from spreadflow.stream.stacks import Stacks
 from spreadflow.units import wavelength
@@ -39,6 +40,8 @@ class Request(NamedTuple):
     """What the user says."""
 
     section: CorrelateSection
+    images: Path | None
+    """manifest of the run that masks are for; None = the shots that the section names"""
     out: Path
     """beginning of the names of what is written"""
     n_shots: int
@@ -73,7 +76,7 @@ def start(request: Request, at: Callable[[int], None]) -> Written:
     Raises ConfigError or FileError.
     """
     _check(request)
-    source = source_of(request.section)
+    source = source_of(request.section, request.images)
     usable = np.ones(source.shape, bool)
     if request.mask is not None:
         usable = _usable(request.mask, source.shape)
@@ -188,9 +191,8 @@ def _positions_mm(path: Path | None, source: Source) -> tuple[np.ndarray | None,
     FileError for one of another detector.
     """
     stated = None if path is None else images.read_geometry(path)
-    if stated is None:
-        header = source.header if isinstance(source, Stacks) else None
-        stated = None if header is None else header.detector
+    if stated is None and isinstance(source, Stacks | RunShots):
+        stated = source.detector
     if stated is None:
         return None, 0.0
     numbers = np.arange(int(np.prod(source.shape))).reshape(source.shape)
@@ -223,8 +225,8 @@ def _q(request: Request, source: Source, positions: np.ndarray | None) -> np.nda
     Raises ConfigError.
     """
     energy_ev = request.energy_ev
-    if energy_ev is None and isinstance(source, Stacks) and source.header is not None:
-        energy_ev = float(source.header.spectrum(0).mean_energy_ev)
+    if energy_ev is None and isinstance(source, Stacks | RunShots):
+        energy_ev = source.energy_ev
     if positions is not None and energy_ev is not None:
         distance = np.linalg.norm(positions, axis=-1)
         sine = np.sqrt(np.maximum(0.5 * (1 - positions @ geometry.S0 / distance), 0.0))

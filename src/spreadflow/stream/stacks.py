@@ -18,6 +18,7 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import ImageFile, expand, open_image
+from spreadflow.models import Detector
 from spreadflow.stream.shots import Accepts, Block, Event, Filling, Unreadable
 
 assert hdf5plugin.PLUGIN_PATH  # its import is what lets HDF5 decompress
@@ -237,13 +238,23 @@ class Stacks:
             todo = "Check correlate.files."
             raise FileError(", ".join(patterns) or "correlate.files", "a file", "none", todo)
         self.shape: tuple[int, ...] = self._last.images.shape
-        self.header: ImageFile | None = getattr(self._last.images, "header", None)
+        self._header: ImageFile | None = getattr(self._last.images, "header", None)
         """a file, where its format is known"""
 
     @property
     def n_shots(self) -> int:
         """The number of shots, by now."""
         return min(self._most or self._bounds[-1], self._bounds[-1])
+
+    @property
+    def detector(self) -> Detector | None:
+        """That of the images, where their format is known."""
+        return None if self._header is None else self._header.detector
+
+    @property
+    def energy_ev(self) -> float | None:
+        """Mean energy of the photons of a shot; None where the format of images is not known."""
+        return None if self._header is None else float(self._header.spectrum(0).mean_energy_ev)
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
         """Yield the blocks of one reader, as `Source`: those whose number is `reader` modulo
