@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from spreadflow import cli
 from spreadflow.callbacks import CALLBACKS, UserCorrelation
@@ -61,6 +62,11 @@ def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator):
     assert figures["n_events"] == len(ids)
     assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
     assert figures["n_late"] == 0
+
+
+def test_multi_tau_has_an_even_number_of_lags(tmp_path):
+    with pytest.raises(ValidationError, match="multiple of 2"):
+        section(tmp_path, calculator="multi_tau", n_lags=7)
 
 
 def test_multi_tau_has_no_double_loop(tmp_path):

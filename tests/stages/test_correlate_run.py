@@ -66,7 +66,7 @@ def test_a_run_that_can_not_be_correlated_is_refused(run, expected):
         parse({"runs": {"one": run}})
 
 
-def test_a_stage_is_not_played_by_fewer_ranks_than_roles():
+def test_a_stage_has_one_rank_where_there_are_fewer_than_roles():
     config = parse({"runs": {"one": RUN}})
     assert [commands.ranks_with_roles(config, "one", n) for n in (1, 4, 5, 8)] == [1, 1, 5, 8]
 

@@ -168,10 +168,10 @@ def configured(
         return parcorana.Configured(_of_run(config, replaced, dataset))
     path = Path(config)
     read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
-    found = read(path, replaced, dataset)
-    for warning in found.warnings if is_telling else ():
+    result = read(path, replaced, dataset)
+    for warning in result.warnings if is_telling else ():
         print(f"spreadflow correlate: {warning}", file=sys.stderr)
-    return found
+    return result
 
 
 def _of_run(config: str, replaced: dict[str, Any], dataset: str | None) -> "CorrelateSection":

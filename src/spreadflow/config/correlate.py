@@ -158,8 +158,8 @@ class CorrelateSection(Section):
     """shots at hand, no more than `n_shots`: no delay reaches further"""
     n_levels: PositiveInt = 8
     """of `multi_tau`; each lasts twice as long as the one before"""
-    n_lags: PositiveInt = 8
-    """of the first level of `multi_tau`, even; the others have half as many"""
+    n_lags: Annotated[PositiveInt, Field(multiple_of=2)] = 8
+    """of the first level of `multi_tau`; the others have half as many"""
     two_time: TwoTimeSection | None = None
     """null = none; not in tests"""
     not_zero: PositiveFloat = 1e-5

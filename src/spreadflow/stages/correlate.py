@@ -1,6 +1,6 @@
 """correlate: every pixel with itself at later times, on ranks that read, work and view.
 
-This is no stage of the workflow: it takes shots as they come.
+It is a stage of the workflow for the runs of a trial, and correlates other shots as they come.
 """
 
 import platform
@@ -19,7 +19,7 @@ from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError, RanksError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
-from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
+from spreadflow.parallel.roles import Agreement, Builders, Packet, Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
@@ -63,12 +63,12 @@ def run(request: Request, world: World) -> None:
         n_numbers=len(setting.delays) + N_COUNTS + n_numbers,
         n_totals=n_totals,
     )
-    players = Players(
+    builders = Builders(
         reader=lambda: _Reader(setting, widths),
         worker=lambda number: _worker(setting, widths, number),
         viewer=lambda: _viewer(setting, setting.callbacks(), section.out),
     )
-    roles.play(world, assignment, players, agreed)
+    roles.work(world, assignment, builders, agreed)
 
 
 def run_alternate(request: Request) -> None:

@@ -265,13 +265,13 @@ def _of_colours(
     colours: np.ndarray, mean: np.ndarray, q: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
     """Return the figures of each colour."""
-    found = {}
+    figures: dict[str, dict[str, float]] = {}
     for colour in np.unique(colours[colours > 0]).tolist():
         is_own = colours == colour
-        found[str(colour)] = {"n": int(is_own.sum()), "mean": float(mean[is_own].mean())}
+        figures[str(colour)] = {"n": int(is_own.sum()), "mean": float(mean[is_own].mean())}
         if q is not None:
-            found[str(colour)]["q_per_ang"] = float(np.nanmean(q[is_own]))
-    return found
+            figures[str(colour)]["q_per_ang"] = float(np.nanmean(q[is_own]))
+    return figures
 
 
 def _of_map(places: ImageMap | None) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The configuration of `correlate`: the section in YAML, or a Python file of ParCorAna.
 
 Such a file defines two dictionaries, `system_params` and `user_params`. Keys of psana-1 are
-accepted and say nothing without it: `dataset` is a file or a pattern of files, and `src` the path
-of the images in HDF5 files, empty for image files of a format that is known. Modules beside the
-file may be imported; so may ParCorAna and psana, for which there are stand-ins.
+accepted and have no effect: `dataset` is a file or a pattern of files, and `src` the path of the
+images in HDF5 files, empty for image files of a format that is known; or both name a run and a
+detector of psana-2. Modules beside the file may be imported; so may ParCorAna and psana, for which
+there are stand-ins.
 """
 
 import runpy
@@ -61,7 +62,7 @@ WITHOUT_MEANING = (
     "workerStoreDtype",
     "elementsPerWorker",
 )
-"""Keys that say nothing without psana: images are as the files have them, stored as float32."""
+"""Keys without effect: images are as the files have them, stored as float32."""
 
 USER_WITHOUT_MEANING = (
     "LLD",
@@ -170,18 +171,18 @@ def _source(where: object, dataset: Any, src: Any) -> dict[str, Any]:
 def _warnings(
     path: Path, system: dict[str, Any], user: dict[str, Any], user_class: type
 ) -> Iterator[str]:
-    """Yield a sentence about the keys that say nothing: unknown ones, and those of psana-1."""
+    """Yield a sentence about the keys without effect: unknown ones, and those of psana-1."""
     known = {*SYSTEM_KEYS, *WITHOUT_MEANING, "userClass", "verbosity"}
     for name in sorted(system.keys() - known):
-        yield f"{path}: system_params: {name} is not known, and says nothing"
+        yield f"{path}: system_params: {name} is not known, and has no effect"
     unused = [name for name in WITHOUT_MEANING if name in system]
     if unused:
         why = "images are as their files have them, and are stored as float32"
-        yield f"{path}: system_params: {', '.join(unused)} say nothing here: {why}"
+        yield f"{path}: system_params: {', '.join(unused)} have no effect here: {why}"
     of_viewer = [name for name in USER_WITHOUT_MEANING if name in user]
     if of_viewer and user_class in OWN_CLASSES.values():
         why = f"{user_class.__name__} neither draws nor asks for other detectors"
-        yield f"{path}: user_params: {', '.join(of_viewer)} say nothing here: {why}"
+        yield f"{path}: user_params: {', '.join(of_viewer)} have no effect here: {why}"
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class Unreadable(Exception):
 
 
 MOST_CAUSES = 20
-"""Causes that a reader tells of shots that can't be read: it is to be read by a person."""
+"""Causes of shots that can't be read that a reader logs: a person is to read them."""
 
 
 class Filling:
@@ -104,7 +104,7 @@ class Filling:
         if cause in self._causes or len(self._causes) == MOST_CAUSES:
             return
         self._causes.add(cause)
-        last = "; other causes are not told" if len(self._causes) == MOST_CAUSES else ""
+        last = "; other causes are not logged" if len(self._causes) == MOST_CAUSES else ""
         self._problems.append(f"shot {number} can't be read, and is dropped: {cause}{last}")
 
 
