@@ -1,6 +1,7 @@
 """correlate in one process: against its double loop, with the user's class, as configured."""
 
 import json
+import logging
 import sys
 from collections import OrderedDict
 from importlib.metadata import EntryPoint, EntryPoints
@@ -378,6 +379,14 @@ def test_the_log_says_why_shots_are_dropped(tmp_path):
     assert any("shot 6 can't be read" in line and "b.h5" in line for line in handler.said)
     figures = json.loads((tmp_path / "o.json").read_text())
     assert (figures["n_events"], figures["n_dropped"]) == (12, 1)
+
+
+def test_the_verbosity_of_a_correlation_is_not_that_of_the_next(tmp_path):
+    log = logger("correlate", World())
+    setting_of(Request(section(tmp_path), verbosity="error"), World())
+    assert log.level == logging.ERROR
+    setting_of(Request(section(tmp_path)), World())
+    assert log.level == logging.INFO
 
 
 @pytest.mark.parametrize(("delays", "n_told"), [([1, 5, 500, 900], 1), ([1, 5], 0)])

@@ -96,8 +96,8 @@ def checked(request: Request, world: World) -> str:
 def setting_of(request: Request, world: World) -> Setting:
     """Return what all ranks derive from the request. Raises FileError or ConfigError."""
     log = logger("correlate", world)
-    if request.verbosity and world.rank == 0:
-        log.setLevel(request.verbosity.upper())
+    if world.rank == 0:
+        log.setLevel((request.verbosity or "info").upper())
     named = request.user_class or request.section.user_class
     user_class = None if named is None else load_class(named)
     section = _section(request, user_class)

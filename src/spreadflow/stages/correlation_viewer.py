@@ -94,7 +94,7 @@ class G2Viewer:
         """Write an update; return its curves."""
         output = self._output
         sums = sums_of(results, output.delays)
-        if update.is_last:
+        if update.is_last and update.n_shots:
             self._warn_of_empty(sums)
         found = curves(sums, output.pixels.colours, output.pixels.fine_colours)
         if group is None:
