@@ -1,6 +1,7 @@
 """correlate in one process: against its double loop, with the user's class, as configured."""
 
 import json
+import logging
 import sys
 from collections import OrderedDict
 from importlib.metadata import EntryPoint, EntryPoints
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from spreadflow import cli
 from spreadflow.analysis.correlation.history import History
@@ -83,6 +85,11 @@ def test_shots_that_are_late_and_delays_out_of_reach_are_the_same_in_the_double_
     with h5py.File(tmp_path / "g.h5") as file:
         (update,) = file["user"].values()
         assert update["delay_counts"][-1] == 0 < update["delay_counts"][0]
+
+
+def test_multi_tau_has_an_even_number_of_lags(tmp_path):
+    with pytest.raises(ValidationError, match="multiple of 2"):
+        section(tmp_path, calculator="multi_tau", n_lags=7)
 
 
 def test_multi_tau_has_no_double_loop(tmp_path):
@@ -483,6 +490,12 @@ def test_a_class_asks_for_a_calculator_that_there_is(tmp_path):
         setting_of(Request(section(tmp_path), type("Mine", (), {"calculator": "fast"})), World())
 
 
+def test_a_calculator_that_a_class_asks_for_fits_the_other_keys(tmp_path):
+    by_fft = type("Mine", (), {"calculator": "fft"})
+    with pytest.raises(ConfigError, match=r"class asks for: correlate: engine: expected numba"):
+        setting_of(Request(section(tmp_path, engine="jax"), by_fft), World())
+
+
 def test_a_class_is_found_by_an_entry_point(monkeypatch):
     point = EntryPoint("minimal", "collections:OrderedDict", correlation_callbacks.GROUP)
     points = EntryPoints([point])
@@ -520,6 +533,46 @@ def test_one_rank_tells_of_pixels_without_a_colour(tmp_path, rank):
     finally:
         log.removeHandler(handler)
     assert len(handler.said) == (rank == 0)
+
+
+def test_the_log_says_why_shots_are_dropped(tmp_path):
+    for name in ("a.h5", "c.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["images"] = np.ones((6, 3, 5))
+    (tmp_path / "b.h5").write_bytes(b"nothing")
+    source = {"files": [str(tmp_path / "*.h5")], "dataset": "images", "simulated": None}
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, **source, out=str(tmp_path / "o.hdf5"))), World())
+    finally:
+        log.removeHandler(handler)
+    assert any("shot 6 can't be read" in line and "b.h5" in line for line in handler.said)
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"]) == (12, 1)
+
+
+def test_the_verbosity_of_a_correlation_is_not_that_of_the_next(tmp_path):
+    log = logger("correlate", World())
+    setting_of(Request(section(tmp_path), verbosity="error"), World())
+    assert log.level == logging.ERROR
+    setting_of(Request(section(tmp_path)), World())
+    assert log.level == logging.INFO
+
+
+@pytest.mark.parametrize(("delays", "n_told"), [([1, 5, 500, 900], 1), ([1, 5], 0)])
+def test_delays_without_partners_are_told(tmp_path, delays, n_told):
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, delays=delays, update_shots=64)), World())
+    finally:
+        log.removeHandler(handler)
+    told = [line for line in handler.said if "no partners" in line]
+    assert len(told) == n_told
+    assert all("2 of 4 delays have no partners, 500 to 900" in line for line in told)
 
 
 OLD = """
@@ -754,6 +807,7 @@ def test_a_file_and_a_module_as_at_lcls_run_unchanged(old_file, capsys):
 )
 def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", dataset)
+    text = text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,')
     old_file.write_text(text.replace('"src": "images"', f'"src": "{src}"'))
     if isinstance(expected, str):
         with pytest.raises(ConfigError, match=expected):
@@ -763,6 +817,59 @@ def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     found = section.psana.model_dump() | {"dataset": section.dataset}
     assert expected.items() <= found.items()
     assert section.files == []
+    assert (section.shot_ids, section.rate_hz) == (None, 33.0)  # delays are in events
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "expected"),
+    [
+        (
+            {"psana": {"experiment": "a", "run": 7, "folder": "/d"}, "shot_ids": "t.raw.id"},
+            "exp=mfx1:run=8:live",
+            {"run": 8, "folder": None, "is_live": True, "shot_ids": "t.raw.id", "files": []},
+        ),
+        (
+            {"files": ["a.h5"], "shot_ids": "ids", "monitors": {"i0": "i0"}},
+            "exp=mfx1:run=8",
+            {"run": 8, "dataset": "epix.raw.calib", "shot_ids": None, "monitors": {}, "files": []},
+        ),
+        ({"simulated": {}}, "b_*.h5", {"files": ["b_*.h5"], "simulated": None}),
+        ({"stream": {"endpoint": "tcp://a:1", "shape": [2]}}, "b.h5", {"stream": None}),
+        ({"psana": {"experiment": "a", "run": 7}}, "b.h5", {"psana": None, "files": ["b.h5"]}),
+    ],
+)
+def test_d_replaces_whatever_source_there_was(tmp_path, source, dataset, expected):
+    path = tmp_path / "c.yaml"
+    keys = {"dataset": "epix", "rate_hz": 100.0} | source
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    section = parcorana.from_yaml(path, {}, dataset).section
+    found = section.model_dump()
+    found |= section.psana.model_dump() if section.psana else {}
+    assert expected.items() <= found.items()
+
+
+def test_d_replaces_the_dataset_of_a_python_file(old_file):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=7")
+    old_file.write_text(text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,'))
+    read = parcorana.read(old_file, {}, "exp=mfx1:run=8:dir=/d")
+    assert (read.section.psana.run, read.section.psana.folder) == (8, "/d")
+    assert read.system_params["dataset"] == "exp=mfx1:run=8:dir=/d"
+    by_file = parcorana.read(old_file, {}, "b.h5").section
+    assert (by_file.files, by_file.dataset, by_file.psana) == (["b.h5"], "images", None)
+
+
+def test_the_clock_of_psana_is_stated(old_file, tmp_path):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=20")
+    old_file.write_text(text)
+    with pytest.raises(ConfigError, match=r"rate_hz: expected units .* 928571 of timing"):
+        parcorana.read(old_file, {})
+    path = tmp_path / "c.yaml"
+    keys = {"psana": {"experiment": "mfx1", "run": 20}, "dataset": "epix.raw.calib"}
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    with pytest.raises(ConfigError, match="rate_hz: expected units"):
+        parcorana.from_yaml(path, {})
+    path.write_text(yaml.safe_dump({"correlate": keys | {"rate_hz": 928571}}))
+    assert parcorana.from_yaml(path, {"readers": 2}).section.rate_hz == 928571
 
 
 VISIBILITY = Path(__file__).parents[2] / "docs" / "visibility.py"
@@ -825,6 +932,8 @@ def test_options_replace_keys(old_file):
         ("import numpy as np", "import a_module_that_is_nowhere", "a_module_that_is_nowhere"),
         ("user_params = {", "others = {", "one of them missing"),
         ('"delays": [1, 2, 4],', '"delays": 3,', "a list of whole numbers"),
+        ('"delays": [1, 2, 4],', '"delays": [],', "delays: expected .* at least 1 item"),
+        ('"verbosity": "warning",', '"verbosity": "INFO2",', r"verbosity: expected one of debug"),
         ('"G2IncrementalAccumulator"', "3", "a class or the name of one"),
         ('"G2IncrementalAccumulator"', '"G2nothing"', "entry points are"),
     ],

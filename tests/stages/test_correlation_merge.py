@@ -149,3 +149,20 @@ def test_shards_of_other_shots_and_one_output_twice_are_refused(folder, tmp_path
         file.attrs["schema"] = 1
     assert merge(tmp_path / "both.h5", odd, tmp_path / "old.h5") == 4
     assert "schema 1" in capsys.readouterr().err
+
+
+def test_sums_of_the_same_partners_add_up_whatever_formed_them(folder, tmp_path):
+    how = {"one": "at_end", "two": "fft"}
+    first, second = (
+        correlated(folder, tmp_path / f"{run}.h5", run, calculator=calculator)
+        for run, calculator in how.items()
+    )
+    assert merge(tmp_path / "both.h5", first, second) == 0
+    third = correlated(folder, tmp_path / "third.h5", "two", calculator="windowed")
+    assert merge(tmp_path / "exact.h5", first, third) == 0
+    both, exact = (g2.read_last(tmp_path / name) for name in ("both.h5", "exact.h5"))
+    np.testing.assert_array_equal(both.counts, exact.counts)
+    for name, sums in exact.arrays.items():
+        np.testing.assert_allclose(both.arrays[name], sums, rtol=1e-9)
+    of_the_run = correlated(folder, tmp_path / "of_the_run.h5", "two")
+    assert merge(tmp_path / "other.h5", first, of_the_run) == 4

@@ -6,7 +6,9 @@ import sys
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
-    p = words.add_parser("stream", help="send the shots of files as a stream")
+    p = words.add_parser(
+        "stream", help="send the shots of files by network, at the rate of an experiment"
+    )
     p.add_argument("action", choices=["replay"])
     p.add_argument("files", nargs="+", metavar="FILE", help="files of shots; patterns are sorted")
     dataset_help = "path of the images in HDF5 files (default: files of a format that is known)"
@@ -19,7 +21,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--rate", type=float, default=120.0, help=rate_help)
     to_help = "address of ZeroMQ that is bound (default %(default)s)"
     p.add_argument("--to", default="tcp://*:5555", metavar="ADDRESS", help=to_help)
-    p.add_argument("--readers", type=int, default=1, help="that are waited for (default 1)")
+    readers_help = "readers that have to be there before anything is sent (default 1)"
+    p.add_argument("--readers", type=int, default=1, help=readers_help)
     p.set_defaults(do=run)
 
 

@@ -1,6 +1,6 @@
 """correlate: every pixel with itself at later times, on ranks that read, work and view.
 
-This is no stage of the workflow: it takes shots as they come.
+It is a stage of the workflow for the runs of a trial, and correlates other shots as they come.
 """
 
 import math
@@ -21,7 +21,7 @@ from spreadflow.config.correlate import CorrelateSection
 from spreadflow.errors import ConfigError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
-from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
+from spreadflow.parallel.roles import Agreement, Builders, Packet, Result, Update
 from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import Draw, G2Viewer, Output, event_time
@@ -66,12 +66,12 @@ def run(request: Request, world: World, draw: Draw | None = None) -> None:
         n_numbers=len(setting.delays) + N_COUNTS + n_numbers,
         n_totals=n_totals,
     )
-    players = Players(
+    builders = Builders(
         reader=lambda: _Reader(setting, callbacks, widths),
         worker=lambda number: _worker(setting, callbacks, widths, number),
         viewer=lambda: _viewer(setting, callbacks, section.out, draw),
     )
-    roles.play(world, assignment, players, agreed)
+    roles.work(world, assignment, builders, agreed)
 
 
 def run_alternate(request: Request) -> None:
@@ -128,6 +128,8 @@ class _Reader:
     def packets(self, number: int, n_readers: int) -> Iterator[Packet]:
         """Yield the blocks of a reader, as `roles.Reader`."""
         for block in self._setting.source.blocks(number, n_readers, self._callbacks.accepts):
+            for problem in block.problems:
+                self._setting.log.warning("%s", problem)
             stack, is_kept = self._filtered(block)
             flat = stack.reshape(len(stack), self._n_elements)
             shards = [np.take(flat, places, axis=1).ravel() for places in self._places]

@@ -4,6 +4,7 @@ by side.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from spreadflow.parallel import World
 from spreadflow.parallel.roles import Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
 from spreadflow.stages.correlation_viewer import G2Viewer, Output
+
+SAME_PARTNERS = {"windowed": "at_end", "fft": "at_end"}
+"""Calculators → the one that counts the same partners: sums differ in their last digits alone."""
 
 
 def merge(paths: Sequence[Path], out: str, is_replacing: bool) -> None:
@@ -56,7 +60,7 @@ def _check_together(first: Stored, other: Stored) -> None:
     for what, own, others in (
         ("images of shape", first.pixels.shape, other.pixels.shape),
         ("delays", first.delays.tolist(), other.delays.tolist()),
-        ("sums by", tuple(first.how), tuple(other.how)),
+        ("sums by", _partners(first), _partners(other)),
     ):
         if own != others:
             expected = f"{what} {own}, as in {first.path}"
@@ -75,6 +79,12 @@ def _checksums(stored: Sequence[Stored]) -> list[str]:
                 raise FileError(one.path, "another output", found, "Name each once.")
             path_of[checksum] = one.path
     return list(path_of)
+
+
+def _partners(stored: Stored) -> tuple[Any, ...]:
+    """Return what decides which sums an output has."""
+    calculator = SAME_PARTNERS.get(stored.how.calculator, stored.how.calculator)
+    return tuple(stored.how._replace(calculator=calculator))
 
 
 def _are_same(first: Pixels, other: Pixels) -> bool:

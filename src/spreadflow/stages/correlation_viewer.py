@@ -139,6 +139,8 @@ class G2Viewer:
         """
         output = self._output
         sums = sums_of(results, output.delays)
+        if update.is_last and update.n_shots:
+            self._warn_of_empty(sums)
         of_colours = curves(sums, output.pixels.colours, output.pixels.fine_colours)
         found = Found(of_colours, [fit_decay(curve) for curve in of_colours])
         if group is None:
@@ -162,6 +164,19 @@ class G2Viewer:
         if update.is_last:
             xpcs.write(group.file, self._xpcs(sums, of_colours), written.get("two_time"))
         return found
+
+    def _warn_of_empty(self, sums: Sums) -> None:
+        """Log which delays have no partners at all."""
+        empty = sums.delays[sums.counts == 0].tolist()
+        if empty:
+            self._log.warning(
+                "%d of %d delays have no partners, %d to %d: no two shots in the buffer are as far "
+                "apart",
+                len(empty),
+                len(sums.delays),
+                empty[0],
+                empty[-1],
+            )
 
     def _write_two_time(self, written: h5py.Group, results: Sequence[Result]) -> None:
         """Write C and g2 by age into an update."""
