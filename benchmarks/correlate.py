@@ -121,6 +121,7 @@ def exact(n_turns: int, n_pixels: int) -> dict[str, float]:
         "seconds": min(spent) / images.size,
         "floor_seconds": n_bytes * min(copied) / (2 * source.nbytes),
         "floor_bytes": n_bytes,
+        "copied_bytes_per_second": 2 * source.nbytes / min(copied),
         "n_delays": len(delays),
     }
 
@@ -157,6 +158,8 @@ def main() -> None:
         "bytes_floor_fraction": fraction,
         "exact_seconds_per_pixel_shot": sums["seconds"],
         "floor_bytes_per_pixel_shot": sums["floor_bytes"],
+        "passed_bytes_per_second": sums["floor_bytes"] / sums["seconds"],
+        "copied_bytes_per_second": sums["copied_bytes_per_second"],
         "max_relative_error_vs_loop": largest_error(),
     }
     if "scikit-beam" in rates:
@@ -166,6 +169,10 @@ def main() -> None:
     print(
         f"exact, {sums['n_delays']} delays: {1e9 * sums['seconds']:.1f} ns a pixel and shot; "
         f"memory allows {1e9 * sums['floor_seconds']:.1f} ns: {fraction:.0%} of it"
+    )
+    print(
+        f"{figures['passed_bytes_per_second'] / 1e9:.1f} GB/s pass; memory copies at "
+        f"{figures['copied_bytes_per_second'] / 1e9:.1f} GB/s"
     )
     print(f"largest relative error: {figures['max_relative_error_vs_loop']:.1g}")
     for name, bar in BARS.items():

@@ -23,7 +23,7 @@ from spreadflow.config import Config
 from spreadflow.config.base import Section
 from spreadflow.config.docstrings import docstrings
 from spreadflow.doctor import examination, jobs
-from spreadflow.io import datasets, images, nexus_writer
+from spreadflow.io import datasets, g2_layout, images, nexus_writer
 from spreadflow.io.images import cbf, formats, geom, imgcif, locator, unit_names
 from spreadflow.physics import sensors
 from spreadflow.trial import STAGES, commands, files, machines, profiles
@@ -382,6 +382,15 @@ nothing else is lost.
 
 """
 
+CORRELATED = """## Output of correlate
+
+`correlate.h5`, and whatever `correlate.out` names, has results by update; a user's class that publishes has its own in `user`. It is
+`<out>.inprogress` until all shots are through. Names in capitals vary: SHOT and DELAY are in units of the shot id, with six digits at least.
+The entry of NeXus is that of the last update, and `two_time` is there where it is configured. Beside it lies a JSON of
+[figures](summaries.md#correlate).
+
+"""
+
 PRODUCTS = f"""## Products
 
 Products are HDF5 files. A product is one file, or a manifest with its parts: `index.h5` lists the keys of
@@ -607,10 +616,25 @@ def files_page() -> str:
         BAD,
         "## Outcomes\n\n",
         *map(_members, outcomes + flags),
+        CORRELATED,
+        *_correlated(),
         PRODUCTS,
         *_products(),
     ]
     return "".join(text).rstrip() + "\n"
+
+
+def _correlated() -> Iterator[str]:
+    """Yield the tables of what an output of `correlate` holds."""
+    yield "| attribute | of | meaning |\n|---|---|---|\n"
+    for group, attributes in g2_layout.ATTRIBUTES.items():
+        place = f"`{group}`" if group else "the file"
+        for name, meaning in attributes.items():
+            yield f"| `{name}` | {place} | {meaning} |\n"
+    yield "\n| dataset | shape | type | meaning |\n|---|---|---|---|\n"
+    for item in g2_layout.ITEMS:
+        yield f"| `{item.path}` | {item.dimensions} | {item.type} | {_cell(item.meaning)} |\n"
+    yield "\n"
 
 
 def _products() -> Iterator[str]:

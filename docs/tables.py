@@ -38,6 +38,7 @@ PAGES = {
     DOCS / "measured" / "performance.json": DOCS / "performance.md",
     DOCS / "measured" / "size.json": DOCS / "scaling.md",
     DOCS / "measured" / "ranks.json": DOCS / "scaling.md",
+    DOCS / "measured" / "correlate.json": DOCS / "correlate.md",
     DOCS / "measured" / "benchmarks.json": DOCS.parent / "benchmarks" / "README.md",
 }
 """File of tables → page that shows them; a page may show those of several."""

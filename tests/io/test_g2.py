@@ -34,6 +34,18 @@ def test_pixels_are_those_of_the_mask_with_a_colour(tmp_path):
     assert len(read_pixels(SHAPE, None, None, None).places) == 6
 
 
+def test_pixels_without_a_colour_count_in_the_mean_of_their_fine_colour(tmp_path):
+    """Not those of a fine colour that no pixel with a colour has, nor those that are masked."""
+    mask = saved(tmp_path, "mask", [[1, 1, 0], [1, 1, 1]])
+    colours = saved(tmp_path, "colours", [[0, 1, 1], [0, 0, 2]])
+    fine = saved(tmp_path, "fine", [[5, 5, 6], [6, 7, 8]])
+    pixels = read_pixels(SHAPE, mask, colours, fine)
+    np.testing.assert_array_equal(pixels.places, [0, 1, 3, 5])
+    np.testing.assert_array_equal(pixels.colours, [0, 1, 0, 2])
+    np.testing.assert_array_equal(pixels.fine_colours, [5, 5, 6, 8])
+    np.testing.assert_array_equal(pixels.distinct_colours, [1, 2])
+
+
 ONES = [[1, 1, 1], [1, 1, 1]]
 
 
@@ -104,12 +116,40 @@ def test_a_comparison_sees_what_differs_and_what_is_no_number(tmp_path, other, n
     assert len(lines) == n_lines
 
 
+@pytest.mark.parametrize(("other", "n_lines"), [(np.inf, 0), (-np.inf, 1), (np.nan, 1), (1e300, 1)])
+def test_a_comparison_tells_infinities_apart(tmp_path, other, n_lines):
+    for name, value in (("a.h5", np.inf), ("b.h5", other)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = [1.0, value]
+    _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
+    assert len(lines) == n_lines
+
+
 def test_a_dataset_of_one_file_alone_differs(tmp_path):
     for name in ("a", "b"):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file[f"user/{name}"] = 1.0
     _, lines = g2.differences(tmp_path / "a.h5", tmp_path / "b.h5", 1e-6)
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(("n_pixels", "share"), [(100, 0.05), (30000, 1.02)])
+def test_images_of_few_pixels_take_little_room(tmp_path, n_pixels, share):
+    """An image of noise in most pixels is not compressed: it takes long, and saves little."""
+    shape = (200, 200)
+    mask = np.zeros(shape, np.int8)
+    mask.ravel()[:n_pixels] = 1
+    pixels = read_pixels(shape, saved(tmp_path, "mask", mask), None, None)
+    columns = {"delays": np.arange(1, 11), "delay_counts": np.arange(50, 40, -1)}
+    sums = np.random.default_rng(1).gamma(2.0, 3.0, (10, n_pixels))
+    out = tmp_path / "g.h5"
+    with h5py.File(out, "w") as file:
+        update = g2.write_update(file, 7, {"n_shots": 51}, columns, {"G2": sums}, pixels)
+        image = update["G2/delay_000004"][()]
+    expected = (sums[3] / 47).astype(np.float32)
+    np.testing.assert_array_equal(image.ravel()[:n_pixels], expected)
+    assert image.dtype == np.float32
+    assert out.stat().st_size < share * 10 * 4 * 200 * 200 + sums.nbytes
 
 
 WRITING = """

@@ -41,15 +41,19 @@ CONFIG = {
 
 def test_readers_are_taken_from_one_host_after_the_other():
     hosts = ["a", "a", "a", "b", "b", "b"]
-    assert roles.assign(hosts, 2) == roles.Assignment(0, 2, (1, 3), (4, 5))
-    assert roles.assign(hosts, 2, ["b"]) == roles.Assignment(0, 1, (3, 4), (2, 5))
-    assert roles.assign(["a"] * 4, 1) == roles.Assignment(0, 2, (1,), (3,))
+    assert roles.assign(hosts, 2, 9) == roles.Assignment(0, 2, (1, 3), (4, 5))
+    assert roles.assign(hosts, 2, 9, ["b"]) == roles.Assignment(0, 1, (3, 4), (2, 5))
+    assert roles.assign(["a"] * 4, 1, 9) == roles.Assignment(0, 2, (1,), (3,))
+
+
+def test_ranks_without_a_pixel_are_idle():
+    assert roles.assign(["a"] * 7, 2, 2) == roles.Assignment(0, 3, (1, 2), (4, 5), (6,))
 
 
 @pytest.mark.parametrize(("n_ranks", "n_readers"), [(3, 1), (5, 3), (6, 0)])
 def test_too_few_ranks_are_refused(n_ranks, n_readers):
     with pytest.raises(RanksError):
-        roles.assign(["a"] * n_ranks, n_readers)
+        roles.assign(["a"] * n_ranks, n_readers, 9)
 
 
 def test_workers_own_pixels_whose_numbers_differ_by_one_at_most():
@@ -153,6 +157,32 @@ def test_any_number_of_readers_and_workers_gives_the_same_numbers(tmp_path, calc
         assert worst == 0.0
     with h5py.File(tmp_path / "g00.h5") as file:
         assert len(file["user"]) == 3
+
+
+DARK = '''
+class Dark:
+    """A user's class without beam for two whole blocks."""
+
+    def serverEventOk(self, evt):
+        return not 64 <= evt.number < 128
+'''
+
+
+@pytest.mark.chain
+def test_blocks_without_a_shot_and_ranks_without_a_pixel_change_nothing(tmp_path):
+    """One worker of three is idle: the mask has two pixels."""
+    mask = np.zeros((7, 9), np.int8)
+    mask[3, 4:6] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    (tmp_path / "dark.py").write_text(DARK)
+    keys = {"mask": str(tmp_path / "mask.npy"), "user_class": f"{tmp_path / 'dark.py'}:Dark"}
+    for ranks, out in ((1, "one.h5"), (6, "six.h5")):
+        done = launch(tmp_path, ranks, out, **keys)
+        assert done.returncode == 0, done.stderr
+    assert "1 ranks have no pixel, and are idle" in done.stderr
+    assert differences(tmp_path / "one.h5", tmp_path / "six.h5", 0.0) == (0.0, [])
+    figures = json.loads((tmp_path / "six.json").read_text())
+    assert figures["n_dropped"] == 64
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """correlate in one process: against its double loop, with the user's class, as configured."""
 
 import json
+import logging
 import sys
 from collections import OrderedDict
 from importlib.metadata import EntryPoint, EntryPoints
@@ -11,17 +12,22 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from spreadflow import cli
+from spreadflow.analysis.correlation.history import History
+from spreadflow.analysis.correlation.multi_tau import delays_of
 from spreadflow.callbacks import CALLBACKS, UserCorrelation
 from spreadflow.config.correlate import CorrelateSection, SpeckleSection
 from spreadflow.errors import ConfigError, FileError
 from spreadflow.io.g2 import differences
 from spreadflow.log import logger
 from spreadflow.parallel import World
+from spreadflow.report import correlate as report
 from spreadflow.stages import correlate, correlation_callbacks, parcorana
 from spreadflow.stages.correlation_setting import Request, setting_of
 from spreadflow.stages.correlation_source import source_of
+from spreadflow.stages.correlation_workers import WorkerData
 
 SIMULATED = {
     "n_shots": 200,
@@ -48,19 +54,42 @@ def section(folder: Path, **keys) -> CorrelateSection:
     return CorrelateSection.model_validate(defaults | keys)
 
 
+@pytest.mark.parametrize("buffer_shots", [60, 20])
 @pytest.mark.parametrize("calculator", ["accumulating", "windowed", "at_end"])
-def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator):
-    request = Request(section(tmp_path, calculator=calculator))
+def test_outputs_equal_those_of_the_double_loop(tmp_path, calculator, buffer_shots):
+    """The shorter buffer reaches not as far as the longest delay, and shots are late for it."""
+    request = Request(section(tmp_path, calculator=calculator, buffer_shots=buffer_shots))
     correlate.run(request, World())
     correlate.run_alternate(request)
     worst, lines = differences(tmp_path / "g.h5", tmp_path / "t.h5", 1e-6)
     assert lines == []
     assert worst < 1e-6
-    figures = json.loads((tmp_path / "g.json").read_text())
+    figures, of_loop = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "gt")
     ids = source_of(request.section).shot_ids
     assert figures["n_events"] == len(ids)
-    assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
-    assert figures["n_late"] == 0
+    counted = ("n_events", "n_dropped", "n_duplicates", "n_late")
+    assert [figures[name] for name in counted] == [of_loop[name] for name in counted]
+    if buffer_shots == 60:
+        assert figures["n_duplicates"] == len(ids) - len(np.unique(ids)) > 5
+        assert figures["n_late"] == 0
+
+
+def test_shots_that_are_late_and_delays_out_of_reach_are_the_same_in_the_double_loop(tmp_path):
+    simulated = SIMULATED | {"late": 0.05, "late_shots": 40}
+    own = section(tmp_path, simulated=simulated, buffer_shots=20)
+    correlate.run(Request(own), World())
+    correlate.run_alternate(Request(own))
+    assert differences(tmp_path / "g.h5", tmp_path / "t.h5", 1e-6)[1] == []
+    figures, of_loop = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "gt")
+    assert figures["n_late"] == of_loop["n_late"] > 5
+    with h5py.File(tmp_path / "g.h5") as file:
+        (update,) = file["user"].values()
+        assert update["delay_counts"][-1] == 0 < update["delay_counts"][0]
+
+
+def test_multi_tau_has_an_even_number_of_lags(tmp_path):
+    with pytest.raises(ValidationError, match="multiple of 2"):
+        section(tmp_path, calculator="multi_tau", n_lags=7)
 
 
 def test_multi_tau_has_no_double_loop(tmp_path):
@@ -129,6 +158,55 @@ class Contrast:
         group["n"] = counts[0]
 
 
+@pytest.mark.parametrize("is_alternate", [False, True])
+def test_one_process_has_one_object_of_a_class(tmp_path, is_alternate):
+    objects = []
+
+    class Counted:
+        def __init__(self, user_params, system_params, mpiParams, testAlternate):
+            objects.append(testAlternate)
+            self.n_read = 0
+
+        def serverEventOk(self, evt):
+            self.n_read += 1
+            return True
+
+        def viewerPublish(self, counts, lastEventTime, name2delay2ndarray, int8array, h5GroupUser):
+            h5GroupUser["n_read"] = self.n_read
+
+    request = Request(section(tmp_path), Counted)
+    if is_alternate:
+        correlate.run_alternate(request)
+    else:
+        correlate.run(request, World())
+    assert objects == [is_alternate]
+    with h5py.File(tmp_path / ("t.h5" if is_alternate else "g.h5")) as file:
+        assert file["user/n_read"][()] == len(source_of(request.section).shot_ids)
+
+
+def test_what_else_a_user_calculates_needs_another_way_to_be_compared_with(tmp_path):
+    own = section(tmp_path, user_params={"scale": 2.0})
+    with pytest.raises(ConfigError, match=r"Contrast.calcAndPublishForTestAlt: .*\['SQ'\]"):
+        correlate.run_alternate(Request(own, Contrast))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_worker_is_asked_for_each_shot_sorts_no_times(monkeypatch):
+    rng = np.random.default_rng(2)
+    data = WorkerData(20, 1)
+    assert data.empty()
+    with pytest.raises(IndexError):
+        data.maxTimeForStoredData()
+    for time in rng.permutation(np.repeat(np.arange(60), 2)).tolist():
+        data.history.insert(np.array([time]))
+        times = data.timesForStoredData()
+        with monkeypatch.context() as forbidding:
+            forbidding.setattr(History, "times", property(lambda self: pytest.fail("sorted")))
+            ends = (data.minTimeForStoredData(), data.maxTimeForStoredData())
+            assert (data.empty(), data.filledX()) == (False, len(times) == 20)
+        assert ends == (times[0], times[-1])
+
+
 class EarlyContrast(Contrast):
     """The same by the earlier names."""
 
@@ -168,6 +246,79 @@ def test_a_user_calculates_something_else_by_either_names(tmp_path, user_class):
         np.testing.assert_allclose(update["mean_square"][()], expected, rtol=1e-6)
     figures = json.loads((tmp_path / "g.json").read_text())
     assert figures["n_events"] == n_kept
+
+
+N_BEFORE, N_AFTER = 32, 96
+"""Shots before and after which there is no beam: two whole blocks."""
+
+
+def stored(folder: Path, **how) -> dict:
+    """Write shots to a file; return keys of them. how: arguments of h5py."""
+    images = np.random.default_rng(4).poisson(3.0, (160, 3, 5)).astype(np.float32)
+    with h5py.File(folder / "shots.h5", "w") as file:
+        file.create_dataset("images", data=images, chunks=(1, 3, 5), **how)
+    return {"simulated": None, "files": [str(folder / "shots.h5")], "dataset": "images"}
+
+
+def has_beam(event) -> bool:
+    """Whether there is beam."""
+    return not N_BEFORE <= event.shot_id < N_AFTER
+
+
+class Refusing:
+    """A user's class that refuses shots without beam."""
+
+    def serverEventOk(self, evt):
+        return has_beam(evt)
+
+
+class Dropping:
+    """A user's class that drops them when it has seen their image."""
+
+    def serverFinalDataArray(self, dataArray, evt):
+        return dataArray if has_beam(evt) else None
+
+
+@pytest.mark.parametrize("user_class", [Refusing, Dropping, None])
+def test_blocks_without_a_shot_are_counted(tmp_path, user_class):
+    keys = stored(tmp_path, compression="gzip")
+    if user_class is None:
+        path = tmp_path / "shots.h5"
+        with h5py.File(path) as file:
+            chunk = file["images"].id.get_chunk_info
+            places = [chunk(i).byte_offset for i in range(N_BEFORE, N_AFTER)]
+        damaged = bytearray(path.read_bytes())
+        for place in places:
+            damaged[place : place + 8] = bytes(8)
+        path.write_bytes(damaged)
+    correlate.run(Request(section(tmp_path, **keys, update_shots=32), user_class), World())
+    figures = json.loads((tmp_path / "g.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"]) == (96, 64)
+    with h5py.File(tmp_path / "g.h5") as file:
+        counts = [update["delay_counts"][0] for update in file["user"].values()]
+        assert sorted(counts) == [31, 62, 94]
+
+
+@pytest.mark.parametrize("calculator", ["accumulating", "fft", "multi_tau"])
+def test_a_run_without_shots_has_an_output_of_none(tmp_path, calculator):
+    keys = {**stored(tmp_path), "calculator": calculator}
+    keys["two_time"] = {"n_shots": 20, "n_ages": 2}
+    dark = type("Dark", (), {"serverEventOk": lambda self, evt: False})
+    request = Request(section(tmp_path, **keys), dark)
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(request, World())
+    finally:
+        log.removeHandler(handler)
+    assert "no shot was correlated: the output has none" in handler.said
+    figures = json.loads((tmp_path / "g.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"], figures["contrast"]) == (0, 160, {})
+    if calculator != "multi_tau":
+        correlate.run_alternate(request)
+        _, lines = differences(tmp_path / "g.h5", tmp_path / "t.h5", 0.0)
+        assert all("two_time" in line or "twotime" in line for line in lines)
 
 
 class OnlyScaled:
@@ -243,6 +394,34 @@ def test_every_callback_has_a_default():
     assert callbacks.array_names == ("G2", "IF", "IP")
 
 
+class Unreachable:
+    """A user's class whose plots nobody takes."""
+
+    def viewerInit(self, mask, h5GroupUser):
+        raise ConnectionRefusedError("no plot at port 12301")
+
+
+class Unplotted:
+    """A user's class whose plots nobody takes any more."""
+
+    def viewerPublish(self, counts, lastEventTime, name2delay2ndarray, int8array, h5GroupUser):
+        raise ConnectionRefusedError("no plot at port 12301")
+
+
+@pytest.mark.parametrize("user_class", [Unreachable, Unplotted])
+def test_an_error_of_a_user_is_not_one_of_the_disk(tmp_path, user_class):
+    with pytest.raises(ConnectionRefusedError, match="port 12301"):
+        correlate.run(Request(section(tmp_path), user_class), World())
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_levels", 70), ("n_lags", 10**6)])
+def test_delays_of_multi_tau_stay_whole_numbers(tmp_path, key, value):
+    with pytest.raises(ValueError, match=key):
+        section(tmp_path, calculator="multi_tau", **{key: value})
+    longest = delays_of(40, 1024)
+    assert (np.diff(longest) > 0).all()
+
+
 def returning(name: str, value: object) -> type:
     """Return a user's class one of whose methods returns something."""
     return type("Mine", (Contrast,), {name: lambda self, *_arguments: value})
@@ -311,6 +490,12 @@ def test_a_class_asks_for_a_calculator_that_there_is(tmp_path):
         setting_of(Request(section(tmp_path), type("Mine", (), {"calculator": "fast"})), World())
 
 
+def test_a_calculator_that_a_class_asks_for_fits_the_other_keys(tmp_path):
+    by_fft = type("Mine", (), {"calculator": "fft"})
+    with pytest.raises(ConfigError, match=r"class asks for: correlate: engine: expected numba"):
+        setting_of(Request(section(tmp_path, engine="jax"), by_fft), World())
+
+
 def test_a_class_is_found_by_an_entry_point(monkeypatch):
     point = EntryPoint("minimal", "collections:OrderedDict", correlation_callbacks.GROUP)
     points = EntryPoints([point])
@@ -348,6 +533,46 @@ def test_one_rank_tells_of_pixels_without_a_colour(tmp_path, rank):
     finally:
         log.removeHandler(handler)
     assert len(handler.said) == (rank == 0)
+
+
+def test_the_log_says_why_shots_are_dropped(tmp_path):
+    for name in ("a.h5", "c.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["images"] = np.ones((6, 3, 5))
+    (tmp_path / "b.h5").write_bytes(b"nothing")
+    source = {"files": [str(tmp_path / "*.h5")], "dataset": "images", "simulated": None}
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, **source, out=str(tmp_path / "o.hdf5"))), World())
+    finally:
+        log.removeHandler(handler)
+    assert any("shot 6 can't be read" in line and "b.h5" in line for line in handler.said)
+    figures = json.loads((tmp_path / "o.json").read_text())
+    assert (figures["n_events"], figures["n_dropped"]) == (12, 1)
+
+
+def test_the_verbosity_of_a_correlation_is_not_that_of_the_next(tmp_path):
+    log = logger("correlate", World())
+    setting_of(Request(section(tmp_path), verbosity="error"), World())
+    assert log.level == logging.ERROR
+    setting_of(Request(section(tmp_path)), World())
+    assert log.level == logging.INFO
+
+
+@pytest.mark.parametrize(("delays", "n_told"), [([1, 5, 500, 900], 1), ([1, 5], 0)])
+def test_delays_without_partners_are_told(tmp_path, delays, n_told):
+    handler = Telling()
+    log = logger("correlate", World())
+    log.addHandler(handler)
+    try:
+        correlate.run(Request(section(tmp_path, delays=delays, update_shots=64)), World())
+    finally:
+        log.removeHandler(handler)
+    told = [line for line in handler.said if "no partners" in line]
+    assert len(told) == n_told
+    assert all("2 of 4 delays have no partners, 500 to 900" in line for line in told)
 
 
 OLD = """
@@ -432,6 +657,26 @@ def test_a_configuration_of_parcorana_runs_and_passes_its_tests(old_file, capsys
         (update,) = file["user"].values()
         update["sums/G2"][0, 0] = np.nan
     assert cli.main([*words, "--cmp"]) == 4
+
+
+def test_an_output_of_parcorana_is_reported_as_others_are(old_file):
+    assert cli.main(["correlate", "-c", str(old_file)]) == 0
+    figures, page = report.make("correlate", [old_file.parent / "g_000.h5"], [])
+    assert figures["n_events"] == 50
+    (axes,) = page.axes
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([1, 2, 4]) / 120)
+
+
+def test_outputs_whose_names_have_a_number_are_compared(old_file, capsys):
+    words = ["correlate", "-c", str(old_file)]
+    for option in ("--test_main", "--test_main", "--test_alt", "--cmp"):
+        assert cli.main([*words, option]) == 0, option
+    printed = capsys.readouterr().out
+    assert "largest relative difference" in printed
+    figures = [
+        json.loads((old_file.parent / f"g_{number}.json").read_text()) for number in ("000", "001")
+    ]
+    assert ["max_relative_error_vs_loop" in one for one in figures] == [False, True]
 
 
 def test_a_mask_for_tests_has_few_pixels(old_file):
@@ -562,6 +807,7 @@ def test_a_file_and_a_module_as_at_lcls_run_unchanged(old_file, capsys):
 )
 def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", dataset)
+    text = text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,')
     old_file.write_text(text.replace('"src": "images"', f'"src": "{src}"'))
     if isinstance(expected, str):
         with pytest.raises(ConfigError, match=expected):
@@ -571,6 +817,59 @@ def test_a_dataset_of_psana_is_one_of_psana_2(old_file, dataset, src, expected):
     found = section.psana.model_dump() | {"dataset": section.dataset}
     assert expected.items() <= found.items()
     assert section.files == []
+    assert (section.shot_ids, section.rate_hz) == (None, 33.0)  # delays are in events
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "expected"),
+    [
+        (
+            {"psana": {"experiment": "a", "run": 7, "folder": "/d"}, "shot_ids": "t.raw.id"},
+            "exp=mfx1:run=8:live",
+            {"run": 8, "folder": None, "is_live": True, "shot_ids": "t.raw.id", "files": []},
+        ),
+        (
+            {"files": ["a.h5"], "shot_ids": "ids", "monitors": {"i0": "i0"}},
+            "exp=mfx1:run=8",
+            {"run": 8, "dataset": "epix.raw.calib", "shot_ids": None, "monitors": {}, "files": []},
+        ),
+        ({"simulated": {}}, "b_*.h5", {"files": ["b_*.h5"], "simulated": None}),
+        ({"stream": {"endpoint": "tcp://a:1", "shape": [2]}}, "b.h5", {"stream": None}),
+        ({"psana": {"experiment": "a", "run": 7}}, "b.h5", {"psana": None, "files": ["b.h5"]}),
+    ],
+)
+def test_d_replaces_whatever_source_there_was(tmp_path, source, dataset, expected):
+    path = tmp_path / "c.yaml"
+    keys = {"dataset": "epix", "rate_hz": 100.0} | source
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    section = parcorana.from_yaml(path, {}, dataset).section
+    found = section.model_dump()
+    found |= section.psana.model_dump() if section.psana else {}
+    assert expected.items() <= found.items()
+
+
+def test_d_replaces_the_dataset_of_a_python_file(old_file):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=7")
+    old_file.write_text(text.replace('"times": 30,', '"times": 30, "rate_hz": 33.0,'))
+    read = parcorana.read(old_file, {}, "exp=mfx1:run=8:dir=/d")
+    assert (read.section.psana.run, read.section.psana.folder) == (8, "/d")
+    assert read.system_params["dataset"] == "exp=mfx1:run=8:dir=/d"
+    by_file = parcorana.read(old_file, {}, "b.h5").section
+    assert (by_file.files, by_file.dataset, by_file.psana) == (["b.h5"], "images", None)
+
+
+def test_the_clock_of_psana_is_stated(old_file, tmp_path):
+    text = old_file.read_text().replace(f"{old_file.parent}/shots.h5", "exp=mfx1:run=20")
+    old_file.write_text(text)
+    with pytest.raises(ConfigError, match=r"rate_hz: expected units .* 928571 of timing"):
+        parcorana.read(old_file, {})
+    path = tmp_path / "c.yaml"
+    keys = {"psana": {"experiment": "mfx1", "run": 20}, "dataset": "epix.raw.calib"}
+    path.write_text(yaml.safe_dump({"correlate": keys}))
+    with pytest.raises(ConfigError, match="rate_hz: expected units"):
+        parcorana.from_yaml(path, {})
+    path.write_text(yaml.safe_dump({"correlate": keys | {"rate_hz": 928571}}))
+    assert parcorana.from_yaml(path, {"readers": 2}).section.rate_hz == 928571
 
 
 VISIBILITY = Path(__file__).parents[2] / "docs" / "visibility.py"
@@ -633,6 +932,8 @@ def test_options_replace_keys(old_file):
         ("import numpy as np", "import a_module_that_is_nowhere", "a_module_that_is_nowhere"),
         ("user_params = {", "others = {", "one of them missing"),
         ('"delays": [1, 2, 4],', '"delays": 3,', "a list of whole numbers"),
+        ('"delays": [1, 2, 4],', '"delays": [],', "delays: expected .* at least 1 item"),
+        ('"verbosity": "warning",', '"verbosity": "INFO2",', r"verbosity: expected one of debug"),
         ('"G2IncrementalAccumulator"', "3", "a class or the name of one"),
         ('"G2IncrementalAccumulator"', '"G2nothing"', "entry points are"),
     ],

@@ -7,6 +7,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import yaml
 from matplotlib import image as mpl_image
 
 from spreadflow import cli
@@ -43,6 +44,16 @@ def test_a_recorded_run_that_is_correlated_needs_no_cell():
 
 
 @pytest.mark.parametrize(
+    ("name", "triggers"),
+    [("own/g.py:Own", ["own/g.py"]), ("own.g:Own", []), ("own", [])],
+)
+def test_the_file_of_a_class_reruns_a_run(name, triggers):
+    run = {"images": "m.json", "correlate": {"user_class": name}}
+    config = parse({"runs": {"one": run}})
+    assert files.inputs(config, "correlate", "one")["triggers"] == triggers
+
+
+@pytest.mark.parametrize(
     ("run", "expected"),
     [
         ({**RUN, "correlate": {"delay": 3}}, "runs.one.correlate.delay"),
@@ -55,7 +66,7 @@ def test_a_run_that_can_not_be_correlated_is_refused(run, expected):
         parse({"runs": {"one": run}})
 
 
-def test_a_stage_is_not_played_by_fewer_ranks_than_roles():
+def test_a_stage_has_one_rank_where_there_are_fewer_than_roles():
     config = parse({"runs": {"one": RUN}})
     assert [commands.ranks_with_roles(config, "one", n) for n in (1, 4, 5, 8)] == [1, 1, 5, 8]
 
@@ -107,3 +118,37 @@ def test_a_run_is_correlated_and_reported(correlated):
     assert figures["warnings"] == []
     assert any("6 shots correlated" in line for line in report.headline(figures))
     assert mpl_image.imread(out.with_suffix(".png")).std() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-c", "CONFIG", "-s", "0"], "readers: expected greater than 0"),
+        (["-c", "CONFIG", "-n", "-3"], "n_shots: expected greater than or equal to 0"),
+        (["-c", "CONFIG", "-d", "a.h5"], "--images: expected none but the shots of the manifest"),
+        ([], "-c FILE"),
+    ],
+)
+def test_options_of_a_run_are_checked(tmp_path, capsys, words, expected):
+    config = tmp_path / "c.yaml"
+    config.write_text("correlate: {delays: [1]}\n")
+    options = [str(config) if word == "CONFIG" else word for word in words]
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["correlate", *options, "--images", "manifest.json"])
+    assert ending.value.code == 3
+    assert expected in capsys.readouterr().err
+
+
+def test_a_run_is_checked_and_tested_as_other_shots_are(tmp_path, tiny_run, capsys):
+    mask = np.zeros((1, 512, 512), np.int8)
+    mask[0, 100:102, 200:220] = 1
+    np.save(tmp_path / "mask.npy", mask)
+    keys = {"delays": [1, 2], "test_mask": "mask.npy", "out": "o.h5", "test_out": "t.h5"}
+    keys |= {key: str(tmp_path / keys[key]) for key in ("test_mask", "out", "test_out")}
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"correlate": keys}))
+    words = ["correlate", "-c", str(config), "--images", str(tiny_run["manifest"])]
+    assert cli.main([*words, "--check"]) == 0
+    assert "262144 pixels are correlated" in capsys.readouterr().out
+    for test in ("--test_main", "--test_alt", "--cmp"):
+        assert cli.main([*words, test]) == 0

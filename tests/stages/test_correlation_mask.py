@@ -25,6 +25,7 @@ def request(folder: Path, section: dict, **keys) -> Request:
     """Return what a user says."""
     defaults = {
         "section": CorrelateSection.model_validate(section),
+        "images": None,
         "out": folder / "x",
         "n_shots": 20,
         "n_colours": 3,
@@ -108,6 +109,24 @@ def test_rings_are_about_the_beam(tmp_path, tiny_run):
     assert figures["by"] == "q"
 
 
+@pytest.mark.stage
+def test_a_run_of_a_trial_has_the_masks_of_its_manifest(tmp_path, tiny_run):
+    config = tmp_path / "c.yaml"
+    config.write_text("correlate: {delays: [1]}\n")
+    words = ["correlate", "mask", "start", "-c", str(config), "--out", str(tmp_path / "x")]
+    words += ["--images", str(tiny_run["manifest"]), "--shots", "2", "--q-range", "0.5", "2"]
+    assert cli.main(words) == 0
+    files = (named(tmp_path / "x", what) for what in ("mask", "colours", "fine_colours"))
+    assert len(read_pixels((1, 512, 512), *files).places) > 10_000
+    path = tiny_run["manifest"].parent / "tiny.h5"
+    keys = {"n_colours": 6, "n_fine_colours": 18, "q_range": (0.5, 2.0), "out": tmp_path / "y"}
+    start(tmp_path, {"files": [str(path)]}, n_shots=2, **keys)
+    colours, others = load(tmp_path, "colours"), np.load(named(tmp_path / "y", "colours"))
+    is_in_both = (colours > 0) & (others > 0)
+    assert is_in_both.sum() > 0.99 * (others > 0).sum()
+    np.testing.assert_array_equal(colours[is_in_both], others[is_in_both])
+
+
 GEOM = """
 clen = 0.1
 photon_energy = 8000
@@ -178,13 +197,17 @@ def test_arrays_become_images_by_the_geometry_and_back(tmp_path, two_panels, cap
         ({"n_test_pixels": 9}, ConfigError, "10 to 100"),
         ({"q_range": (2.0, 1.0)}, ConfigError, "--q-range"),
         ({"q_range": (8.0, 9.0)}, FileError, "at least 10 pixels"),
+        ({"saturated": 1e-3}, FileError, "at least 10 pixels that may be used; found 1"),
+        ({"saturated": 1e-3, "by": "intensity"}, FileError, "at least 10 pixels"),
         ({"by": "q", "energy_ev": None}, ConfigError, "--energy-ev"),
         ({"by": "q", "geometry": None}, ConfigError, "--geometry"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, two_panels, keys, error, expected):
+    keys = two_panels | keys
+    keys["section"] = keys["section"] | {"saturated": keys.pop("saturated", 1e9)}
     with pytest.raises(error, match=expected):
-        start(tmp_path, **(two_panels | keys))
+        start(tmp_path, **keys)
     assert not named(tmp_path / "x", "mask").exists()
 
 

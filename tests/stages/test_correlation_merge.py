@@ -1,6 +1,7 @@
 """Outputs of correlate joined: runs and shards, exactly; others are refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -22,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with two runs of shots, whose last pixel is bad in the second one, and masks."""
     path = tmp_path_factory.mktemp("runs")
     rng = np.random.default_rng(9)
-    for name, n in (("one", 90), ("two", 70)):
+    for name, n in (("one", 90), ("two", 70), ("three", 50)):
         images = rng.poisson(4.0, (n, *SHAPE)).astype(np.float32)
         if name == "two":
             images[3, -1, -1] = 1e6
@@ -30,7 +31,12 @@ def folder(tmp_path_factory) -> Path:
             file["images"] = images
     rows = np.arange(5)[:, None] * np.ones(4, int)
     np.save(path / "colours.npy", rows % 2 + 1)
-    for name, is_in in (("even", rows % 2 == 0), ("odd", rows % 2 == 1), ("first", rows < 2)):
+    for name, is_in in (
+        ("even", rows % 2 == 0),
+        ("odd", rows % 2 == 1),
+        ("first", rows < 2),
+        ("last", rows == 4),
+    ):
         np.save(path / f"{name}.npy", is_in.astype(np.int8))
     return path
 
@@ -68,9 +74,36 @@ def test_sums_of_runs_add_up(folder, tmp_path):
     with h5py.File(tmp_path / "both.h5") as file:
         assert "entry/data/g2" in file
         assert len(file["system/system_params/merged_from"]) == 2
-    assert merge(tmp_path / "again.h5", tmp_path / "both.h5", first) == 0
+    third = correlated(folder, tmp_path / "three.h5", "three")
+    assert merge(tmp_path / "again.h5", tmp_path / "both.h5", third) == 0
     again = g2.read_last(tmp_path / "again.h5")
-    np.testing.assert_array_equal(again.counts, both.counts + a.counts)
+    np.testing.assert_array_equal(again.counts, both.counts + np.array([49, 47, 43]))
+
+
+@pytest.mark.parametrize("names", ["ABB", "AAB", "AC", "DA", "ED"])
+def test_no_shots_count_twice(folder, tmp_path, capsys, names):
+    """C is a copy of A, D is A and B, and E is D with another run."""
+    path_of = {name: tmp_path / f"{name}.h5" for name in "ABCDEF"}
+    for name, run in (("A", "one"), ("B", "two"), ("F", "three")):
+        correlated(folder, path_of[name], run)
+    shutil.copy(path_of["A"], path_of["C"])
+    assert merge(path_of["D"], path_of["A"], path_of["B"]) == 0
+    assert merge(path_of["E"], path_of["D"], path_of["F"]) == 0
+    assert merge(tmp_path / "all.h5", *(path_of[name] for name in names)) == 4
+    assert "the same one twice" in capsys.readouterr().err
+    assert not (tmp_path / "all.h5").exists()
+
+
+def test_the_pixels_that_shards_have_in_common_are_counted_among_all_of_them(
+    folder, tmp_path, capsys
+):
+    """The second and the third of them have some, none of which the first has."""
+    shards = [
+        correlated(folder, tmp_path / f"{name}.h5", "two", mask=folder / f"{name}.npy")
+        for name in ("odd", "even", "last")
+    ]
+    assert merge(tmp_path / "joined.h5", *shards) == 4
+    assert "4 pixels in common" in capsys.readouterr().err
 
 
 def test_shards_of_pixels_are_the_whole(folder, tmp_path):
@@ -116,3 +149,20 @@ def test_shards_of_other_shots_and_one_output_twice_are_refused(folder, tmp_path
         file.attrs["schema"] = 1
     assert merge(tmp_path / "both.h5", odd, tmp_path / "old.h5") == 4
     assert "schema 1" in capsys.readouterr().err
+
+
+def test_sums_of_the_same_partners_add_up_whatever_formed_them(folder, tmp_path):
+    how = {"one": "at_end", "two": "fft"}
+    first, second = (
+        correlated(folder, tmp_path / f"{run}.h5", run, calculator=calculator)
+        for run, calculator in how.items()
+    )
+    assert merge(tmp_path / "both.h5", first, second) == 0
+    third = correlated(folder, tmp_path / "third.h5", "two", calculator="windowed")
+    assert merge(tmp_path / "exact.h5", first, third) == 0
+    both, exact = (g2.read_last(tmp_path / name) for name in ("both.h5", "exact.h5"))
+    np.testing.assert_array_equal(both.counts, exact.counts)
+    for name, sums in exact.arrays.items():
+        np.testing.assert_allclose(both.arrays[name], sums, rtol=1e-9)
+    of_the_run = correlated(folder, tmp_path / "of_the_run.h5", "two")
+    assert merge(tmp_path / "other.h5", first, of_the_run) == 4

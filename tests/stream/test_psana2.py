@@ -92,6 +92,51 @@ def test_the_image_of_a_refused_event_is_not_read(psana):
     assert psana.read == [6, 7, 8]
 
 
+BROKEN, UNTIMED, OTHER = 4, 5, 6
+"""Numbers of events whose image, whose time and whose shape is not as of the others."""
+
+
+@pytest.fixture
+def broken_psana(psana, monkeypatch) -> ModuleType:
+    """The stand-in with events that can't be read."""
+
+    def calib(evt: int) -> np.ndarray | None:
+        if evt in (0, BROKEN):
+            raise RuntimeError("no constants")
+        return np.ones(3) if evt == OTHER else image(evt)
+
+    detectors = {
+        "jungfrau": {"calib": calib},
+        "timing": {"pulseId": lambda evt: None if evt == UNTIMED else evt},
+        "gmd": {"milliJoulesPerPulse": lambda evt: evt / 2},
+    }
+
+    def data_source(**_how: object) -> SimpleNamespace:
+        def detector(name: str) -> SimpleNamespace:
+            return SimpleNamespace(raw=SimpleNamespace(**detectors[name]))
+
+        run = SimpleNamespace(Detector=detector, events=lambda: iter(range(N_EVENTS)))
+        return SimpleNamespace(runs=lambda: iter([run]))
+
+    monkeypatch.setattr(psana, "DataSource", data_source)
+    return psana
+
+
+def test_an_event_that_can_not_be_read_is_dropped_and_says_why(broken_psana):
+    (block,) = PsanaShots(RUN, block_shots=20).blocks(0, 1, lambda _event: True)
+    lost = [0, LOST, BROKEN, UNTIMED, OTHER]
+    np.testing.assert_array_equal(np.flatnonzero(~block.is_valid), lost)
+    assert len(block.problems) == len(lost) - 1  # of two events the cause is the same
+    assert "no constants" in block.problems[0]
+    assert "shape (3,)" in block.problems[-1]
+
+
+def test_where_no_event_has_an_image_there_is_an_error(broken_psana, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "N_EVENTS", 1)
+    with pytest.raises(FileError, match=r"expected an event with jungfrau\.raw\.calib; .*no const"):
+        PsanaShots(RUN, 4)
+
+
 def test_without_psana_or_what_is_named_there_is_one_error(psana, monkeypatch):
     with pytest.raises(FileError, match="a run that psana-2 can read"):
         PsanaShots(RUN._replace(image="epix.raw.calib"), 4)

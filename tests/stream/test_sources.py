@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from spreadflow.errors import FileError
+from spreadflow.stream.shots import MOST_CAUSES, Filling, Unreadable
 from spreadflow.stream.speckle import SimulatedShots, Speckle, arrivals, components
 from spreadflow.stream.stacks import Datasets, Stacks
 
@@ -181,6 +182,13 @@ def test_a_shot_is_judged_by_what_was_recorded_with_it(stacks):
     ("keys", "expected"),
     [
         (Datasets("entry/nothing"), "images in entry/nothing"),
+        (Datasets("entry"), "images in entry, .* a group"),
+        (Datasets("entry/ids"), "images in entry/ids, .* int64 of shape"),
+        (Datasets("complex"), "images in complex, .* complex128"),
+        (Datasets("text"), "images in text, .* object of shape"),
+        (Datasets("entry/images", "entry"), "shot_ids"),
+        (Datasets("entry/images", "late"), "whole numbers up to 9223372036854775807"),
+        (Datasets("entry/images", None, {"x": "entry"}), "monitors.x"),
         (Datasets("entry/images", "entry/i0"), "whole numbers in entry/i0"),
         (Datasets("entry/images", "entry/no"), "entry/no"),
         (Datasets("entry/images", None, {"x": "entry/no"}), "monitors.x"),
@@ -191,8 +199,83 @@ def test_files_without_what_is_named_are_refused(stacks, keys, expected):
     paths, *_ = stacks
     with h5py.File(paths[0], "r+") as file:
         file["one"] = [1]
+        file["complex"] = np.ones((5, 2, 3), complex)
+        file["text"] = [["a", "b", "c"]] * 5
+        file["late"] = np.full(5, 2**63, np.uint64)
     with pytest.raises(FileError, match=expected):
         Stacks(paths, keys, block_shots=4)
+
+
+@pytest.mark.parametrize("n_readers", [1, 2])
+def test_a_damaged_file_costs_one_shot_and_says_why(stacks, tmp_path, n_readers):
+    _, ids, images = stacks
+    damaged = tmp_path / "a_damaged.h5"
+    damaged.write_bytes(b"nothing")
+    monitored = IDS._replace(monitors={"i0": "entry/i0"})
+    source = Stacks([str(tmp_path / "*.h5")], monitored, 4)
+    blocks = [
+        block._replace(images=block.images.copy())
+        for reader in range(n_readers)
+        for block in source.blocks(reader, n_readers, lambda event: event.monitors["i0"] > 0)
+    ]
+    blocks.sort(key=lambda block: block.events[0].number)
+    is_valid = np.concatenate([block.is_valid for block in blocks])
+    np.testing.assert_array_equal(is_valid, np.arange(10) != 5)
+    found_ids = np.concatenate([block.shot_ids for block in blocks])
+    np.testing.assert_array_equal(found_ids[is_valid], ids)
+    found = np.concatenate([block.images for block in blocks])
+    np.testing.assert_array_equal(found[is_valid], images)
+    (problem,) = [line for block in blocks for line in block.problems]
+    assert problem.startswith(f"shot 5 can't be read, and is dropped: {damaged}: expected")
+
+
+def damage(path: Path, dataset: str, chunk: int) -> None:
+    """Overwrite a chunk of a dataset that is compressed."""
+    with h5py.File(path) as file:
+        place = file[dataset].id.get_chunk_info(chunk)
+    with open(path, "r+b") as file:
+        file.seek(place.byte_offset)
+        file.write(b"\xff" * place.size)
+
+
+def test_damaged_images_and_ids_cost_their_shots(tmp_path):
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_dataset("images", data=np.ones((4, 2, 3)), chunks=(1, 2, 3), compression=1)
+            file.create_dataset("ids", data=np.arange(4), chunks=(4,), compression=1)
+    damage(tmp_path / "a.h5", "images", 2)
+    damage(tmp_path / "b.h5", "ids", 0)
+    (block,) = Stacks([str(tmp_path / "*.h5")], Datasets("images", "ids"), 8).blocks(
+        0, 1, any_event
+    )
+    assert block.is_valid.tolist() == [True, True, False, True] + 4 * [False]
+    assert ["a.h5" in block.problems[0], "b.h5" in block.problems[1]] == [True, True]
+
+
+def test_an_id_that_no_shot_can_have_costs_its_block(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = np.ones((8, 2, 3))
+        file["ids"] = np.arange(8, dtype=np.uint64)
+        file["ids"][5] = 2**64 - 1
+    blocks = Stacks([str(tmp_path / "a.h5")], Datasets("images", "ids"), 4).blocks(0, 1, any_event)
+    assert [block.is_valid.sum() for block in blocks] == [4, 0]
+
+
+def test_causes_are_told_once_and_not_too_many():
+    filling = Filling(200, (2, 2))
+    for number in range(100):
+        filling.lose(number, Unreadable("the same"))
+        filling.lose(number, Unreadable(f"cause {number}"))
+    problems = filling.block().problems
+    assert len(problems) == MOST_CAUSES
+    assert "other causes" in problems[-1]
+
+
+def test_where_no_file_can_be_opened_there_is_an_error(tmp_path):
+    for name in ("a.h5", "b.h5"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(FileError, match=r"a\.h5: expected an HDF5 file"):
+        Stacks([str(tmp_path / "*.h5")], COUNTED, block_shots=4)
 
 
 def test_no_file_is_an_error(tmp_path):
@@ -259,14 +342,13 @@ def test_a_followed_file_that_comes_too_late_is_an_error(tmp_path):
         next(blocks)
 
 
-def test_a_followed_file_that_stays_unreadable_is_an_error(tmp_path):
-    written(tmp_path / "s0.h5", np.ones((4, 2, 3)))
-    (tmp_path / "s1.h5").write_bytes(b"nothing")
+def test_a_followed_file_that_stays_unreadable_costs_one_shot(tmp_path):
+    for name in ("s1.h5", "s3.h5"):
+        (tmp_path / name).write_bytes(b"nothing")
+    written(tmp_path / "s2.h5", np.ones((4, 2, 3)))
     source = Stacks([str(tmp_path / "s*.h5")], COUNTED, 4, follow_s=0.2)
-    blocks = source.blocks(0, 1, any_event)
-    assert len(next(blocks).events) == 4
-    with pytest.raises(FileError, match=r"s1\.h5"):
-        next(blocks)
+    is_valid = [block.is_valid.tolist() for block in source.blocks(0, 1, any_event)]
+    assert is_valid == [[False, True, True, True], [True, False]]
 
 
 GROWING = """

@@ -1,6 +1,7 @@
 """Shots that come by network: each goes to one reader, and none is lost."""
 
 import json
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -103,26 +104,50 @@ def test_slow_shots_do_not_wait_for_a_whole_block(port, monkeypatch):
 HEADER = {"shot_id": 1, "dtype": "<u2", "shape": SHAPE}
 
 
-@pytest.mark.parametrize(
-    ("header", "n_bytes", "expected"),
-    [
-        (b"\x00", 24, "a header and an image"),
-        ({"dtype": "<u2", "shape": SHAPE}, 24, "shot_id"),
-        ({**HEADER, "dtype": "strange"}, 24, "strange"),
-        ({**HEADER, "dtype": "O"}, 24, "object of shape"),
-        ({**HEADER, "shape": [4, 3]}, 24, r"images of shape \(3, 4\)"),
-        (HEADER, 23, "in 23 bytes"),
-    ],
-)
-def test_a_message_that_is_no_shot_is_an_error(port, header, n_bytes, expected):
-    first = header if isinstance(header, bytes) else json.dumps(header).encode()
+WRONG = [
+    (b"\x00", 24, "header: expected"),
+    ({"dtype": "<u2", "shape": SHAPE}, 24, "shot_id: expected this key"),
+    ({**HEADER, "dtype": "strange"}, 24, "strange"),
+    ({**HEADER, "dtype": "O"}, 24, "object of shape"),
+    ({**HEADER, "shape": [4, 3]}, 24, r"of shape \(4, 3\)"),
+    (HEADER, 23, "in 23 bytes"),
+    ({**HEADER, "shot_id": 3.7}, 24, "shot_id: expected .* integer; found 3.7"),
+    ({**HEADER, "shot_id": True}, 24, "shot_id: expected .* integer; found True"),
+    ({**HEADER, "shot_id": 2**70}, 24, "shot_id: expected less than 9223372036854775808"),
+    ({**HEADER, "shape": ["a", 4]}, 24, "shape.0: expected .* integer; found 'a'"),
+    ({**HEADER, "dtype": None}, 24, "dtype: expected .* string; found None"),
+    ({**HEADER, "monitors": 3}, 24, "monitors: expected .* dictionary; found 3"),
+]
+"""Header, bytes of an image, and what is said of the message."""
+
+
+def blocks_of(messages: list[tuple], port: int, block_shots: int) -> list:
+    """Return the blocks of a reader that is sent messages of headers and so many bytes."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
         sender.linger = 0
         sender.connect(f"tcp://127.0.0.1:{port}")
-        sender.send_multipart([first, bytes(n_bytes)])
-        source = PulledShots(f"tcp://*:{port}", SHAPE, 8, 5.0)
-        with pytest.raises(FileError, match=expected):
-            list(source.blocks(0, 1, lambda _event: True))
+        for header, n_bytes, *_ in messages:
+            first = header if isinstance(header, bytes) else json.dumps(header).encode()
+            sender.send_multipart([first, bytes(n_bytes)])
+        sender.send_multipart([b'{"end": true}'])
+        source = PulledShots(f"tcp://*:{port}", SHAPE, block_shots, 5.0)
+        return list(source.blocks(0, 1, lambda _event: True))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("block_shots", [2, 8])
+def test_where_no_message_is_a_shot_there_is_an_error(port, wrong, block_shots):
+    with pytest.raises(FileError, match=rf"messages with a header and an image .*{wrong[2]}"):
+        blocks_of([wrong] * 3, port, block_shots)
+
+
+def test_a_message_that_is_no_shot_is_dropped_and_says_why(port):
+    blocks = blocks_of([WRONG[0], (HEADER, 24), *WRONG[1:], (HEADER, 24)], port, 20)
+    (block,) = blocks
+    assert block.is_valid.tolist() == [False, True, *[False] * (len(WRONG) - 1), True]
+    assert [event.number for event in block.events] == list(range(len(WRONG) + 2))
+    for problem, (*_, expected) in zip(block.problems, WRONG, strict=True):
+        assert re.search(expected, problem)
 
 
 def test_a_sender_whose_readers_have_gone_ends(port, monkeypatch):
@@ -158,3 +183,22 @@ def test_a_file_is_replayed(port, tmp_path):
     np.testing.assert_array_equal(block.shot_ids, [1, 2, 4, 8, 16])
     np.testing.assert_array_equal(block.images, np.arange(60).reshape(5, *SHAPE))
     assert block.events[3].monitors == {"i0": [6.0, 7.0]}
+
+
+def test_shots_that_a_replay_leaves_out_are_counted(port, tmp_path, capsys):
+    path = tmp_path / "shots.h5"
+    images = np.arange(60).reshape(5, *SHAPE)
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("images", data=images, chunks=(1, *SHAPE), compression="gzip")
+        place = dataset.id.get_chunk_info(2).byte_offset
+    damaged = bytearray(path.read_bytes())
+    damaged[place : place + 8] = bytes(8)
+    path.write_bytes(damaged)
+    options = ["--to", f"tcp://*:{port}", "--dataset", "images", "--rate", "500"]
+    thread = threading.Thread(target=cli.main, args=(["stream", "replay", str(path), *options],))
+    thread.start()
+    source = PulledShots(f"tcp://127.0.0.1:{port}", SHAPE, 8, 5.0)
+    (block,) = source.blocks(0, 1, lambda _event: True)
+    thread.join()
+    np.testing.assert_array_equal(block.shot_ids, [0, 1, 3, 4])
+    assert "1 shots can't be read: left out" in capsys.readouterr().err

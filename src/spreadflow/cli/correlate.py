@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spreadflow.cli import correlation_mask
+from spreadflow.errors import ConfigError, FileError
 
 if TYPE_CHECKING:
+    from spreadflow.config.correlate import CorrelateSection
     from spreadflow.stages.correlation_setting import Request
     from spreadflow.stages.parcorana import Configured
 
@@ -17,6 +19,9 @@ AFTER_INTERRUPTION = (
     "the same command again."
 )
 """What to do."""
+
+BEGINS_ANEW = "Run the same command again: it begins with the first shot."
+"""What to do where a stage of a workflow is interrupted."""
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
@@ -38,7 +43,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     )
     p.add_argument("-o", "--h5output", "--out", help="the output")
     p.add_argument("-m", "--maskFile", type=Path, help="the mask, .npy")
-    p.add_argument("-d", "--dataset", help="files of shots; a pattern may be quoted")
+    dataset_help = "files of shots, a pattern may be quoted; or exp=NAME:run=N, by psana"
+    p.add_argument("-d", "--dataset", help=dataset_help)
     p.add_argument("-s", "--numServers", type=int, help="ranks that read")
     early_help = "readers take no turns: the earliest of their next blocks comes first"
     p.add_argument("--earlyServer", action="store_true", help=early_help)
@@ -77,10 +83,9 @@ def changes(arguments: argparse.Namespace) -> dict[str, Any]:
         "n_shots": arguments.numevents,
         "out": arguments.h5output,
         "mask": arguments.maskFile,
-        "files": None if arguments.dataset is None else [arguments.dataset],
         "readers": arguments.numServers,
         "takes_turns": False if arguments.earlyServer else None,
-        "overwrite": True if arguments.overwrite else None,
+        "overwrite": True if arguments.overwrite or arguments.images else None,
     }
     if arguments.test_main or arguments.test_alt:
         replaced["test_shots"] = arguments.numevents
@@ -99,80 +104,101 @@ def run(arguments: argparse.Namespace) -> None:
 
         print(correlation_setting.checked(_request(arguments), World()))
         return
-    if arguments.images is not None:
-        _run_stage(arguments)
-        return
     ranks = 1 if arguments.test_alt else arguments.ranks
-    with ending_together("correlate", ranks, AFTER_INTERRUPTION) as world:
+    todo = AFTER_INTERRUPTION if arguments.images is None else BEGINS_ANEW
+    with ending_together("correlate", ranks, todo) as world:
         from spreadflow.stages import correlate
 
         request = _request(arguments, is_telling=world.rank == 0)
+        if arguments.images is not None:
+            world.once(lambda: _clear(request.section))
         if arguments.test_alt:
             correlate.run_alternate(request)
         else:
-            correlate.run(request, world)
+            correlate.run(request, world, _draw)
 
 
-def _run_stage(arguments: argparse.Namespace) -> None:
-    """Correlate a run as the stage of a workflow, which may have been ended before: what that left
-    is removed. Where one rank fails, all end.
-    """
-    from spreadflow.config import for_stage
-    from spreadflow.parallel import ending_together
+def _clear(section: "CorrelateSection") -> None:
+    """Remove what a stage of a workflow left that was ended before."""
+    from spreadflow.io.g2 import in_progress
 
-    with ending_together("correlate", arguments.ranks) as world:
-        from spreadflow.io.g2 import in_progress
-        from spreadflow.stages import correlate
-        from spreadflow.stages.correlation_setting import Request
+    for out in (section.out, section.test_out):
+        if out is not None:
+            in_progress(Path(out)).unlink(missing_ok=True)
 
-        section = for_stage(arguments.config, "correlate").correlate
-        replaced = changes(arguments) | {"overwrite": True}
-        out = Path(arguments.h5output or section.out)
-        world.once(lambda: in_progress(out).unlink(missing_ok=True))
-        section = section.model_copy(update=replaced)
-        correlate.run(Request(section, images=arguments.images), world)
+
+def _draw(*drawn: Any) -> None:
+    """Draw curves, as `correlation_viewer.Draw`: on the viewer alone, which loads what draws."""
+    from spreadflow.report import correlate as report
+
+    report.draw(*drawn)
 
 
 def _request(arguments: argparse.Namespace, is_telling: bool = True) -> "Request":
     """Return what is asked for. is_telling: whether warnings are printed. Raises ConfigError."""
     from spreadflow.stages.correlation_setting import Request
 
-    read = configured(arguments.config, changes(arguments), is_telling)
+    read = configured(
+        arguments.config,
+        changes(arguments),
+        dataset=arguments.dataset,
+        images=arguments.images,
+        is_telling=is_telling,
+    )
     return Request(
         section=read.section,
         user_class=read.user_class,
         system_params=read.system_params,
         is_test=arguments.test_main or arguments.test_alt,
         verbosity=arguments.verbosity or read.verbosity,
+        images=arguments.images,
     )
 
 
 def configured(
-    name: str | Path | None, replaced: dict[str, Any], is_telling: bool = True
+    config: str | None,
+    replaced: dict[str, Any],
+    *,
+    dataset: str | None = None,
+    images: Path | None = None,
+    is_telling: bool = True,
 ) -> "Configured":
-    """Return the configuration in a file. replaced: keys of the section. is_telling: as of
-    `_request`. Raises ConfigError.
+    """Return the configuration in a file; of the stage of a workflow it may be JSON. replaced: keys
+    of the section. dataset: where shots come from instead. images: the manifest that they are of;
+    None = as the section says. is_telling: as of `_request`. Raises ConfigError.
     """
-    from spreadflow.errors import ConfigError
     from spreadflow.stages import parcorana
 
-    if name is None:
+    if config is None:
         raise ConfigError("correlate", "-c FILE", "none", "Name the configuration.")
-    path = Path(name)
+    if images is not None:
+        return parcorana.Configured(_of_run(config, replaced, dataset))
+    path = Path(config)
     read = parcorana.read if path.suffix == ".py" else parcorana.from_yaml
-    found = read(path, replaced)
-    for warning in found.warnings if is_telling else ():
+    result = read(path, replaced, dataset)
+    for warning in result.warnings if is_telling else ():
         print(f"spreadflow correlate: {warning}", file=sys.stderr)
-    return found
+    return result
+
+
+def _of_run(config: str, replaced: dict[str, Any], dataset: str | None) -> "CorrelateSection":
+    """Return the section of a run. Raises ConfigError where shots are named beside its own."""
+    from spreadflow.config import for_stage
+    from spreadflow.config.correlate import valid
+
+    section = valid("--config", dict(for_stage(config, "correlate").correlate) | replaced)
+    if section.names_shots or dataset is not None:
+        expected = "none but the shots of the manifest"
+        raise ConfigError("--images", expected, "others", "Leave out one of them.")
+    return section
 
 
 def _compare(request: "Request") -> None:
     """Compare the outputs of both tests. Raises FileError where they differ."""
-    from spreadflow.errors import FileError
     from spreadflow.io import g2, store
 
     section = request.section
-    first, second = (Path(str(name)) for name in (section.out, section.test_out))
+    first, second = (g2.latest(name or "") for name in (section.out, section.test_out))
     worst, lines = g2.differences(first, second, section.largest_difference)
     print("\n".join([*lines, f"largest relative difference: {worst:.3g}"]))
     summary = first.with_suffix(".json")

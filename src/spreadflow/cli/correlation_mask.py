@@ -22,7 +22,9 @@ def add_to(tools: argparse._SubParsersAction) -> None:
 def _add_start(p: argparse.ArgumentParser) -> None:
     """Add the options of `start`."""
     config_help = "YAML with a section `correlate`, or a Python file of ParCorAna"
-    p.add_argument("-c", "--config", type=Path, required=True, help=config_help)
+    p.add_argument("-c", "--config", required=True, help=config_help)
+    images_help = "a manifest, for a run of a trial"
+    p.add_argument("--images", type=Path, metavar="MANIFEST", help=images_help)
     out_help = "beginning of the names of what is written"
     p.add_argument("--out", type=Path, required=True, metavar="NAME", help=out_help)
     shots_help = "shots that the mean is of, at most (default 300)"
@@ -55,7 +57,8 @@ def start(arguments: argparse.Namespace) -> None:
     from spreadflow.stages import correlation_mask as stage
 
     request = stage.Request(
-        section=configured(arguments.config, {}).section,
+        section=configured(arguments.config, {}, images=arguments.images).section,
+        images=arguments.images,
         out=arguments.out,
         n_shots=arguments.shots,
         n_colours=arguments.colours,

@@ -1,11 +1,14 @@
 """`spreadflow stream replay FILE...`: shots of files as a stream, at the rate of an experiment."""
 
 import argparse
+import sys
 
 
 def add_to(words: argparse._SubParsersAction) -> None:
     """Add the word."""
-    p = words.add_parser("stream", help="send the shots of files as a stream")
+    p = words.add_parser(
+        "stream", help="send the shots of files by network, at the rate of an experiment"
+    )
     p.add_argument("action", choices=["replay"])
     p.add_argument("files", nargs="+", metavar="FILE", help="files of shots; patterns are sorted")
     dataset_help = "path of the images in HDF5 files (default: files of a format that is known)"
@@ -18,7 +21,8 @@ def add_to(words: argparse._SubParsersAction) -> None:
     p.add_argument("--rate", type=float, default=120.0, help=rate_help)
     to_help = "address of ZeroMQ that is bound (default %(default)s)"
     p.add_argument("--to", default="tcp://*:5555", metavar="ADDRESS", help=to_help)
-    p.add_argument("--readers", type=int, default=1, help="that are waited for (default 1)")
+    readers_help = "readers that have to be there before anything is sent (default 1)"
+    p.add_argument("--readers", type=int, default=1, help=readers_help)
     p.set_defaults(do=run)
 
 
@@ -37,4 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     datasets = stacks.Datasets(arguments.dataset, arguments.shot_ids, monitors)
     shots = stacks.Stacks(arguments.files, datasets, block_shots=1)
     with Progress("stream", shots.n_shots, World(), "shots") as progress:
-        zeromq.push(each(shots), arguments.to, arguments.readers, arguments.rate, progress.at)
+        n_pushed = zeromq.push(
+            each(shots), arguments.to, arguments.readers, arguments.rate, progress.at
+        )
+    if n_pushed < shots.n_shots:
+        n_unreadable = shots.n_shots - n_pushed
+        print(f"spreadflow stream: {n_unreadable} shots can't be read: left out", file=sys.stderr)

@@ -9,10 +9,18 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 
-from spreadflow.config.base import Fraction, Inconsistent, Section, Seed
+from spreadflow.config.base import Fraction, Inconsistent, Section, Seed, explain
+
+Delay = Annotated[int, Field(gt=0, lt=2**63)]
+"""In units of the shot id."""
+
+
+PULSE_IDS_HZ = 928571
+"""13/14 MHz: pulse ids of LCLS-II count the places where a pulse may be, at any repetition rate."""
 
 
 class SpeckleSection(Section):
@@ -127,7 +135,7 @@ class CorrelateSection(Section):
     psana: PsanaSection | None = None
     """shots of LCLS-II in place of files"""
     rate_hz: PositiveFloat = 120.0
-    """units of the shot id in a second"""
+    """units of the shot id in a second; of `psana` it has to be stated"""
     n_shots: NonNegativeInt = 0
     """the first so many alone; 0 = all"""
     mask: Path | None = None
@@ -144,14 +152,14 @@ class CorrelateSection(Section):
     """
     engine: Literal["numba", "jax"] = "numba"
     """what multiplies and adds for the first three: the processor, or the device of JAX"""
-    delays: list[PositiveInt] | DelaysSection = DelaysSection()
+    delays: Annotated[list[Delay], Field(min_length=1)] | DelaysSection = DelaysSection()
     """in units of the shot id; not of `multi_tau`"""
     buffer_shots: PositiveInt = 2000
     """shots at hand, no more than `n_shots`: no delay reaches further"""
-    n_levels: PositiveInt = 8
+    n_levels: Annotated[PositiveInt, Field(le=40)] = 8
     """of `multi_tau`; each lasts twice as long as the one before"""
-    n_lags: PositiveInt = 8
-    """of the first level of `multi_tau`, even; the others have half as many"""
+    n_lags: Annotated[PositiveInt, Field(le=1024, multiple_of=2)] = 8
+    """of the first level of `multi_tau`; the others have half as many"""
     two_time: TwoTimeSection | None = None
     """null = none; not in tests"""
     not_zero: PositiveFloat = 1e-5
@@ -175,6 +183,8 @@ class CorrelateSection(Section):
     """for its constructor"""
     out: str | None = "correlate.h5"
     """the output; %T becomes the time, %C a free number; null = none"""
+    picture: str | None = None
+    """PNG of the curves, drawn anew at each update; %T and %C as in `out`; null = beside that"""
     test_out: str | None = "correlate_test.h5"
     """that of --test_alt"""
     overwrite: bool = False
@@ -185,9 +195,28 @@ class CorrelateSection(Section):
     """relative, that --cmp allows"""
 
     @property
+    def longest_block(self) -> int:
+        """Most shots that travel together: an update is never further than its end."""
+        return min(self.block_shots, self.update_shots or self.block_shots)
+
+    @property
     def names_shots(self) -> bool:
         """Whether it says where shots come from, which a run of a trial says by itself."""
         return bool(self.files or self.simulated or self.stream or self.psana)
+
+    @property
+    def files_named(self) -> dict[str, Path]:
+        """The files that it names beside shots, by key: masks, colours and the user's class."""
+        named = {
+            "mask": self.mask,
+            "test_mask": self.test_mask,
+            "colours": self.colours,
+            "fine_colours": self.fine_colours,
+        }
+        module, _, _ = (self.user_class or "").rpartition(":")
+        if module.endswith(".py"):
+            named["user_class"] = Path(module)
+        return {key: path for key, path in named.items() if path is not None}
 
     @model_validator(mode="after")
     def _engine_is_used(self) -> Self:
@@ -198,11 +227,28 @@ class CorrelateSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_one_source(self):
+    def _has_one_source(self) -> Self:
+        """Refuse several sources, and events of which it is not said what and when they are. Raises
+        Inconsistent.
+        """
         sources = ("files", "simulated", "stream", "psana")
         named = [name for name in sources if getattr(self, name)]
         if len(named) > 1:
             raise Inconsistent(named[1], f"none beside `{named[0]}`", f"both {' and '.join(named)}")
         if self.psana is not None and self.dataset is None:
             raise Inconsistent("dataset", "what an image is, such as jungfrau.raw.calib", "null")
+        if self.psana is not None and "rate_hz" not in self.model_fields_set:
+            expected = (
+                f"units of the shot id in a second: {PULSE_IDS_HZ} of timing.raw.pulseId, and "
+                "those of the events where they are counted"
+            )
+            raise Inconsistent("rate_hz", expected, "nothing")
         return self
+
+
+def valid(where: object, keys: dict[str, Any]) -> CorrelateSection:
+    """Return the section of some keys. where: they are. Raises ConfigError."""
+    try:
+        return CorrelateSection.model_validate(keys)
+    except ValidationError as error:
+        raise explain(error, f"{where}: correlate", CorrelateSection) from None

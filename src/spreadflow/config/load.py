@@ -124,9 +124,8 @@ def files(config: Config) -> dict[str, Path]:
         named[f"runs.{name}.spec"] = run.spec
         named |= _lattices(f"runs.{name}.lattices", run.lattices)
         if run.correlate is not None:
-            correlate = config.correlate_of(name)
-            for key in ("mask", "test_mask", "colours", "fine_colours"):
-                named[f"runs.{name}.correlate.{key}"] = getattr(correlate, key)
+            for key, path in config.correlate_of(name).files_named.items():
+                named[f"runs.{name}.correlate.{key}"] = path
 
     for number, curve in enumerate(config.spread.known or []):
         named[f"spread.known.{number}"] = _curve_file(curve)

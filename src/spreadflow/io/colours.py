@@ -26,11 +26,16 @@ class Pixels(NamedTuple):
     places: np.ndarray
     """(pixel,) int64 of each, in a flat image"""
     colours: np.ndarray
-    """(pixel,) int32 from 1"""
+    """(pixel,) int32 from 1; 0 = has a part in the mean of its fine colour alone"""
     fine_colours: np.ndarray
     """(pixel,) int32 from 1"""
     n_masked_in: int
-    """pixels of the mask; those without a colour are left out"""
+    """pixels of the mask, also those that are left out"""
+
+    @property
+    def distinct_colours(self) -> np.ndarray:
+        """(colour,) int32 the colours that there are, ascending."""
+        return np.unique(self.colours[self.colours > 0])
 
     @property
     def mask(self) -> np.ndarray:
@@ -50,19 +55,22 @@ def read_pixels(
     colours: Path | None,
     fine_colours: Path | None,
 ) -> Pixels:
-    """Return the pixels of a mask that have a colour. None = all pixels; one colour; fine colours
-    as colours. Raises FileError.
+    """Return the pixels of a mask that have a colour, and those that have a fine colour in common
+    with such a pixel, in the mask or not: they count in its mean. None = all pixels; one colour;
+    fine colours as colours. Raises FileError.
     """
     is_used = np.ones(shape, bool) if mask is None else read_mask(mask, shape)
     coarse = np.ones(shape, np.int32) if colours is None else _colours(colours, shape)
     fine = coarse if fine_colours is None else _colours(fine_colours, shape)
-    places = np.flatnonzero(is_used & (coarse > 0))
-    n_without = int(np.count_nonzero(fine.ravel()[places] == 0))
+    has_colour = coarse > 0
+    n_without = int(np.count_nonzero(is_used & has_colour & (fine == 0)))
     if n_without:
         expected = "a fine colour for every pixel of the mask that has a colour"
         raise FileError(fine_colours, expected, f"{n_without} pixels without", ABOUT)
-    if not len(places):
+    if not np.any(is_used & has_colour):
         raise FileError(colours, "a pixel of the mask with a colour", "none", ABOUT)
+    is_shared = (fine > 0) & np.isin(fine, fine[has_colour])
+    places = np.flatnonzero(is_used & (has_colour | is_shared))
     return Pixels(
         shape=shape,
         places=places,

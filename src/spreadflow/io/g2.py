@@ -4,10 +4,12 @@ A file is `<name>.inprogress` until all shots are through. It is closed between 
 published stays readable whatever happens to the ranks.
 """
 
+import glob
 import json
+import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import numpy as np
 from spreadflow import __version__
 from spreadflow.callbacks import ARRAYS
 from spreadflow.errors import FileError
+from spreadflow.io.checksums import checksum
 from spreadflow.io.colours import Pixels
 from spreadflow.io.new_hdf5 import longer_hdf5, new_hdf5
 
@@ -35,6 +38,7 @@ NOT_COMPARED = (
     "testh5output",
     "numServers",
     "out",
+    "picture",
     "test_out",
     "readers",
     "overwrite",
@@ -42,6 +46,15 @@ NOT_COMPARED = (
     "start_time",
 )
 """What two calculations of the same may differ in."""
+
+COMPRESSED = {"compression": "gzip", "compression_opts": 1}
+"""How images of few pixels are written: higher levels take longer, and save little."""
+
+SPARSE = 0.25
+"""Share of an image's pixels below which it is one of few: noise in all pixels takes gzip long."""
+
+MERGED = "merged_checksums"
+"""Attribute: checksums of the outputs that were merged into one."""
 
 TINY = 1e-30
 """Floor of the numbers that a difference is relative to."""
@@ -60,6 +73,17 @@ def resolved(name: str, clock: float | None = None) -> Path:
         if not path.exists() and not in_progress(path).exists():
             return path
     raise FileError(name, "a free number below 1000", "none", "Remove old files.")
+
+
+def latest(name: str) -> Path:
+    """Return the latest finished file that a name stands for. Raises FileError where there is
+    none.
+    """
+    pattern = glob.escape(name).replace("%T", "[0-9]" * 14).replace("%C", "[0-9]" * 3)
+    paths = [Path(path) for path in glob.glob(pattern)]
+    if not paths:
+        raise FileError(name, "an output of `spreadflow correlate`", "none", "Write it.")
+    return max(paths, key=lambda path: path.stat().st_mtime_ns)
 
 
 def in_progress(path: Path) -> Path:
@@ -93,6 +117,16 @@ class Stored(NamedTuple):
     """(pixel,) int8"""
     arrays: dict[str, np.ndarray]
     """`ARRAYS`, (delay, pixel) float64"""
+    merged: tuple[str, ...]
+    """checksums of the outputs that were merged into it; () = none were"""
+
+    @property
+    def checksums(self) -> tuple[str, ...]:
+        """Checksums of the outputs that it was merged from, or its own; () = it has no partners."""
+        if self.merged or not self.counts.any():
+            return self.merged
+        own = [self.pixels.places, *(self.arrays[name] for name in ARRAYS)]
+        return (checksum(np.concatenate([one.ravel().view(np.uint8) for one in own])),)
 
 
 class G2File:
@@ -119,12 +153,19 @@ class G2File:
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
         """Open the file for writing, for a while. Raises FileError where the disk does not take
-        it.
+        it. What the block itself raises stays as it is: it may be a user's class.
         """
+        of_block: OSError | None = None
         try:
             with longer_hdf5(self._temporary, libver=FORMAT) as file:
-                yield file
+                try:
+                    yield file
+                except OSError as error:
+                    of_block = error
+                    raise
         except OSError as error:
+            if error is of_block:
+                raise
             todo = "Make room. What was published before is in the file."
             raise FileError(self._temporary, "a place to write to", error, todo) from None
 
@@ -167,6 +208,11 @@ def write_parameters(
     file.require_group("user")
 
 
+def write_merged(file: h5py.File, checksums: Sequence[str]) -> None:
+    """Write of which outputs a file was merged."""
+    file["system"].attrs[MERGED] = list(checksums)
+
+
 def update_name(last_shot_id: int) -> str:
     """Return the name of an update."""
     return f"G2_results_at_{last_shot_id:06d}"
@@ -179,17 +225,19 @@ def write_update(
     columns: Mapping[str, np.ndarray],
     arrays: Mapping[str, np.ndarray],
     pixels: Pixels,
-) -> h5py.Group | None:
-    """Write the results of an update; return its group, or None where there is one of the same shot
-    already.
+) -> h5py.Group:
+    """Write the results of an update; return its group. One of the same last shot is replaced: it
+    has fewer shots.
 
     shots: what became of them. columns: written as they are; `delays` and `delay_counts`, (delay,),
     are among them. arrays: (delay, pixel) sums over partners. They are kept as `sums`, and divided
-    by their number in the shape of an image, 0 where a pixel is not correlated.
+    by their number in the shape of an image, 0 where a pixel is not correlated. Images of few
+    pixels are compressed.
     """
+    how = COMPRESSED if len(pixels.places) < SPARSE * math.prod(pixels.shape) else {}
     name = update_name(last_shot_id)
     if name in group:
-        return None
+        del group[name]
     update = group.create_group(name)
     update.attrs.update(shots, last_shot_id=last_shot_id)
     for column, values in columns.items():
@@ -199,7 +247,7 @@ def write_update(
         update[f"sums/{array}"] = sums
         for i, delay in enumerate(columns["delays"]):
             means = (sums[i] / n[i]).astype(np.float32)
-            update[f"{array}/delay_{delay:06d}"] = pixels.image(means)
+            update.create_dataset(f"{array}/delay_{delay:06d}", data=pixels.image(means), **how)
     return update
 
 
@@ -249,13 +297,15 @@ def _stored(path: Path, file: h5py.File) -> Stored:
         counts=last["delay_counts"][()],
         is_bad=last["is_bad"][()],
         arrays={name: last[f"sums/{name}"][()] for name in ARRAYS},
+        merged=tuple(system.attrs.get(MERGED, ())),
     )
 
 
 def differences(first: Path, second: Path, largest: float) -> tuple[float, list[str]]:
     """Return the largest relative difference between numbers of two files, and a line for each
-    dataset that only one has, or that differs by more than `largest`. What is no number in one
-    alone differs; what stands for how the results were formed is not compared. Raises FileError.
+    dataset that only one has, or that differs by more than `largest`. What is no finite number
+    has to be the same in both; what stands for how the results were formed is not compared. Raises
+    FileError.
     """
     a, b = (_datasets(path) for path in (first, second))
     lines = [f"{path}: only in one of them" for path in sorted(a.keys() ^ b.keys())]
@@ -291,7 +341,8 @@ def _difference(first: np.ndarray, second: np.ndarray) -> float:
         are_equal = first.shape == second.shape and bool(np.all(first == second))
         return 0.0 if are_equal else np.inf
     is_number = np.isfinite(first)
-    if np.any(is_number != np.isfinite(second)):
+    both = first[~is_number], second[~is_number]
+    if np.any(is_number != np.isfinite(second)) or not np.array_equal(*both, equal_nan=True):
         return np.inf
     a, b = (values[is_number].astype(np.float64) for values in (first, second))
     size = np.maximum(np.maximum(np.abs(a), np.abs(b)), TINY)

@@ -94,7 +94,7 @@ def _write_instrument(entry: h5py.Group, results: XpcsResults) -> None:
     for kind, colours in (("dynamic", pixels.colours), ("static", pixels.fine_colours)):
         image = pixels.image(colours)
         _put(masks, f"{kind}_roi_map", image, units="au")
-        _put(masks, f"{kind}_q_list", np.unique(colours), units="au")
+        _put(masks, f"{kind}_q_list", np.unique(colours[colours > 0]), units="au")
 
 
 def _write_two_time(entry: h5py.Group, source: h5py.Group) -> None:

@@ -11,6 +11,7 @@ and does the same in the same order.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -99,8 +100,8 @@ class Viewer(Protocol):
         """Publish the results of all workers, in their order."""
 
 
-class Players(NamedTuple):
-    """Who does the work of the roles; made on the ranks that have them."""
+class Builders(NamedTuple):
+    """What builds who does the work of a role, on the ranks that have it."""
 
     reader: Callable[[], Reader]
     worker: Callable[[int], Worker]
@@ -132,11 +133,16 @@ class Assignment(NamedTuple):
     master: int
     readers: tuple[int, ...]
     workers: tuple[int, ...]
+    idle: tuple[int, ...] = ()
+    """those without a role"""
 
 
-def assign(hosts: Sequence[str], n_readers: int, reader_hosts: Sequence[str] = ()) -> Assignment:
+def assign(
+    hosts: Sequence[str], n_readers: int, n_pixels: int, reader_hosts: Sequence[str] = ()
+) -> Assignment:
     """Return who does what. hosts: of each rank. Readers are taken from one host after the other,
-    so that no network card serves all of them; the first rank is kept for the viewer.
+    so that no network card serves all of them; the first rank is kept for the viewer. A worker has
+    a pixel at least: ranks beyond are idle.
 
     reader_hosts: the only hosts that readers may be at; () = any. Raises RanksError where there are
     too few ranks.
@@ -160,7 +166,8 @@ def assign(hosts: Sequence[str], n_readers: int, reader_hosts: Sequence[str] = (
         todo = "Name more hosts, or fewer readers."
         raise RanksError("correlate", f"{n_readers} ranks for readers", found, todo)
     others = [rank for rank in range(len(hosts)) if rank not in readers]
-    return Assignment(others[0], others[1], readers, tuple(others[2:]))
+    workers, idle = others[2 : 2 + n_pixels], others[2 + n_pixels :]
+    return Assignment(others[0], others[1], readers, tuple(workers), tuple(idle))
 
 
 def widths_of(n_pixels: int, n_workers: int) -> list[int]:
@@ -173,7 +180,6 @@ class _Updates:
 
     def __init__(self, every: int):
         self._every = every
-        self._n_published = -1
         self.n_shots = 0
         self.n_dropped = 0
         self.last_shot_id = 0
@@ -189,36 +195,37 @@ class _Updates:
 
     def update(self, is_last: bool) -> Update:
         """Return the update that is due now."""
-        self._n_published = self.n_shots
         return Update(self.n_shots, self.n_dropped, self.last_shot_id, is_last)
 
 
-def play(world: World, assignment: Assignment | None, players: Players, agreed: Agreement) -> None:
+def work(
+    world: World, assignment: Assignment | None, builders: Builders, agreed: Agreement
+) -> None:
     """Do the work of this rank until all shots are through. Collective. assignment: None = this
     process has all roles.
     """
     if assignment is None:
-        _play_all(players, agreed)
+        _work_alone(builders, agreed)
         return
-    lines = _Lines(world, assignment)
-    with _ending_with_the_viewer(lines):
+    comms = _Communicators(world, assignment)
+    with _ending_with_the_viewer(comms):
         if world.rank == assignment.viewer:
-            _play_viewer(players.viewer(), lines, agreed)
+            _work_as_viewer(builders.viewer(), comms, agreed)
         elif world.rank == assignment.master:
-            _play_master(lines, agreed)
+            _work_as_master(comms, agreed)
         elif world.rank in assignment.readers:
-            _play_reader(players.reader(), lines, agreed)
-        else:
-            _play_worker(players.worker(assignment.workers.index(world.rank)), lines, agreed)
-    world.barrier()
+            _work_as_reader(builders.reader(), comms, agreed)
+        elif world.rank in assignment.workers:
+            _work_as_worker(builders.worker(assignment.workers.index(world.rank)), comms, agreed)
+        comms.end()
 
 
-def _play_all(players: Players, agreed: Agreement) -> None:
+def _work_alone(builders: Builders, agreed: Agreement) -> None:
     """Do the work of all roles in one process."""
-    worker = players.worker(0)
+    worker = builders.worker(0)
     updates = _Updates(agreed.update_shots)
-    with _publishing(players.viewer(), most_waiting=0) as publisher:
-        for packet in players.reader().packets(0, 1):
+    with _publishing(builders.viewer(), most_waiting=0) as publisher:
+        for packet in builders.reader().packets(0, 1):
             n = len(packet.shot_ids)
             if n:
                 worker.take(packet.shot_ids, packet.pixels.reshape(n, -1))
@@ -228,7 +235,7 @@ def _play_all(players: Players, agreed: Agreement) -> None:
         publisher.put(updates.update(is_last=True), [worker.result()])
 
 
-class _Lines:
+class _Communicators:
     """The communicators of the roles."""
 
     def __init__(self, world: World, assignment: Assignment):
@@ -245,6 +252,16 @@ class _Lines:
             assignment.readers.index(world.rank) if world.rank in assignment.readers else -1
         )
         """of this rank among the readers"""
+        self._end: Any = None
+        """the request of `end`"""
+
+    def end(self) -> None:
+        """Wait, asleep, until all ranks are here. Collective; may be begun again where it was
+        interrupted.
+        """
+        if self._end is None:
+            self._end = self.all.Ibarrier()
+        _await(self._end)
 
     @staticmethod
     def _among(comm: Any, ranks: tuple[int, ...]) -> Any:
@@ -265,14 +282,14 @@ def _await(request: Any, look: Callable[[], None] = lambda: None) -> None:
 
 
 @contextmanager
-def _ending_with_the_viewer(lines: _Lines) -> Iterator[None]:
+def _ending_with_the_viewer(comms: _Communicators) -> Iterator[None]:
     """Where all ranks are interrupted in this block, have them wait for each other: the first one
     to leave would end the viewer in the middle of what it publishes.
     """
     try:
         yield
     except KeyboardInterrupt:
-        _await(lines.all.Ibarrier())
+        comms.end()
         raise
 
 
@@ -281,66 +298,66 @@ def _message(agreed: Agreement) -> np.ndarray:
     return np.zeros(N_HEAD + agreed.block_shots, np.int64)
 
 
-def _play_reader(reader: Reader, lines: _Lines, agreed: Agreement) -> None:
+def _work_as_reader(reader: Reader, comms: _Communicators, agreed: Agreement) -> None:
     """Read blocks, one ahead, and send them when it is this reader's turn."""
     from mpi4py import MPI
 
-    master = lines.assignment.master
-    data = lines.data[lines.number]
-    packets = reader.packets(lines.number, len(lines.assignment.readers))
+    master = comms.assignment.master
+    data = comms.data[comms.number]
+    packets = reader.packets(comms.number, len(comms.assignment.readers))
     packet = next(packets, None)
     while packet is not None:
         n = len(packet.shot_ids)
         message = _message(agreed)
         last_shot_id = packet.shot_ids[-1] if n else 0
-        message[:N_HEAD] = (BLOCK, lines.number, n, packet.n_dropped, last_shot_id)
+        message[:N_HEAD] = (BLOCK, comms.number, n, packet.n_dropped, last_shot_id)
         message[N_HEAD : N_HEAD + n] = packet.shot_ids
-        announced = lines.all.Isend(message, master, READY_TAG)
+        announced = comms.all.Isend(message, master, READY_TAG)
         ahead = next(packets, None)
         _await(announced)
-        _await(lines.all.Irecv(np.empty(0, np.int64), master, GO_TAG))
+        _await(comms.all.Irecv(np.empty(0, np.int64), master, GO_TAG))
         sizes = [0, *(n * width for width in agreed.widths)]
         own = np.empty(0, np.float32)
         _await(data.Iscatterv([packet.pixels, sizes, MPI.FLOAT], own, root=0))
         packet = ahead
     message = _message(agreed)
     message[0] = END
-    _await(lines.all.Isend(message, master, READY_TAG))
+    _await(comms.all.Isend(message, master, READY_TAG))
 
 
-def _play_master(lines: _Lines, agreed: Agreement) -> None:
+def _work_as_master(comms: _Communicators, agreed: Agreement) -> None:
     """Say whose block comes, and when results are wanted."""
     updates = _Updates(agreed.update_shots)
-    for message in _in_turn(lines, agreed):
-        _await(lines.orders.Ibcast(message, root=0))
-        _await(lines.all.Isend(np.empty(0, np.int64), _rank_of(lines, message), GO_TAG))
+    for message in _in_turn(comms, agreed):
+        _await(comms.orders.Ibcast(message, root=0))
+        _await(comms.all.Isend(np.empty(0, np.int64), _rank_of(comms, message), GO_TAG))
         _, _, n, n_dropped, last_shot_id = message[:N_HEAD].tolist()
         if updates.sent(n, n_dropped, last_shot_id):
-            _order(lines, agreed, UPDATE, updates.update(is_last=False))
-    _order(lines, agreed, END, updates.update(is_last=True))
+            _order(comms, agreed, UPDATE, updates.update(is_last=False))
+    _order(comms, agreed, END, updates.update(is_last=True))
 
 
-def _rank_of(lines: _Lines, message: np.ndarray) -> int:
+def _rank_of(comms: _Communicators, message: np.ndarray) -> int:
     """Return the rank of the reader that a message is from."""
-    return lines.assignment.readers[message[1]]
+    return comms.assignment.readers[message[1]]
 
 
-def _order(lines: _Lines, agreed: Agreement, what: int, update: Update) -> None:
+def _order(comms: _Communicators, agreed: Agreement, what: int, update: Update) -> None:
     """Ask workers and viewer for an update, the last one where all is over."""
     message = _message(agreed)
     message[:N_HEAD] = (what, 0, update.n_shots, update.n_dropped, update.last_shot_id)
-    to_viewer = lines.all.Isend(message, lines.assignment.viewer, ORDER_TAG)
-    _await(lines.orders.Ibcast(message, root=0))
+    to_viewer = comms.all.Isend(message, comms.assignment.viewer, ORDER_TAG)
+    _await(comms.orders.Ibcast(message, root=0))
     _await(to_viewer)
 
 
-def _in_turn(lines: _Lines, agreed: Agreement) -> Iterator[np.ndarray]:
+def _in_turn(comms: _Communicators, agreed: Agreement) -> Iterator[np.ndarray]:
     """Yield the messages of readers with a block in the order in which the blocks shall be sent."""
-    readers = lines.assignment.readers
+    readers = comms.assignment.readers
     waiting = {}
     for number in range(len(readers)):
         message = _message(agreed)
-        waiting[number] = (message, lines.all.Irecv(message, readers[number], READY_TAG))
+        waiting[number] = (message, comms.all.Irecv(message, readers[number], READY_TAG))
     turn = 0
     while waiting:
         if agreed.takes_turns:
@@ -357,53 +374,53 @@ def _in_turn(lines: _Lines, agreed: Agreement) -> Iterator[np.ndarray]:
         if message[0] == END:
             continue
         following = _message(agreed)
-        waiting[chosen] = (following, lines.all.Irecv(following, readers[chosen], READY_TAG))
+        waiting[chosen] = (following, comms.all.Irecv(following, readers[chosen], READY_TAG))
         yield message
 
 
-def _play_worker(worker: Worker, lines: _Lines, agreed: Agreement) -> None:
+def _work_as_worker(worker: Worker, comms: _Communicators, agreed: Agreement) -> None:
     """Take in blocks, and send what there is when it is wanted."""
     from mpi4py import MPI
 
-    viewer = lines.assignment.viewer
-    width = agreed.widths[lines.orders.rank - 1]
+    viewer = comms.assignment.viewer
+    width = agreed.widths[comms.orders.rank - 1]
     message = _message(agreed)
     kept = np.empty(agreed.block_shots * width, np.float32)
     sent: list[Any] = []
     while message[0] != END:
-        _await(lines.orders.Ibcast(message, root=0))
+        _await(comms.orders.Ibcast(message, root=0))
         if message[0] == BLOCK:
             number, n = message[1:3].tolist()
             pixels = kept[: n * width]
-            _await(lines.data[number].Iscatterv(None, [pixels, MPI.FLOAT], root=0))
+            _await(comms.data[number].Iscatterv(None, [pixels, MPI.FLOAT], root=0))
             if n:
                 worker.take(message[N_HEAD : N_HEAD + n], pixels.reshape(n, width))
             continue
         for request in sent:
             _await(request)
         result = worker.result()
-        sent = [lines.all.Isend(part, viewer, RESULT_TAG + i) for i, part in enumerate(result)]
+        sent = [comms.all.Isend(part, viewer, RESULT_TAG + i) for i, part in enumerate(result)]
     for request in sent:
         _await(request)
 
 
-def _play_viewer(viewer: Viewer, lines: _Lines, agreed: Agreement) -> None:
+def _work_as_viewer(viewer: Viewer, comms: _Communicators, agreed: Agreement) -> None:
     """Receive results, and have them published by a thread of their own."""
     message = _message(agreed)
     with _publishing(viewer, MOST_WAITING) as publisher:
         while message[0] != END:
-            request = lines.all.Irecv(message, lines.assignment.master, ORDER_TAG)
+            request = comms.all.Irecv(message, comms.assignment.master, ORDER_TAG)
             _await(request, publisher.check)
-            results = _received(lines, agreed, publisher)
+            results = _received(comms, agreed, publisher)
             n_shots, n_dropped, last_shot_id = message[2:N_HEAD].tolist()
             update = Update(n_shots, n_dropped, last_shot_id, bool(message[0] == END))
             publisher.put(update, results)
 
 
-def _received(lines: _Lines, agreed: Agreement, publisher: "_Publisher") -> list[Result]:
+def _received(comms: _Communicators, agreed: Agreement, publisher: "_Publisher") -> list[Result]:
     """Receive the results of all workers."""
     results = []
-    for rank, width in zip(lines.assignment.workers, agreed.widths, strict=True):
+    for rank, width in zip(comms.assignment.workers, agreed.widths, strict=True):
         result = Result(
             values=np.empty((agreed.n_arrays, agreed.n_delays, width)),
             numbers=np.empty(agreed.n_numbers, np.int64),
@@ -411,7 +428,7 @@ def _received(lines: _Lines, agreed: Agreement, publisher: "_Publisher") -> list
             totals=np.empty(agreed.n_totals),
         )
         for i, part in enumerate(result):
-            _await(lines.all.Irecv(part, rank, RESULT_TAG + i), publisher.check)
+            _await(comms.all.Irecv(part, rank, RESULT_TAG + i), publisher.check)
         results.append(result)
     return results
 
@@ -435,21 +452,30 @@ class _Publisher:
     def put(self, update: Update, results: list[Result]) -> None:
         """Hand over results; wait where too many wait already. Raises as `check`."""
         self._unpublished.append(self._thread.submit(self._viewer.publish, update, results))
-        while len(self._unpublished) > self._most:
-            self._unpublished.popleft().result()
+        self.wait(self._most)
+
+    def wait(self, most: int = 0) -> None:
+        """Wait until no more than so many are unpublished. Raises as `check`."""
+        while len(self._unpublished) > most:
+            self._unpublished[0].result()
+            self._unpublished.popleft()
+
+    def drop(self) -> None:
+        """Drop what waits, and finish what is being published."""
+        futures.wait([one for one in self._unpublished if not one.cancel()])
 
 
 @contextmanager
 def _publishing(viewer: Viewer, most_waiting: int) -> Iterator[_Publisher]:
     """Provide a publisher; in the end wait until it has published all that it was handed. Where the
-    block is broken off, what it is publishing is finished, and what waits is dropped.
+    block is broken off, what it is publishing is finished, and what waits is dropped. Results are
+    waited for, not their thread: an interrupted wait for a thread counts it as ended.
     """
-    thread = ThreadPoolExecutor(1)
-    publisher = _Publisher(viewer, thread, most_waiting)
-    try:
-        yield publisher
-        thread.shutdown()
-    except BaseException:
-        thread.shutdown(cancel_futures=True)
-        raise
-    publisher.check()
+    with ThreadPoolExecutor(1) as thread:
+        publisher = _Publisher(viewer, thread, most_waiting)
+        try:
+            yield publisher
+            publisher.wait()
+        except BaseException:
+            publisher.drop()
+            raise

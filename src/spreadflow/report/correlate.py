@@ -1,13 +1,18 @@
 """Report of `correlate`: the curves of each run, and what became of its shots."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from spreadflow.analysis.correlation import curves as correlation
+from spreadflow.analysis.correlation.curves import Decay
 from spreadflow.io import g2
 from spreadflow.report import style
 from spreadflow.report.style import say
@@ -79,7 +84,7 @@ def _curves(path: Path) -> list[Curve]:
         last = g2.last_update(file)
         if last is None:
             return []
-        rate_hz = float(file["system/system_params/rate_hz"][()])
+        rate_hz = float(file["system"].attrs["rate_hz"])
         has_partners = last["delay_counts"][()] > 0
         delays_s = last["delays"][()][has_partners] / rate_hz
         beginning = "delay_curve_color_"
@@ -95,6 +100,42 @@ def _curves(path: Path) -> list[Curve]:
         ]
 
 
+def draw(
+    curves: Sequence[correlation.Curve],
+    decays: Sequence[Decay | None],
+    rate_hz: float,
+    words: str,
+    out: Path,
+) -> None:
+    """Write the picture of curves and of the exponentials that fit them. rate_hz: units of the shot
+    id in a second; words: what to say about all.
+    """
+    with matplotlib.rc_context(style.STYLE):
+        page = style.page(out.stem, words)
+        axes = page.subplots()
+        for curve, decay in list(zip(curves, decays, strict=True))[:MOST_CURVES]:
+            delays_s = curve.delays / rate_hz
+            _draw_curve(axes, Curve(curve.colour, delays_s, curve.g2, curve.sigma))
+            if decay is not None:
+                color = axes.lines[-1].get_color()
+                axes.plot(delays_s, decay.at(curve.delays), "-", lw=0.8, color=color, alpha=0.6)
+        _finish(axes)
+        style.save(page, out)
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    """Draw g2 with its errors against the delay."""
+    label = f"colour {curve.colour}"
+    axes.errorbar(curve.delays_s, curve.g2, curve.sigma, fmt=".-", lw=1, label=label)
+
+
+def _finish(axes: Axes) -> None:
+    """Label axes of curves."""
+    axes.set_xscale("log")
+    axes.set(xlabel="delay, s", ylabel="g2")
+    axes.legend()
+
+
 def _picture(figures: dict[str, Any], curves: dict[str, list[Curve]]) -> Figure:
     """Draw g2 against the delay for each run."""
     subtitle = f"{say(figures['n_events'])} shots · {say(figures['n_dropped'])} dropped"
@@ -108,15 +149,6 @@ def _picture(figures: dict[str, Any], curves: dict[str, list[Curve]]) -> Figure:
             style.empty(axes, "published by\nthe user's class")
             continue
         for curve in of_run[:MOST_CURVES]:
-            axes.errorbar(
-                curve.delays_s,
-                curve.g2,
-                curve.sigma,
-                fmt=".-",
-                lw=1,
-                label=f"colour {curve.colour}",
-            )
-        axes.set_xscale("log")
-        axes.set(xlabel="delay, s", ylabel="g2")
-        axes.legend()
+            _draw_curve(axes, curve)
+        _finish(axes)
     return page

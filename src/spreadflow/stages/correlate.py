@@ -1,28 +1,30 @@
 """correlate: every pixel with itself at later times, on ranks that read, work and view.
 
-This is no stage of the workflow: it takes shots as they come.
+It is a stage of the workflow for the runs of a trial, and correlates other shots as they come.
 """
 
+import math
 import platform
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from spreadflow.analysis.correlation.calculators import CALCULATORS, Calculator, NewEngine
-from spreadflow.analysis.correlation.double_loop import double_loop
+from spreadflow.analysis.correlation.double_loop import buffer_loop
 from spreadflow.analysis.correlation.engine import Limits
-from spreadflow.analysis.correlation.history import Counts
 from spreadflow.analysis.correlation.multi_tau import MultiTau
 from spreadflow.analysis.correlation.numba_engine import NumbaEngine
 from spreadflow.analysis.correlation.two_time import TwoTimeShots
+from spreadflow.callbacks import ARRAYS
 from spreadflow.config.correlate import CorrelateSection
-from spreadflow.errors import ConfigError, RanksError
+from spreadflow.errors import ConfigError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
-from spreadflow.parallel.roles import Agreement, Packet, Players, Result, Update
-from spreadflow.stages.correlation_callbacks import Callbacks
+from spreadflow.parallel.roles import Agreement, Builders, Packet, Result, Update
+from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
-from spreadflow.stages.correlation_viewer import G2Viewer, Output, event_time
+from spreadflow.stages.correlation_viewer import Draw, G2Viewer, Output, event_time
 from spreadflow.stages.correlation_workers import (
     N_COUNTS,
     G2Worker,
@@ -32,8 +34,10 @@ from spreadflow.stages.correlation_workers import (
 from spreadflow.stream.shots import Block
 
 
-def run(request: Request, world: World) -> None:
-    """Correlate all shots. Collective. Raises ConfigError, FileError or RanksError."""
+def run(request: Request, world: World, draw: Draw | None = None) -> None:
+    """Correlate all shots. Collective. draw: draws the curves of each update. Raises ConfigError,
+    FileError or RanksError.
+    """
     setting = setting_of(request, world)
     section = setting.section
     if section.engine == "jax":
@@ -42,38 +46,38 @@ def run(request: Request, world: World) -> None:
         devices.take(world, "correlate")
     assignment = None
     n_workers = 1
+    n_pixels = len(setting.pixels.places)
     if world.size > 1:
         hosts = world.gather(platform.node())
-        assignment = roles.assign(hosts, section.readers, section.reader_hosts)
+        assignment = roles.assign(hosts, section.readers, n_pixels, section.reader_hosts)
         n_workers = len(assignment.workers)
-    widths = roles.widths_of(len(setting.pixels.places), n_workers)
-    if min(widths) == 0:
-        found = f"{len(setting.pixels.places)} pixels"
-        todo = "Start fewer ranks."
-        raise RanksError("correlate", f"a pixel for each of {n_workers} workers", found, todo)
-    block_shots = min(section.block_shots, section.update_shots or section.block_shots)
-    n_numbers, n_totals = _two_time_sizes(setting)
+        if assignment.idle and world.rank == 0:
+            setting.log.warning("%d ranks have no pixel, and are idle", len(assignment.idle))
+    widths = roles.widths_of(n_pixels, n_workers)
+    callbacks = setting.callbacks()
+    n_numbers, n_totals = _two_time_sizes(setting, callbacks)
     agreed = Agreement(
         widths=widths,
-        block_shots=block_shots,
+        block_shots=section.longest_block,
         update_shots=section.update_shots,
         takes_turns=section.takes_turns,
-        n_arrays=len(setting.callbacks().array_names),
+        n_arrays=len(callbacks.array_names),
         n_delays=len(setting.delays),
         n_numbers=len(setting.delays) + N_COUNTS + n_numbers,
         n_totals=n_totals,
     )
-    players = Players(
-        reader=lambda: _Reader(setting, widths),
-        worker=lambda number: _worker(setting, widths, number),
-        viewer=lambda: _viewer(setting, setting.callbacks(), section.out),
+    builders = Builders(
+        reader=lambda: _Reader(setting, callbacks, widths),
+        worker=lambda number: _worker(setting, callbacks, widths, number),
+        viewer=lambda: _viewer(setting, callbacks, section.out, draw),
     )
-    roles.play(world, assignment, players, agreed)
+    roles.work(world, assignment, builders, agreed)
 
 
 def run_alternate(request: Request) -> None:
     """Correlate all shots by a plain double loop, in one process, and write the test's output.
-    Raises ConfigError where the calculator is not exact.
+    Raises ConfigError where the calculator is not exact, or the user's class has other arrays than
+    G2 and no other way to calculate them.
     """
     world = World()
     setting = setting_of(request, world)
@@ -83,31 +87,40 @@ def run_alternate(request: Request) -> None:
         todo = "Multi-tau averages: its own tests compare it."
         raise ConfigError("correlate.calculator", f"one of {list(CALCULATORS)}", found, todo)
     callbacks = setting.callbacks(is_alternate=True)
-    times, values, is_bad, counts = _all_shots(setting, callbacks)
-    if section.calculator != "accumulating":
-        times = times[-section.buffer_shots :]
-        values = values[-section.buffer_shots :]
+    calculate = callbacks.get("calcAndPublishForTestAlt")
+    if calculate is None and callbacks.array_names != ARRAYS:
+        where = f"{callbacks.name}.calcAndPublishForTestAlt"
+        expected = f"a method that calculates {list(callbacks.array_names)} in another way"
+        raise ConfigError(where, expected, "none", ABOUT)
+    shots = _all_shots(setting, callbacks)
+    is_window = section.calculator != "accumulating"
+    loop = buffer_loop(shots.times, shots.values, setting.delays, section.buffer_shots, is_window)
     section = section.model_copy(update={"two_time": None})
     viewer = _viewer(setting._replace(section=section), callbacks, section.test_out)
-    calculate = callbacks.get("calcAndPublishForTestAlt")
-    update = Update(counts.n_shots, 0, int(times[-1]), is_last=True)
     if calculate is not None:
+        kept = np.array(loop.held if is_window else loop.stored, np.int64)
+        kept = kept[np.argsort(shots.times[kept])]
         kinds = [("sec", "i4"), ("nsec", "i4"), ("fiducials", "i4"), ("counter", "i8")]
-        ids = np.array([tuple(event_time(t).values()) for t in times.tolist()], kinds)
-        viewer.publish_alternate(calculate, ids, values)
+        times = shots.times[kept].tolist()
+        ids = np.array([tuple(event_time(time).values()) for time in times], kinds)
+        viewer.publish_alternate(calculate, ids, shots.values[kept])
         return
-    sums = double_loop(times, values, setting.delays)
-    numbers = np.array([*sums.counts, *counts], np.int64)
+    sums = loop.sums
+    numbers = np.array([*sums.counts, *loop.counts], np.int64)
+    is_bad = np.any(shots.is_bad[loop.stored], axis=0).astype(np.int8)
     result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, is_bad)
+    last_shot_id = int(shots.times[-1]) if len(shots.times) else 0
+    update = Update(len(shots.times), shots.n_dropped, last_shot_id, is_last=True)
     viewer.publish(update, [result])
 
 
 class _Reader:
     """Reads blocks of the source, has the user's class filter shots, and cuts out the pixels."""
 
-    def __init__(self, setting: Setting, widths: list[int]):
+    def __init__(self, setting: Setting, callbacks: Callbacks, widths: list[int]):
         self._setting = setting
-        self._callbacks = setting.callbacks()
+        self._callbacks = callbacks
+        self._n_elements = math.prod(setting.pixels.shape)
         bounds = np.cumsum(widths)[:-1]
         self._places = np.split(setting.pixels.places, bounds)
         self._callbacks.call("serverInit")
@@ -115,8 +128,10 @@ class _Reader:
     def packets(self, number: int, n_readers: int) -> Iterator[Packet]:
         """Yield the blocks of a reader, as `roles.Reader`."""
         for block in self._setting.source.blocks(number, n_readers, self._callbacks.accepts):
+            for problem in block.problems:
+                self._setting.log.warning("%s", problem)
             stack, is_kept = self._filtered(block)
-            flat = stack.reshape(len(stack), -1)
+            flat = stack.reshape(len(stack), self._n_elements)
             shards = [np.take(flat, places, axis=1).ravel() for places in self._places]
             yield Packet(
                 shot_ids=block.shot_ids[is_kept],
@@ -138,14 +153,13 @@ class _Reader:
         return np.array(kept, np.float32).reshape(-1, *self._setting.pixels.shape), is_kept
 
 
-def _two_time_sizes(setting: Setting) -> tuple[int, int]:
+def _two_time_sizes(setting: Setting, callbacks: Callbacks) -> tuple[int, int]:
     """Return how many numbers and totals results have in addition. Raises ConfigError where each
     two shots shall be correlated, and the user's class has its own results.
     """
     two_time = setting.section.two_time
     if two_time is None:
         return 0, 0
-    callbacks = setting.callbacks()
     for name in ("workerCalc", "viewerPublish"):
         if callbacks.get(name) is not None:
             todo = "Leave out one of them."
@@ -154,11 +168,12 @@ def _two_time_sizes(setting: Setting) -> tuple[int, int]:
     return two_time_sizes(len(setting.labels.colours), two_time.n_shots)
 
 
-def _worker(setting: Setting, widths: list[int], number: int) -> G2Worker | UserWorker:
+def _worker(
+    setting: Setting, callbacks: Callbacks, widths: list[int], number: int
+) -> G2Worker | UserWorker:
     """Return the worker of a number. widths: pixels of each worker."""
     section = setting.section
     n_pixels = widths[number]
-    callbacks = setting.callbacks()
     callbacks.call("workerInit", n_pixels)
     if callbacks.get("workerCalc") is not None:
         return UserWorker(callbacks, section.buffer_shots, n_pixels, len(setting.delays))
@@ -188,7 +203,9 @@ def _engine(section: CorrelateSection) -> NewEngine:
     return JaxEngine
 
 
-def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer:
+def _viewer(
+    setting: Setting, callbacks: Callbacks, out: str | None, draw: Draw | None = None
+) -> G2Viewer:
     """Return the viewer. Raises FileError where its output can't be written."""
     section = setting.section
     output = Output(
@@ -199,34 +216,42 @@ def _viewer(setting: Setting, callbacks: Callbacks, out: str | None) -> G2Viewer
         pixels=setting.pixels,
         delays=setting.delays,
         how=How(section.calculator, section.rate_hz, section.not_zero, section.saturated),
+        picture=None if section.picture is None else resolved(section.picture),
+        draw=draw,
+        labels=setting.labels,
         n_ages=0 if section.two_time is None else section.two_time.n_ages,
     )
     return G2Viewer(output, callbacks, setting.log)
 
 
-def _all_shots(
-    setting: Setting, callbacks: Callbacks
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Counts]:
-    """Return the times of all shots, ascending and distinct, their values as they are correlated,
-    which pixels are bad, and what became of the shots.
-    """
+class _Shots(NamedTuple):
+    """Shots in the order of their arrival."""
+
+    times: np.ndarray
+    """(shot,) int64"""
+    values: np.ndarray
+    """(shot, pixel) float32 as they are correlated"""
+    is_bad: np.ndarray
+    """(shot, pixel) bool, whether a pixel is saturated or no finite number"""
+    n_dropped: int
+
+
+def _all_shots(setting: Setting, callbacks: Callbacks) -> _Shots:
+    """Return all shots."""
     section = setting.section
     n_pixels = len(setting.pixels.places)
     callbacks.call("workerInit", n_pixels)
-    held: dict[int, np.ndarray] = {}
-    is_bad = np.zeros(n_pixels, np.int8)
-    n_shots = 0
-    for packet in _Reader(setting, [n_pixels]).packets(0, 1):
-        pixels = packet.pixels.reshape(-1, n_pixels)
-        for time, values in zip(packet.shot_ids.tolist(), pixels, strict=True):
-            n_shots += 1
-            if time in held:
-                continue
-            callbacks.adjust(values)
-            is_number = np.isfinite(values)
-            is_bad |= (~is_number | (values >= section.saturated)).astype(np.int8)
-            least = np.float32(section.not_zero)
-            held[time] = np.where(is_number & (values > least), values, least)
-    times = np.array(sorted(held), np.int64)
-    values = np.array([held[time] for time in times.tolist()])
-    return times, values, is_bad, Counts(n_shots, n_shots - len(times), 0, 0)
+    empty = Packet(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)
+    packets = [empty, *_Reader(setting, callbacks, [n_pixels]).packets(0, 1)]
+    times = np.concatenate([packet.shot_ids for packet in packets])
+    values = np.concatenate([packet.pixels for packet in packets]).reshape(-1, n_pixels)
+    for one in values:
+        callbacks.adjust(one)
+    is_number = np.isfinite(values)
+    least = np.float32(section.not_zero)
+    return _Shots(
+        times=times,
+        values=np.where(is_number & (values > least), values, least),
+        is_bad=~is_number | (values >= section.saturated),
+        n_dropped=sum(packet.n_dropped for packet in packets),
+    )

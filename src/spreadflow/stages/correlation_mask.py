@@ -24,6 +24,7 @@ from spreadflow.io.images.layout import panels_of
 from spreadflow.models import Detector
 from spreadflow.physics import geometry
 from spreadflow.stages.correlation_source import source_of
+from spreadflow.stream.run_shots import RunShots
 from spreadflow.stream.shots import Source, each
 from spreadflow.stream.stacks import Stacks
 from spreadflow.units import wavelength
@@ -39,6 +40,8 @@ class Request(NamedTuple):
     """What the user says."""
 
     section: CorrelateSection
+    images: Path | None
+    """manifest of the run that masks are for; None = the shots that the section names"""
     out: Path
     """beginning of the names of what is written"""
     n_shots: int
@@ -73,7 +76,7 @@ def start(request: Request, at: Callable[[int], None]) -> Written:
     Raises ConfigError or FileError.
     """
     _check(request)
-    source = source_of(request.section)
+    source = source_of(request.section, request.images)
     usable = np.ones(source.shape, bool)
     if request.mask is not None:
         usable = _usable(request.mask, source.shape)
@@ -84,9 +87,7 @@ def start(request: Request, at: Callable[[int], None]) -> Written:
     colours, fine_colours = _colours(request, by, mean, q, usable)
     mask = (colours > 0).astype(np.int8)
     n_used = int(mask.sum())
-    if n_used < FEWEST_TESTED:
-        expected = f"at least {FEWEST_TESTED} pixels that may be used"
-        raise FileError(request.out, expected, n_used, "Check the mask and --q-range.")
+    _check_enough(n_used)
     arrays = {
         "mean": mean,
         "mask": mask,
@@ -146,6 +147,14 @@ def _check(request: Request) -> None:
         raise FileError(there[0], "no file of this name", "one", "Use --force or another --out.")
 
 
+def _check_enough(n_used: int) -> None:
+    """Raise FileError where too few pixels are left for a mask, and for one for tests."""
+    if n_used < FEWEST_TESTED:
+        expected = f"at least {FEWEST_TESTED} pixels that may be used"
+        todo = "Check --mask, --q-range and correlate.saturated."
+        raise FileError("correlate mask start", expected, n_used, todo)
+
+
 def _usable(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Return the pixels that may be used, of a .npy as of `correlate.mask`, or of a mask as
     `spreadflow mask` writes it. Raises FileError.
@@ -182,9 +191,8 @@ def _positions_mm(path: Path | None, source: Source) -> tuple[np.ndarray | None,
     FileError for one of another detector.
     """
     stated = None if path is None else images.read_geometry(path)
-    if stated is None:
-        header = source.header if isinstance(source, Stacks) else None
-        stated = None if header is None else header.detector
+    if stated is None and isinstance(source, Stacks | RunShots):
+        stated = source.detector
     if stated is None:
         return None, 0.0
     numbers = np.arange(int(np.prod(source.shape))).reshape(source.shape)
@@ -217,8 +225,8 @@ def _q(request: Request, source: Source, positions: np.ndarray | None) -> np.nda
     Raises ConfigError.
     """
     energy_ev = request.energy_ev
-    if energy_ev is None and isinstance(source, Stacks) and source.header is not None:
-        energy_ev = float(source.header.spectrum(0).mean_energy_ev)
+    if energy_ev is None and isinstance(source, Stacks | RunShots):
+        energy_ev = source.energy_ev
     if positions is not None and energy_ev is not None:
         distance = np.linalg.norm(positions, axis=-1)
         sine = np.sqrt(np.maximum(0.5 * (1 - positions @ geometry.S0 / distance), 0.0))
@@ -233,13 +241,14 @@ def _q(request: Request, source: Source, positions: np.ndarray | None) -> np.nda
 def _colours(
     request: Request, by: str, mean: np.ndarray, q: np.ndarray | None, usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return colours and fine colours of the pixels."""
+    """Return colours and fine colours of the pixels. Raises FileError where too few may be used."""
     numbers = (request.n_colours, request.n_fine_colours)
     if by == "intensity":
         coarse, fine = (pixel_colours.by_quantiles(mean, usable, n) for n in numbers)
         return coarse, fine
     assert q is not None, "asked for where it is known"
     of_usable = q[usable & np.isfinite(q)]
+    _check_enough(len(of_usable))
     limits = request.q_range or (float(of_usable.min()), float(of_usable.max()))
     coarse, fine = (pixel_colours.by_rings(q, usable, n, limits) for n in numbers)
     return coarse, fine
@@ -256,13 +265,13 @@ def _of_colours(
     colours: np.ndarray, mean: np.ndarray, q: np.ndarray | None
 ) -> dict[str, dict[str, float]]:
     """Return the figures of each colour."""
-    found = {}
+    figures: dict[str, dict[str, float]] = {}
     for colour in np.unique(colours[colours > 0]).tolist():
         is_own = colours == colour
-        found[str(colour)] = {"n": int(is_own.sum()), "mean": float(mean[is_own].mean())}
+        figures[str(colour)] = {"n": int(is_own.sum()), "mean": float(mean[is_own].mean())}
         if q is not None:
-            found[str(colour)]["q_per_ang"] = float(np.nanmean(q[is_own]))
-    return found
+            figures[str(colour)]["q_per_ang"] = float(np.nanmean(q[is_own]))
+    return figures
 
 
 def _of_map(places: ImageMap | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ by side.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from spreadflow.parallel.roles import Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
 from spreadflow.stages.correlation_viewer import G2Viewer, Output
 
+SAME_PARTNERS = {"windowed": "at_end", "fft": "at_end"}
+"""Calculators → the one that counts the same partners: sums differ in their last digits alone."""
+
 
 def merge(paths: Sequence[Path], out: str, is_replacing: bool) -> None:
     """Join the last updates of some outputs into another one. Two-time correlation stays behind:
@@ -28,6 +32,7 @@ def merge(paths: Sequence[Path], out: str, is_replacing: bool) -> None:
     first = stored[0]
     for other in stored[1:]:
         _check_together(first, other)
+    checksums = _checksums(stored)
     are_runs = all(_are_same(first.pixels, other.pixels) for other in stored)
     pixels, sums, shots = _added(stored) if are_runs else _side_by_side(stored)
     output = Output(
@@ -47,21 +52,39 @@ def merge(paths: Sequence[Path], out: str, is_replacing: bool) -> None:
         numbers=np.array([*sums.counts, *(shots[name] for name in Counts._fields)], np.int64),
         flags=sums.is_bad,
     )
-    viewer.publish_merged(update, result)
+    viewer.publish_merged(update, result, checksums)
 
 
 def _check_together(first: Stored, other: Stored) -> None:
     """Raise FileError where sums of one mean something else than those of the other."""
-    if other.path.resolve() == first.path.resolve():
-        raise FileError(other.path, "another output", "the same one twice", "Name each once.")
     for what, own, others in (
         ("images of shape", first.pixels.shape, other.pixels.shape),
         ("delays", first.delays.tolist(), other.delays.tolist()),
-        ("sums by", tuple(first.how), tuple(other.how)),
+        ("sums by", _partners(first), _partners(other)),
     ):
         if own != others:
             expected = f"{what} {own}, as in {first.path}"
             raise FileError(other.path, expected, others, "Correlate both in the same way.")
+
+
+def _checksums(stored: Sequence[Stored]) -> list[str]:
+    """Return the checksums of all that is merged. Raises FileError where some comes twice, under
+    whatever name: its shots would count twice.
+    """
+    path_of: dict[str, Path] = {}
+    for one in stored:
+        for checksum in one.checksums:
+            if checksum in path_of:
+                found = f"the same one twice, in {path_of[checksum]} and here"
+                raise FileError(one.path, "another output", found, "Name each once.")
+            path_of[checksum] = one.path
+    return list(path_of)
+
+
+def _partners(stored: Stored) -> tuple[Any, ...]:
+    """Return what decides which sums an output has."""
+    calculator = SAME_PARTNERS.get(stored.how.calculator, stored.how.calculator)
+    return tuple(stored.how._replace(calculator=calculator))
 
 
 def _are_same(first: Pixels, other: Pixels) -> bool:
@@ -98,11 +121,13 @@ def _side_by_side(stored: Sequence[Stored]) -> tuple[Pixels, Sums, dict[str, int
     first = stored[0]
     places = np.concatenate([shard.pixels.places for shard in stored])
     todo = "Correlate each pixel once, or the same pixels of each run."
+    before = first.pixels.places
     for other in stored[1:]:
-        n_common = len(np.intersect1d(first.pixels.places, other.pixels.places))
-        if n_common or len(np.unique(places)) < len(places):
-            expected = f"the pixels and colours of {first.path}, or none of its pixels"
+        n_common = len(np.intersect1d(before, other.pixels.places))
+        if n_common:
+            expected = f"the pixels and colours of {first.path}, or none of those before"
             raise FileError(other.path, expected, f"{n_common} pixels in common", todo)
+        before = np.union1d(before, other.pixels.places)
         same = np.array_equal(first.counts, other.counts) and first.shots == other.shots
         if not same or first.last_shot_id != other.last_shot_id:
             expected = f"the shots of {first.path}, {first.shots}"

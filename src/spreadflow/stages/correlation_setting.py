@@ -13,7 +13,7 @@ from spreadflow.analysis.correlation.delays import spaced
 from spreadflow.analysis.correlation.multi_tau import delays_of
 from spreadflow.analysis.correlation.two_time import Labels, labels_of
 from spreadflow.callbacks import RoleParams
-from spreadflow.config.correlate import CorrelateSection, DelaysSection
+from spreadflow.config.correlate import CorrelateSection, DelaysSection, valid
 from spreadflow.errors import ConfigError
 from spreadflow.io.colours import Pixels, check_test_mask, read_pixels
 from spreadflow.log import logger
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
         return labels_of(self.pixels.colours, self.pixels.fine_colours)
 
     def callbacks(self, is_alternate: bool = False) -> Callbacks:
-        """Return the callbacks of a role."""
+        """Return the callbacks of a rank, whatever its roles are."""
         return correlation_callbacks.make(
             self.user_class,
             self.section.user_params,
@@ -88,7 +88,7 @@ def checked(request: Request, world: World) -> str:
     return (
         f"{yaml.safe_dump({'correlate': keys}, sort_keys=False)}"
         f"# images {setting.source.shape}, of which {n_pixels} pixels are correlated in "
-        f"{len(np.unique(setting.pixels.colours))} colours\n"
+        f"{len(setting.pixels.distinct_colours)} colours\n"
         f"# {len(setting.delays)} delays, {setting.delays[0]} to {setting.delays[-1]}"
     )
 
@@ -96,8 +96,8 @@ def checked(request: Request, world: World) -> str:
 def setting_of(request: Request, world: World) -> Setting:
     """Return what all ranks derive from the request. Raises FileError or ConfigError."""
     log = logger("correlate", world)
-    if request.verbosity and world.rank == 0:
-        log.setLevel(request.verbosity.upper())
+    if world.rank == 0:
+        log.setLevel((request.verbosity or "info").upper())
     named = request.user_class or request.section.user_class
     user_class = None if named is None else load_class(named)
     section = _section(request, user_class)
@@ -117,7 +117,7 @@ def setting_of(request: Request, world: World) -> Setting:
 
 def _section(request: Request, user_class: Any) -> CorrelateSection:
     """Return the section with what the test and the user's class change in it. Raises ConfigError
-    where the class asks for a calculator that there is not.
+    where the class asks for a calculator that there is not, or that fits no other key.
     """
     section = request.section
     changes: dict[str, Any] = {}
@@ -134,7 +134,7 @@ def _section(request: Request, user_class: Any) -> CorrelateSection:
         if user_class.calculator not in calculators:
             where = f"{user_class.__name__}.calculator"
             raise ConfigError(where, f"one of {calculators}", user_class.calculator, ABOUT)
-    return section.model_copy(update=changes)
+    return valid("with what the user's class asks for", dict(section) | changes)
 
 
 def _system_params(section: CorrelateSection) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def source_of(section: CorrelateSection, images: Path | None = None) -> Source:
     """Return the shots. images: manifest of the run that they are of, in place of what the section
     names. Raises FileError or ConfigError where there are none.
     """
-    block_shots = min(section.block_shots, section.update_shots or section.block_shots)
+    block_shots = section.longest_block
     if images is not None:
         return RunShots(images, block_shots, section.n_shots)
     if section.simulated is not None:

@@ -4,7 +4,7 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +12,19 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from spreadflow.analysis.correlation.curves import Curve, curves, fit_decay
+from spreadflow.analysis.correlation.curves import Curve, Decay, curves, fit_decay
 from spreadflow.analysis.correlation.sums import Sums
-from spreadflow.analysis.correlation.two_time import g2_by_age, labels_of, two_time
+from spreadflow.analysis.correlation.two_time import Labels, g2_by_age, two_time
 from spreadflow.io import g2, store, xpcs
 from spreadflow.io.colours import Pixels
 from spreadflow.parallel.roles import Result, Update
 from spreadflow.stages.correlation_callbacks import Callbacks
 from spreadflow.stages.correlation_workers import counts_of, sums_of, two_time_of
+
+Draw = Callable[[Sequence[Curve], Sequence[Decay | None], float, str, Path], None]
+"""Draws curves and the exponentials that fit them: units of the shot id in a second, what to say
+about all, and the file.
+"""
 
 
 class Output(NamedTuple):
@@ -33,8 +38,22 @@ class Output(NamedTuple):
     pixels: Pixels
     delays: np.ndarray
     how: g2.How
+    labels: Labels | None = None
+    """of the pixels, for two-time correlation"""
     n_ages: int = 0
     """of g2 by age; 0 = no two-time correlation"""
+    picture: Path | None = None
+    """of the curves; None = beside the file"""
+    draw: Draw | None = None
+    """None = nothing is drawn"""
+
+
+class Found(NamedTuple):
+    """The curves of an update, a colour each."""
+
+    curves: list[Curve]
+    decays: list[Decay | None]
+    """the exponential that fits each; None = none does"""
 
 
 class G2Viewer:
@@ -46,6 +65,8 @@ class G2Viewer:
         self._log = log
         self._start = time.perf_counter()
         self._start_time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._n_published: int | None = None
+        """shots of the last update"""
         self._file: g2.G2File | None = None
         if output.path is not None:
             self._file = g2.G2File(output.path, output.is_replacing)
@@ -66,62 +87,102 @@ class G2Viewer:
             yield file["user"]
 
     def publish(self, update: Update, results: Sequence[Result]) -> None:
-        """Publish the results of all workers, and finish the output with the last of them."""
-        found: list[Curve] = []
+        """Publish the results of all workers, and finish the output with the last of them. Where no
+        shot has come since the update before, that one is the last.
+        """
+        found = Found([], [])
         publish = self._callbacks.get("viewerPublish")
+        has_more = update.n_shots != self._n_published
+        self._n_published = update.n_shots
         with self._group() as group:
             if publish is not None:
-                self._let_publish(publish, update, results, group)
+                if has_more:
+                    self._let_publish(publish, update, results, group)
             else:
-                found = self._write(update, results, group)
+                found = self._write(update, results, group, has_more)
         rate = update.n_shots / max(time.perf_counter() - self._start, 1e-9)
         self._log.info("%d shots, %d dropped, %.1f shots/s", update.n_shots, update.n_dropped, rate)
+        if has_more:
+            self._show(update, found)
+        if update.is_last and not update.n_shots:
+            self._log.warning("no shot was correlated: the output has none")
         if update.is_last and self._file is not None:
             self._file.finish()
             self._summarize(update, results[0], found, rate)
 
-    def publish_merged(self, update: Update, result: Result) -> None:
-        """Publish what was merged, in a file."""
+    def _show(self, update: Update, found: Found) -> None:
+        """Log what the curves say, and draw them."""
+        output = self._output
+        for curve, decay in zip(found.curves, found.decays, strict=True):
+            self._log.info("%s", _sentence(curve, decay, output.how.rate_hz))
+        beside = None if output.path is None else output.path.with_suffix(".png")
+        picture = output.picture or beside
+        if output.draw is not None and picture is not None and found.curves:
+            words = f"{update.n_shots} shots, {update.n_dropped} dropped"
+            output.draw(found.curves, found.decays, output.how.rate_hz, words, picture)
+
+    def publish_merged(self, update: Update, result: Result, checksums: Sequence[str]) -> None:
+        """Publish what was merged, in a file. checksums: of all outputs that were."""
         assert self._file is not None
+        with self._file.open() as file:
+            g2.write_merged(file, checksums)
         with self._group() as group:
-            found = self._write(update, [result], group)
+            found = self._write(update, [result], group, has_more=True)
         self._file.finish()
         self._summarize(update, result, found, None)
 
     def _write(
-        self, update: Update, results: Sequence[Result], group: h5py.Group | None
-    ) -> list[Curve]:
-        """Write an update; return its curves."""
+        self, update: Update, results: Sequence[Result], group: h5py.Group | None, has_more: bool
+    ) -> Found:
+        """Write an update; return its curves. has_more: whether it has more shots than the one
+        before, which else is completed.
+        """
         output = self._output
         sums = sums_of(results, output.delays)
-        found = curves(sums, output.pixels.colours, output.pixels.fine_colours)
+        if update.is_last and update.n_shots:
+            self._warn_of_empty(sums)
+        of_colours = curves(sums, output.pixels.colours, output.pixels.fine_colours)
+        found = Found(of_colours, [fit_decay(curve) for curve in of_colours])
         if group is None:
             return found
         columns = {
             "delays": sums.delays,
             "delay_counts": sums.counts,
             "is_bad": sums.is_bad,
-            **_columns(found, sums.counts > 0),
+            **_columns(of_colours, sums.counts > 0),
         }
-        arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
-        shots = counts_of(results[0], len(output.delays))._asdict() | {
-            "n_dropped": update.n_dropped
-        }
-        id_ = update.last_shot_id
-        written = g2.write_update(group, id_, shots, columns, arrays, output.pixels)
-        if written is None:
-            self._log.error("shot %d: published before, skipped", id_)
-        elif output.n_ages:
-            self._write_two_time(written, results)
+        shots = counts_of(results[0], len(output.delays))._asdict()
+        if has_more:
+            arrays = {"G2": sums.g2, "IF": sums.future, "IP": sums.past}
+            written = g2.write_update(
+                group, update.last_shot_id, shots, columns, arrays, output.pixels
+            )
+            if output.n_ages:
+                self._write_two_time(written, results)
+        written = group[g2.update_name(update.last_shot_id)]
+        written.attrs["n_dropped"] = update.n_dropped
         if update.is_last:
-            last = group[g2.update_name(id_)]
-            xpcs.write(group.file, self._xpcs(sums, found), last.get("two_time"))
+            xpcs.write(group.file, self._xpcs(sums, of_colours), written.get("two_time"))
         return found
+
+    def _warn_of_empty(self, sums: Sums) -> None:
+        """Log which delays have no partners at all."""
+        empty = sums.delays[sums.counts == 0].tolist()
+        if empty:
+            self._log.warning(
+                "%d of %d delays have no partners, %d to %d: no two shots in the buffer are as far "
+                "apart",
+                len(empty),
+                len(sums.delays),
+                empty[0],
+                empty[-1],
+            )
 
     def _write_two_time(self, written: h5py.Group, results: Sequence[Result]) -> None:
         """Write C and g2 by age into an update."""
         output = self._output
-        labels = labels_of(output.pixels.colours, output.pixels.fine_colours)
+        labels = output.labels
+        assert labels is not None
         sums = two_time_of(results, len(output.delays), len(labels.colours))
         each = two_time(sums, labels)
         by_age = g2_by_age(sums, labels, output.delays, output.n_ages)
@@ -142,11 +203,13 @@ class G2Viewer:
         output = self._output
         colours = output.pixels.colours
         has_partners = sums.counts > 0
-        means = sums.g2[has_partners] / sums.counts[has_partners, None]
+        means = sums.g2[has_partners]
+        means /= sums.counts[has_partners, None]
         by_colour = {curve.colour: curve for curve in found}
-        shape = (int(has_partners.sum()), len(np.unique(colours)))
+        distinct = output.pixels.distinct_colours
+        shape = (int(has_partners.sum()), len(distinct))
         g2_curves, sigma, products = np.full((3, *shape), np.nan)
-        for i, colour in enumerate(np.unique(colours).tolist()):
+        for i, colour in enumerate(distinct.tolist()):
             if colour in by_colour:
                 g2_curves[:, i] = by_colour[colour].g2
                 sigma[:, i] = by_colour[colour].sigma
@@ -191,17 +254,15 @@ class G2Viewer:
         if self._file is not None:
             self._file.finish()
 
-    def _summarize(
-        self, update: Update, result: Result, found: Sequence[Curve], rate: float | None
-    ) -> None:
+    def _summarize(self, update: Update, result: Result, found: Found, rate: float | None) -> None:
         """Write the figures of the whole beside the output. rate: shots a second; None = they did
         not come one after the other.
         """
         output = self._output
         assert output.path is not None
         counts = counts_of(result, len(output.delays))
-        fits = {curve.colour: fit_decay(curve) for curve in found}
-        fitted = {str(colour): fit for colour, fit in fits.items() if fit is not None}
+        fits = zip(found.curves, found.decays, strict=True)
+        fitted = {str(curve.colour): fit for curve, fit in fits if fit is not None}
         figures = {
             "n_events": update.n_shots,
             "n_dropped": update.n_dropped,
@@ -228,6 +289,19 @@ def _columns(found: Sequence[Curve], has_partners: np.ndarray) -> dict[str, np.n
             column[has_partners] = values
             columns[f"{name}_color_{curve.colour}"] = column
     return columns
+
+
+def _sentence(curve: Curve, decay: Decay | None, rate_hz: float) -> str:
+    """Return what a curve says. rate_hz: units of the shot id in a second."""
+    if decay is None:
+        if not len(curve.delays):
+            return f"colour {curve.colour}: no partners"
+        first = f"g2 {curve.g2[0]:.4g} ± {curve.sigma[0]:.2g} at {curve.delays[0] / rate_hz:.3g} s"
+        return f"colour {curve.colour}: {first}, no exponential fits"
+    _, sigma_contrast, sigma_rate = decay.sigmas
+    contrast = f"contrast {decay.contrast:.3g} ± {sigma_contrast:.2g}"
+    rate = f"Γ {decay.rate * rate_hz:.3g} ± {sigma_rate * rate_hz:.2g} Hz"
+    return f"colour {curve.colour}: {contrast}, {rate}"
 
 
 def event_time(shot_id: int) -> dict[str, int]:

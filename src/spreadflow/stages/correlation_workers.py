@@ -42,13 +42,17 @@ class G2Worker:
             self._two_time.add(shot_ids, pixels)
 
     def result(self) -> Result:
-        """Return the sums, G2, IF, IP."""
+        """Return the sums, G2, IF, IP. A pixel is bad for both, whichever of them held the shot."""
         sums = self._calculator.result()
+        is_bad = sums.is_bad
+        if self._two_time is not None:
+            is_bad = is_bad | self._two_time.engine.is_bad
         numbers = np.array([*sums.counts, *self._calculator.counts], np.int64)
-        result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, sums.is_bad)
+        result = Result(np.stack([sums.g2, sums.future, sums.past]), numbers, is_bad)
         if self._two_time is None:
             return result
-        return _with_two_time(result, self._two_time.result(), self._two_time.history.n_shots)
+        two_time = self._two_time.result(is_bad)
+        return _with_two_time(result, two_time, self._two_time.history.n_shots)
 
 
 def two_time_sizes(n_labels: int, n_shots: int) -> tuple[int, int]:
@@ -137,19 +141,19 @@ class WorkerData:
 
     def empty(self) -> bool:
         """Whether no shot is held."""
-        return not len(self._history.times)
+        return not self._history.n_held
 
     def filledX(self) -> bool:
         """Whether the next new shot removes one."""
-        return len(self._history.times) == self._history.n_shots
+        return self._history.n_held == self._history.n_shots
 
     def minTimeForStoredData(self) -> int:
         """Return the oldest time that is held."""
-        return int(self._history.times[0])
+        return self._history.oldest
 
     def maxTimeForStoredData(self) -> int:
         """Return the newest time that is held."""
-        return int(self._history.times[-1])
+        return self._history.newest
 
 
 class UserWorker:
@@ -186,8 +190,7 @@ class UserWorker:
         early = self._callbacks.get("workerAdjustTerms")
         if early is not None:
             pivot = self._data.tm2idx(self._data.minTimeForStoredData())
-            n = len(self._data.history.times)
-            early(mode, row, pivot, n, self._data.T, self._data.X)
+            early(mode, row, pivot, self._data.history.n_held, self._data.T, self._data.X)
 
     def result(self) -> Result:
         """Return what the user's class calculates. Raises ConfigError where it is of another shape

@@ -1,9 +1,10 @@
 """The configuration of `correlate`: the section in YAML, or a Python file of ParCorAna.
 
 Such a file defines two dictionaries, `system_params` and `user_params`. Keys of psana-1 are
-accepted and say nothing without it: `dataset` is a file or a pattern of files, and `src` the path
-of the images in HDF5 files, empty for image files of a format that is known. Modules beside the
-file may be imported; so may ParCorAna and psana, for which there are stand-ins.
+accepted and have no effect: `dataset` is a file or a pattern of files, and `src` the path of the
+images in HDF5 files, empty for image files of a format that is known; or both name a run and a
+detector of psana-2. Modules beside the file may be imported; so may ParCorAna and psana, for which
+there are stand-ins.
 """
 
 import runpy
@@ -13,12 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from spreadflow.config.base import explain
-from spreadflow.config.correlate import CorrelateSection
+from spreadflow.config.correlate import CorrelateSection, valid
 from spreadflow.config.load import load
-from spreadflow.config.trial import overlay
 from spreadflow.errors import ConfigError
 from spreadflow.stages.correlation_callbacks import load_class
 from spreadflow.stages.parcorana_modules import OWN_CLASSES, standing_in
@@ -40,8 +37,9 @@ SYSTEM_KEYS = {
     "overwrite": "overwrite",
     "numEvents": "n_shots",
     "testNumEvents": "test_shots",
+    "rate_hz": "rate_hz",
 }
-"""Keys of `system_params` → those of the section."""
+"""Keys of `system_params` → those of the section; the last one is not of ParCorAna."""
 
 USER_KEYS = {
     "colorNdarrayCoords": "colours",
@@ -64,7 +62,7 @@ WITHOUT_MEANING = (
     "workerStoreDtype",
     "elementsPerWorker",
 )
-"""Keys that say nothing without psana: images are as the files have them, stored as float32."""
+"""Keys without effect: images are as the files have them, stored as float32."""
 
 USER_WITHOUT_MEANING = (
     "LLD",
@@ -79,6 +77,9 @@ USER_WITHOUT_MEANING = (
     "psmon_port",
 )
 """Keys of `user_params` that our own classes take no notice of; a user's class may."""
+
+VERBOSITIES = ("debug", "info", "warning", "error", "critical")
+"""Of the log; capital letters are as good."""
 
 ABOUT = "docs/callbacks.md has all keys."
 """What to do about a key."""
@@ -95,19 +96,40 @@ class Configured(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-def from_yaml(path: Path, changes: dict[str, Any]) -> Configured:
-    """Read the section of a YAML file, with some keys replaced. Raises ConfigError."""
+def from_yaml(path: Path, changes: dict[str, Any], dataset: str | None = None) -> Configured:
+    """Read the section of a YAML file, with some keys replaced. dataset: as of ParCorAna, in place
+    of what the section says about where shots come from. Raises ConfigError.
+    """
     section = load(path).correlate
     if section is None:
         todo = "See docs/config.md, correlate."
         raise ConfigError(path, "a section `correlate`", "none", todo)
-    return Configured(_valid(path, overlay(section.model_dump(), changes)))
+    keys = _stated(section)
+    if dataset is not None:
+        source = NO_SOURCE | _source("-d", dataset, section.dataset)
+        if bool(source["psana"]) != bool(section.psana):
+            source |= {"shot_ids": None, "monitors": {}}  # they are named in another way
+        keys |= source
+    return Configured(valid(path, keys | changes))
 
 
-def read(path: Path, changes: dict[str, Any]) -> Configured:
-    """Read a Python file, with some keys of the section replaced. Raises ConfigError."""
+NO_SOURCE: dict[str, Any] = {"files": [], "psana": None, "simulated": None, "stream": None}
+"""Keys of where shots come from."""
+
+
+def _stated(section: CorrelateSection) -> dict[str, Any]:
+    """Return the keys that are configured, without the defaults of the others."""
+    return {name: getattr(section, name) for name in section.model_fields_set}
+
+
+def read(path: Path, changes: dict[str, Any], dataset: str | None = None) -> Configured:
+    """Read a Python file, with some keys of the section replaced. dataset: in place of its own.
+    Raises ConfigError.
+    """
     with _importing(path):
         system, user = _dictionaries(path)
+        if dataset is not None:
+            system = system | {"dataset": dataset}
         user_class = _user_class(path, system)
     keys: dict[str, Any] = {"user_params": user}
     for names, parameters in ((SYSTEM_KEYS, system), (USER_KEYS, user)):
@@ -116,48 +138,51 @@ def read(path: Path, changes: dict[str, Any]) -> Configured:
             for name, value in parameters.items()
             if name in names and (value is not None or names[name] == "out")
         }
-    keys |= _source(path, keys.pop("files"), keys.pop("dataset"))
+    where = f"{path}: system_params.dataset"
+    keys |= _source(where, keys.pop("files"), keys.pop("dataset"))
     keys["delays"] = _whole_numbers(path, keys["delays"])
     return Configured(
-        section=_valid(path, overlay(keys, changes)),
+        section=valid(path, keys | changes),
         user_class=user_class,
         system_params=system,
-        verbosity=system.get("verbosity"),
+        verbosity=_verbosity(path, system),
         warnings=tuple(_warnings(path, system, user, user_class)),
     )
 
 
-def _source(path: Path, dataset: Any, src: Any) -> dict[str, Any]:
-    """Return the keys of where shots come from: files, or a run of LCLS-II. Raises ConfigError."""
+def _source(where: object, dataset: Any, src: Any) -> dict[str, Any]:
+    """Return the keys of where shots come from, and of what images are: files, or a run of LCLS-II.
+    Raises ConfigError.
+    """
     words = dict(word.partition("=")[::2] for word in str(dataset).split(":"))
     if not {"exp", "run"} <= set(words):
         return {"files": [dataset], "dataset": src or None}
     if "(" in str(src) or not words["run"].isdigit():
         expected = "one run, and a detector by its name, as psana-2 has it"
         todo = "Of psana-1, name a locator as dataset: docs/files.md, XTC."
-        raise ConfigError(f"{path}: system_params.dataset", expected, f"{dataset}, {src}", todo)
+        raise ConfigError(where, expected, f"{dataset}, {src}", todo)
     psana = {"experiment": words["exp"], "run": int(words["run"]), "is_live": "live" in words}
     if "dir" in words:
         psana["folder"] = words["dir"]
-    image = src if "." in src else f"{src}.raw.calib"
-    return {"psana": psana, "dataset": image, "shot_ids": "timing.raw.pulseId"}
+    image = f"{src}.raw.calib" if src and "." not in src else src
+    return {"psana": psana, "dataset": image or None}
 
 
 def _warnings(
     path: Path, system: dict[str, Any], user: dict[str, Any], user_class: type
 ) -> Iterator[str]:
-    """Yield a sentence about the keys that say nothing: unknown ones, and those of psana-1."""
+    """Yield a sentence about the keys without effect: unknown ones, and those of psana-1."""
     known = {*SYSTEM_KEYS, *WITHOUT_MEANING, "userClass", "verbosity"}
     for name in sorted(system.keys() - known):
-        yield f"{path}: system_params: {name} is not known, and says nothing"
+        yield f"{path}: system_params: {name} is not known, and has no effect"
     unused = [name for name in WITHOUT_MEANING if name in system]
     if unused:
         why = "images are as their files have them, and are stored as float32"
-        yield f"{path}: system_params: {', '.join(unused)} say nothing here: {why}"
+        yield f"{path}: system_params: {', '.join(unused)} have no effect here: {why}"
     of_viewer = [name for name in USER_WITHOUT_MEANING if name in user]
     if of_viewer and user_class in OWN_CLASSES.values():
         why = f"{user_class.__name__} neither draws nor asks for other detectors"
-        yield f"{path}: user_params: {', '.join(of_viewer)} say nothing here: {why}"
+        yield f"{path}: user_params: {', '.join(of_viewer)} have no effect here: {why}"
 
 
 @contextmanager
@@ -213,9 +238,10 @@ def _whole_numbers(path: Path, delays: Any) -> list[int]:
         raise ConfigError(where, "a list of whole numbers", repr(delays), ABOUT) from None
 
 
-def _valid(path: Path, keys: dict[str, Any]) -> CorrelateSection:
-    """Return the section. Raises ConfigError."""
-    try:
-        return CorrelateSection.model_validate(keys)
-    except ValidationError as error:
-        raise explain(error, f"{path}: correlate", CorrelateSection) from None
+def _verbosity(path: Path, system: dict[str, Any]) -> str | None:
+    """Return which messages the log has. Raises ConfigError."""
+    verbosity = system.get("verbosity")
+    if verbosity is None or str(verbosity).lower() in VERBOSITIES:
+        return verbosity
+    where = f"{path}: system_params.verbosity"
+    raise ConfigError(where, f"one of {', '.join(VERBOSITIES)}", repr(verbosity), ABOUT)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from spreadflow.io.images import Source as Images
+from spreadflow.models import Detector
 from spreadflow.stream.shots import Accepts, Block, Event, slices
 
 
@@ -16,10 +17,16 @@ class RunShots:
 
     def __init__(self, manifest: Path, block_shots: int, n_shots: int = 0):
         self._images = Images(manifest)
-        detector = self._images.detector
-        self.shape = (detector.n_panels, *detector.shape)
+        self.detector: Detector = self._images.detector
+        self.shape = (self.detector.n_panels, *self.detector.shape)
         self.n_shots = min(n_shots or self._images.n_shots, self._images.n_shots)
         self._block_shots = block_shots
+
+    @property
+    def energy_ev(self) -> float | None:
+        """Mean energy of the photons of the first shot; None where it is not stated."""
+        spectrum = self._images.spectrum(0)
+        return None if spectrum is None else float(spectrum.mean_energy_ev)
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
         """Yield the blocks of one reader, as `Source`; a pixel that is masked is no number.

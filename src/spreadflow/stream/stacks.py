@@ -1,11 +1,14 @@
 """Shots in stacks of images, one after the other: HDF5 datasets, or image files of any format.
 
+A file that can't be opened counts as one shot, which is dropped: nobody knows how many it has.
 Files may be followed while they are written: the last one may grow, as HDF5 lets it in the mode for
 a single writer and many readers (SWMR), and more may come, renamed into place when they are whole.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +18,8 @@ import numpy as np
 
 from spreadflow.errors import FileError
 from spreadflow.io.images import ImageFile, expand, open_image
-from spreadflow.stream.shots import Accepts, Block, Event
+from spreadflow.models import Detector
+from spreadflow.stream.shots import Accepts, Block, Event, Filling, Unreadable
 
 assert hdf5plugin.PLUGIN_PATH  # its import is what lets HDF5 decompress
 
@@ -54,18 +58,27 @@ class Stack(Protocol):
         """Set a float32 array to one of them. Raises OSError where it is damaged."""
 
 
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset. Raises as HDF5 does where there is none, and TypeError for a group."""
+    item = file[name]
+    if not isinstance(item, h5py.Dataset):
+        raise TypeError("a group")
+    return item
+
+
 class DatasetStack:
     """The images in an HDF5 dataset (shot, ...). Raises FileError where there is none."""
 
     def __init__(self, path: Path, dataset: str, may_grow: bool = False):
         try:
             self._file = h5py.File(path, "r", locking=False, swmr=may_grow)
-            self._images = self._file[dataset]
-            _, *shape = self._images.shape
+            self._images = _dataset(self._file, dataset)
+            if self._images.ndim < 2 or self._images.dtype.kind not in "iufb":
+                raise TypeError(f"{self._images.dtype} of shape {self._images.shape}")
         except BROKEN as error:
-            expected = f"an HDF5 file with images in {dataset}"
+            expected = f"an HDF5 file with images in {dataset}, (shot, ...) numbers"
             raise FileError(path, expected, error, "Check correlate.dataset.") from None
-        self.shape = tuple(shape)
+        self.shape = self._images.shape[1:]
         self._may_grow = may_grow
 
     @property
@@ -116,7 +129,7 @@ class _Beside:
         for name, dataset in named.items():
             try:
                 file = file or h5py.File(path, "r", locking=False, swmr=may_grow)
-                self._columns[name] = file[dataset]
+                self._columns[name] = _dataset(file, dataset)
                 len(self._columns[name])
             except BROKEN as error:
                 raise self._wrong(name, f"an HDF5 file with {dataset}", error) from None
@@ -124,6 +137,9 @@ class _Beside:
         if ids is not None and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             found = f"{ids.dtype} of shape {ids.shape}"
             raise self._wrong(self.IDS, f"whole numbers in {datasets.shot_ids}", found)
+        if ids is not None:
+            with suppress(*BROKEN):  # what is damaged costs its shots, when they are read
+                self._times(ids[:1])
 
     def check(self, n_shots: int) -> None:
         """Raise FileError where it is of another number of shots."""
@@ -142,12 +158,21 @@ class _Beside:
         return n_images
 
     def events(self, part: slice, first: int) -> Iterator[Event]:
-        """Yield the shots in a range of the file. first: number of the first of them."""
+        """Yield the shots in a range of the file. first: number of the first of them. Raises
+        FileError.
+        """
         read = {name: column[part] for name, column in self._columns.items()}
-        ids = read.pop(self.IDS, None)
+        ids = self._times(read.pop(self.IDS)) if self.IDS in read else None
         for i in range(part.stop - part.start):
             shot_id = first + i if ids is None else int(ids[i])
             yield Event(shot_id, first + i, {name: values[i] for name, values in read.items()})
+
+    def _times(self, ids: np.ndarray) -> np.ndarray:
+        """Return ids as int64. Raises FileError where one is larger."""
+        largest = np.iinfo(np.int64).max
+        if np.any(ids > largest):
+            raise self._wrong(self.IDS, f"whole numbers up to {largest}", ids.max())
+        return ids.astype(np.int64)
 
     def _wrong(self, name: str, expected: str, found: Any) -> FileError:
         """Return the error of what is not as expected."""
@@ -180,7 +205,7 @@ class Stacks:
     """Shots in the images of files. patterns: of their names; the files of each are sorted.
     n_shots: the first so many alone; 0 = all. follow_s: seconds without a new shot after which all
     have come; 0 = all are there. Files that are followed are read in the order of their names, in
-    which they have to come. Raises FileError.
+    which they have to come. Raises FileError where none can be opened.
     """
 
     def __init__(
@@ -203,15 +228,17 @@ class Stacks:
         """the last file"""
         self._current: _Opened | None = None
         """the file that is read"""
-        self._unreadable: FileError | None = None
-        """what is wrong with a file that has come; it may not be whole yet"""
+        self._unopened: dict[Path, FileError] = {}
+        """what is wrong with the files that have come after the last one that could be opened: they
+        may not be whole yet
+        """
         self._are_all_there = False
         self._wait(self._has_begun)
         if self._last is None:
             todo = "Check correlate.files."
             raise FileError(", ".join(patterns) or "correlate.files", "a file", "none", todo)
         self.shape: tuple[int, ...] = self._last.images.shape
-        self.header: ImageFile | None = getattr(self._last.images, "header", None)
+        self._header: ImageFile | None = getattr(self._last.images, "header", None)
         """a file, where its format is known"""
 
     @property
@@ -219,22 +246,32 @@ class Stacks:
         """The number of shots, by now."""
         return min(self._most or self._bounds[-1], self._bounds[-1])
 
+    @property
+    def detector(self) -> Detector | None:
+        """That of the images, where their format is known."""
+        return None if self._header is None else self._header.detector
+
+    @property
+    def energy_ev(self) -> float | None:
+        """Mean energy of the photons of a shot; None where the format of images is not known."""
+        return None if self._header is None else float(self._header.spectrum(0).mean_energy_ev)
+
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
         """Yield the blocks of one reader, as `Source`: those whose number is `reader` modulo
-        `n_readers`. All are in the same memory: to get as much anew takes as long as to read it.
+        `n_readers`.
         """
         n_together = self._block_shots
         if not self._follow_s:
             n_together = min(n_together, self.n_shots)
-        together = np.empty((n_together, *self.shape), np.float32)
+        filling = Filling(n_together, self.shape)
         first = reader * self._block_shots
         while (end := self._up_to(first + self._block_shots)) > first:
-            events = self._events(first, end)
-            images = together[: len(events)]
-            is_valid = np.zeros(len(events), bool)
-            for i, event in enumerate(events):
-                is_valid[i] = accepts(event) and self._read(event.number, images[i])
-            yield Block(events, images, is_valid)
+            for number, event in enumerate(self._events(first, end), first):
+                if isinstance(event, Unreadable):
+                    filling.lose(number, event)
+                else:
+                    filling.add(event, accepts, partial(self._read, number))
+            yield filling.block()
             first += n_readers * self._block_shots
 
     def _up_to(self, number: int) -> int:
@@ -249,8 +286,8 @@ class Stacks:
         return bool(self._follow_s) and self._last is not None
 
     def _wait(self, is_enough: Callable[[], bool]) -> None:
-        """Look at the files until there is enough, or all have come. Raises FileError where there
-        is one that can't be read.
+        """Look at the files until there is enough, or all have come: those that can't be opened by
+        then are damaged. Raises FileError where none can be opened.
         """
         newest = time.monotonic()
         while not self._are_all_there and not is_enough():
@@ -263,28 +300,41 @@ class Stacks:
             self._are_all_there = has_all or now - newest >= self._follow_s
             if not self._are_all_there and not is_enough():
                 time.sleep(LOOK_S)
-        if self._are_all_there and self._unreadable is not None:
-            raise self._unreadable
+        if self._are_all_there:
+            if self._unopened and self._last is None:
+                raise next(iter(self._unopened.values()))
+            self._count_damaged()
 
     def _look(self) -> None:
         """Find out which files there are, and how many shots they have. Raises FileError."""
         new = self._new_paths()
         if self._last is not None:  # only now: it grows no more once another one has come
             self._bounds[-1] = self._bounds[-2] + self._last.n_shots
-        self._unreadable = None
+        self._unopened = {}
         for path in new:
             try:
                 opened = self._opened(path)
             except FileError as error:
-                self._unreadable = error
-                return
+                self._unopened[path] = error
+                continue
             if self._last is not None and opened.images.shape != self._last.images.shape:
                 expected = f"images of shape {self._last.images.shape}, as in {self._last.path}"
                 todo = "Correlate one detector at a time."
                 raise FileError(path, expected, opened.images.shape, todo)
+            self._count_damaged()  # a file is whole before the next one comes
             self._last = opened
-            self._paths.append(path)
-            self._bounds.append(self._bounds[-1] + opened.n_shots)
+            self._count(path, opened.n_shots)
+
+    def _count_damaged(self) -> None:
+        """Count a shot for each file that can't be opened."""
+        for path in self._unopened:
+            self._count(path, 1)
+        self._unopened = {}
+
+    def _count(self, path: Path, n_shots: int) -> None:
+        """Count the shots of a file."""
+        self._paths.append(path)
+        self._bounds.append(self._bounds[-1] + n_shots)
 
     def _new_paths(self) -> list[Path]:
         """Return the files that have come, in order. Raises FileError where one of them belongs
@@ -304,31 +354,36 @@ class Stacks:
         """Return a file, open. Raises FileError."""
         return _Opened(path, self._datasets, may_grow=bool(self._follow_s))
 
-    def _file_of(self, number: int) -> tuple[_Opened, slice]:
-        """Return the file of a shot, and which shots are in it."""
-        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
-        path = self._paths[file]
+    def _file(self, number: int) -> _Opened:
+        """Return the file of a number, open. Raises FileError."""
+        path = self._paths[number]
         if self._current is None or path != self._current.path:
             is_last = self._last is not None and path == self._last.path
             self._current = self._last if is_last else self._opened(path)
         assert self._current is not None
-        return self._current, slice(self._bounds[file], self._bounds[file + 1])
+        return self._current
 
-    def _events(self, first: int, end: int) -> list[Event]:
-        """Return the shots in a range."""
-        events: list[Event] = []
+    def _events(self, first: int, end: int) -> Iterator[Event | Unreadable]:
+        """Yield the shots in a range, or why nothing of them can be read."""
         while first < end:
-            file, shots = self._file_of(first)
-            stop = min(end, shots.stop)
-            events += file.beside.events(slice(first - shots.start, stop - shots.start), first)
+            file = int(np.searchsorted(self._bounds, first, side="right")) - 1
+            stop = min(end, self._bounds[file + 1])
+            part = slice(first - self._bounds[file], stop - self._bounds[file])
+            try:
+                yield from list(self._file(file).beside.events(part, first))
+            except (FileError, *BROKEN) as error:
+                yield from [Unreadable(_cause(self._paths[file], error))] * (stop - first)
             first = stop
-        return events
 
-    def _read(self, number: int, image: np.ndarray) -> bool:
-        """Set the image of a shot; whether it could be read."""
-        file, shots = self._file_of(number)
+    def _read(self, number: int, image: np.ndarray) -> None:
+        """Set an array to the image of a shot. Raises Unreadable."""
+        file = int(np.searchsorted(self._bounds, number, side="right")) - 1
         try:
-            file.images.read(number - shots.start, image)
-        except OSError:
-            return False
-        return True
+            self._file(file).images.read(number - self._bounds[file], image)
+        except (FileError, *BROKEN) as error:
+            raise Unreadable(_cause(self._paths[file], error)) from None
+
+
+def _cause(path: Path, error: Exception) -> str:
+    """Return why shots of a file can't be read."""
+    return str(error) if isinstance(error, FileError) else f"{path}: {error}"

@@ -12,12 +12,14 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from spreadflow.config.base import first_error
 from spreadflow.errors import ConfigError, FileError
-from spreadflow.stream.shots import Accepts, Block, Event
+from spreadflow.stream.shots import Accepts, Block, Event, Filling, Unreadable
 
 LONGEST_BLOCK_S = 1.0
 """Seconds that the first shot of a block waits for others."""
@@ -36,8 +38,8 @@ PATIENCE_S = 60
 END = {"end": True}
 """What the last message says."""
 
-ABOUT = "docs/correlate.md has the layout of messages."
-"""What to do about a message that is none."""
+ABOUT = "Check correlate.stream.shape; docs/correlate.md has the layout of messages."
+"""What to do about messages that are none."""
 
 
 def _zmq() -> Any:
@@ -77,6 +79,17 @@ def _socket(kind: str, endpoint: str, n_peers: int = 0) -> Iterator[Any]:
         socket.linger = int(1000 * PATIENCE_S)
 
 
+class _Header(BaseModel):
+    """The first frame of a shot. Neither text nor true and false stand for numbers."""
+
+    model_config = ConfigDict(strict=True)
+
+    shot_id: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    dtype: str
+    shape: list[int]
+    monitors: dict[str, Any] = {}
+
+
 class PulledShots:
     """Shots that are pulled. wait_s: seconds without a message after which all have come. n_shots:
     the first so many alone, shared between the readers; 0 = all.
@@ -98,84 +111,100 @@ class PulledShots:
         self._n_shots = n_shots
 
     def blocks(self, reader: int, n_readers: int, accepts: Accepts) -> Iterator[Block]:
-        """Yield the blocks of one reader, as `Source`, of the shots that it is sent. A block has
-        fewer shots where they come slowly. Raises FileError for messages that are no shots.
+        """Yield the blocks of one reader, as `Source`, of the messages that it is sent. A block has
+        fewer where they come slowly. A message that is no shot is not valid. Raises FileError where
+        none of a whole block is one before the first that is, or none at all.
         """
         most = self._n_shots // n_readers + (reader < self._n_shots % n_readers)
-        together = np.empty((self._block_shots, *self.shape), np.float32)
-        events: list[Event] = []
-        is_valid: list[bool] = []
+        filling = Filling(self._block_shots, self.shape)
+        first_problem: Unreadable | None = None
+        has_shot = False
+        number = 0
         began = 0.0
-        for shot in self._shots(most if self._n_shots else None):
-            if shot is not None:
-                if not events:
-                    began = time.monotonic()
-                is_valid.append(accepts(shot.event))
-                if is_valid[-1]:
-                    together[len(events)] = self._image(shot)
-                events.append(shot.event)
+        for frames in self._messages(most if self._n_shots else None):
+            if frames is not None:
+                began = began if len(filling) else time.monotonic()
+                try:
+                    shot = self._shot(frames, number)
+                except Unreadable as error:
+                    first_problem = first_problem or error
+                    filling.lose(number, error)
+                else:
+                    has_shot = True
+                    filling.add(shot.event, accepts, shot.read)
+                number += 1
+            if filling.is_full:
+                self._check(has_shot, first_problem)
             has_waited = time.monotonic() - began >= LONGEST_BLOCK_S
-            if events and (has_waited or len(events) == self._block_shots):
-                yield Block(events, together[: len(events)], np.array(is_valid, bool))
-                events = []
-                is_valid = []
-        if events:
-            yield Block(events, together[: len(events)], np.array(is_valid, bool))
+            if len(filling) and (has_waited or filling.is_full):
+                yield filling.block()
+        self._check(has_shot, first_problem)
+        if len(filling):
+            yield filling.block()
 
-    def _shots(self, most: int | None) -> Iterator["_Shot | None"]:
-        """Yield the shots of a reader as they come, and None now and then while none comes. most:
-        of them; None = all.
+    def _check(self, has_shot: bool, problem: Unreadable | None) -> None:
+        """Raise FileError where no message was a shot. problem: of the first that was none."""
+        if problem is not None and not has_shot:
+            expected = f"messages with a header and an image of shape {self.shape}"
+            raise FileError(self._endpoint, expected, problem, ABOUT)
+
+    def _messages(self, most: int | None) -> Iterator[list[Any] | None]:
+        """Yield the messages of a reader as they come, as frames, up to the one that is the last;
+        and None now and then while none comes. most: of them; None = all.
         """
         if most == 0:
             return
         with _socket("PULL", self._endpoint) as socket:
-            number = 0
+            n = 0
             last_came = time.monotonic()
-            while time.monotonic() - last_came < self._wait_s:
+            while n != most and time.monotonic() - last_came < self._wait_s:
                 if not socket.poll(1000 * PAUSE_S):
                     yield None
                     continue
                 last_came = time.monotonic()
-                shot = self._shot(socket.recv_multipart(copy=False), number)
-                if shot is None:
+                frames = socket.recv_multipart(copy=False)
+                if len(frames) == 1 and _header(frames) == END:
                     return
-                yield shot
-                number += 1
-                if number == most:
-                    return
+                yield frames
+                n += 1
 
-    def _shot(self, frames: list[Any], number: int) -> "_Shot | None":
-        """Return the shot in a message, or None for the last one. Raises FileError."""
+    def _shot(self, frames: list[Any], number: int) -> "_Shot":
+        """Return the shot in a message. Raises Unreadable."""
         try:
-            header = json.loads(frames[0].bytes)
-            if header == END:
-                return None
-            event = Event(int(header["shot_id"]), number, dict(header.get("monitors", {})))
-            dtype = np.dtype(header["dtype"])
-            shape = tuple(header["shape"])
+            header = _Header.model_validate(_header(frames))
+            dtype = np.dtype(header.dtype)
             payload = frames[1].buffer
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            expected = "a message with a header and an image"
-            raise FileError(self._endpoint, expected, repr(error), ABOUT) from None
-        n_bytes = dtype.itemsize * int(np.prod(shape))
+        except ValidationError as error:
+            key, expected, found = first_error(error, _Header)
+            raise Unreadable(f"{key or 'header'}: expected {expected}; found {found}") from None
+        except (ValueError, TypeError, IndexError) as error:
+            raise Unreadable(f"it is no header with an image: {error!r}") from None
+        shape = tuple(header.shape)
+        n_bytes = dtype.itemsize * int(np.prod(self.shape))
         if shape != self.shape or dtype.kind not in "fiu" or len(payload) != n_bytes:
-            expected = f"images of shape {self.shape}, each number in {dtype.itemsize} bytes"
-            found = f"{dtype} of shape {shape} in {len(payload)} bytes"
-            raise FileError(self._endpoint, expected, found, "Check correlate.stream.shape.")
-        return _Shot(event, dtype, payload)
+            raise Unreadable(f"it is {dtype} of shape {shape} in {len(payload)} bytes")
+        event = Event(header.shot_id, number, header.monitors)
+        return _Shot(event, np.frombuffer(payload, dtype).reshape(shape))
 
-    def _image(self, shot: "_Shot") -> np.ndarray:
-        """Return the image of a shot."""
-        return np.frombuffer(shot.payload, shot.dtype).reshape(self.shape)
+
+def _header(frames: list[Any]) -> Any:
+    """Return what the first frame says; None where it is no JSON."""
+    try:
+        return json.loads(frames[0].bytes)
+    except (ValueError, RecursionError):
+        return None
 
 
 class _Shot(NamedTuple):
     """A shot as it came."""
 
     event: Event
-    dtype: np.dtype
-    payload: Any
-    """the bytes of its image"""
+    pixels: np.ndarray
+    """its image, where the message lies"""
+
+    def read(self, image: np.ndarray) -> None:
+        """Set an array to its image."""
+        image[:] = self.pixels
 
 
 def push(
@@ -184,11 +213,12 @@ def push(
     n_readers: int,
     rate_hz: float,
     at: Callable[[int], None],
-) -> None:
+) -> int:
     """Push shots, events with their images, at a rate, when so many readers are there; the last
-    message goes to each of them. rate_hz: 0 = as fast as they are taken. at: is called with the
-    number of those that were pushed. Raises ConfigError.
+    message goes to each of them. Return the number of shots. rate_hz: 0 = as fast as they are
+    taken. at: is called with the number of those that were pushed. Raises ConfigError.
     """
+    n_pushed = 0
     with _socket("PUSH", endpoint, n_readers) as socket:
         socket.sndtimeo = int(1000 * PATIENCE_S)
         start = time.monotonic()
@@ -202,9 +232,11 @@ def push(
                 "monitors": {name: np.asarray(v).tolist() for name, v in event.monitors.items()},
             }
             _send(socket, [json.dumps(header).encode(), np.ascontiguousarray(image)])
-            at(number + 1)
+            n_pushed = number + 1
+            at(n_pushed)
         for _ in range(n_readers):
             _send(socket, [json.dumps(END).encode()])
+    return n_pushed
 
 
 def _send(socket: Any, frames: list[Any]) -> None:

@@ -128,6 +128,49 @@ def test_nothing_is_lost_beside_large_values():
     np.testing.assert_allclose(sums.future[0], 20 * np.float64(np.float32(1e-4)), rtol=1e-14)
 
 
+def after_a_burst(n_pixels: int) -> np.ndarray:
+    """Return images of shots of which the first 200 are bright, in all pixels but the last; the
+    others have few photons, and the first pixel none.
+    """
+    rng = np.random.default_rng(6)
+    images = rng.poisson(0.02, (700, n_pixels)).astype(np.float32)
+    images[:, 0] = 0
+    images[:200, :-1] = rng.gamma(2.0, 1e4, (200, n_pixels - 1))
+    return images
+
+
+def test_what_has_left_a_window_leaves_nothing_behind():
+    images = after_a_burst(11)
+    window, at_end = (
+        CALCULATORS[kind](11, np.array([1, 5, 99, 120]), 100, LIMITS)
+        for kind in ("windowed", "at_end")
+    )
+    for first in range(0, len(images), 50):
+        for calculator in (window, at_end):
+            calculator.add(np.arange(first, first + 50), images[first : first + 50])
+        sums, expected = window.result(), at_end.result()
+        np.testing.assert_array_equal(sums.counts, expected.counts)
+        means = expected.g2.sum(axis=0) / expected.counts.sum()
+        for name in ("g2", "past", "future"):
+            own, exact = (getattr(one, name) for one in (sums, expected))
+            np.testing.assert_allclose(own.sum(axis=0), exact.sum(axis=0), rtol=1e-7)
+        errors = np.abs(sums.g2 - expected.g2).max(axis=0)
+        assert (errors <= 1e-7 * 100 * means).all()
+        assert not sums.g2[3].any()  # of a delay that has no partners
+
+
+def test_what_is_summed_anew_does_not_depend_on_other_pixels():
+    images = after_a_burst(37)
+    whole = CALCULATORS["windowed"](37, DELAYS, 100, LIMITS)
+    whole.add(np.arange(len(images)), images)
+    for first, end in ((0, 1), (1, 20), (20, 37)):
+        shard = CALCULATORS["windowed"](end - first, DELAYS, 100, LIMITS)
+        shard.add(np.arange(len(images)), np.ascontiguousarray(images[:, first:end]))
+        for name in ("g2", "past", "future"):
+            own = getattr(whole.result(), name)[:, first:end]
+            np.testing.assert_array_equal(getattr(shard.result(), name), own)
+
+
 def test_pixels_do_not_depend_on_their_neighbours():
     times, images = shots(300, 4, n_pixels=37)
     whole = CALCULATORS["windowed"](37, DELAYS, 80, LIMITS)

@@ -34,6 +34,24 @@ def test_a_curve_is_the_mean_of_ratios_with_means_over_fine_colours():
     assert (first.n_pixels, second.n_pixels) == (3, 1)
 
 
+def test_pixels_without_a_colour_count_in_the_mean_and_in_the_scatter():
+    """As many trials scatter as σ says, to 1/√(2 · 600) = 3 %, and over few pixels some more."""
+    rng = np.random.default_rng(3)
+    colours, fine = np.repeat([1, 0, 0], [20, 10, 5]), np.repeat([4, 4, 9], [20, 10, 5])
+    found = []
+    for _ in range(600):
+        past, future = rng.gamma(25.0, 1.0, (2, 1, 35))
+        g2 = 1.2 * past * future
+        sums = Sums(np.array([1]), np.array([1]), g2, past, future, np.zeros(35, np.int8))
+        (curve,) = curves(sums, colours, fine)
+        assert curve.n_pixels == 20
+        means = past[0, :30].mean() * future[0, :30].mean()
+        np.testing.assert_allclose(curve.g2, [g2[0, :20].mean() / means])
+        found.append((curve.g2[0], curve.sigma[0]))
+    g2_of_trials, sigmas = np.transpose(found)
+    assert np.sqrt(np.mean(sigmas**2)) == pytest.approx(g2_of_trials.std(ddof=1), rel=0.1)
+
+
 def test_a_colour_whose_pixels_are_all_bad_has_no_curve():
     ones = np.ones((1, 2))
     sums = Sums(np.array([1]), np.array([1]), ones, ones, ones, np.array([1, 0], np.int8))

@@ -44,3 +44,19 @@ def test_both_engines_form_the_same_sums(kind):
     np.testing.assert_array_equal(expected.is_bad[:5], [1, 1, 1, 0, 0])
     pixels, rows = np.array([12, 0, 4]), both[0].history.rows
     np.testing.assert_array_equal(*(one.engine.values(pixels, rows) for one in both))
+
+
+@pytest.mark.parametrize("engine", [NumbaEngine, JaxEngine])
+def test_sums_of_some_pixels_are_replaced(engine):
+    both = []
+    for seed in (1, 2):
+        images = np.random.default_rng(seed).poisson(3.0, (40, 13)).astype(np.float32)
+        calculator = CALCULATORS["at_end"](13, DELAYS, 40, Limits(), engine)
+        calculator.add(np.arange(40), images)
+        one, partners = calculator.engine, calculator.history.standing(DELAYS)
+        both.append(one.add_up(partners, 1.0, one.empty()))
+    own, other = (one.by_pixel(sums).copy() for sums in both)
+    is_replaced = np.arange(13) % 3 == 1
+    sums = one.by_pixel(one.replaced(*both, is_replaced))
+    np.testing.assert_array_equal(sums, np.where(is_replaced, other, own))
+    assert (own != other).any()

@@ -14,8 +14,10 @@ from spreadflow.analysis.correlation.two_time import (
     two_time,
 )
 
-COLOURS = np.array([1, 1, 3, 3, 3, 1, 3, 7])
-FINE = np.array([5, 5, 5, 6, 6, 6, 6, 8])
+COLOURS = np.array([1, 1, 3, 3, 3, 1, 0, 3, 7])
+FINE = np.array([5, 5, 5, 6, 6, 6, 5, 6, 8])
+"""The pixel without a colour has a part in the mean of its fine colour."""
+
 LIMITS = Limits(not_zero=1e-5, saturated=1e3)
 DELAYS = np.array([1, 2, 5, 9])
 

@@ -21,11 +21,16 @@ many shots, and 2000 shots of a tile fit into the processor's second cache.
 """
 
 
-TRANSFORMED = 1 << 19
-"""Values that are transformed together: as many pixels as this holds, at least one. Memory has 80
-bytes for each.
+TOGETHER = 1 << 19
+"""Values that are looked at together: as many pixels as this holds, at least one. Where they are
+transformed, memory has 80 bytes for each.
 """
 
+
+MOST_LOST = 1e-7
+"""Error of a sum, relative to a pixel's mean product, that a window may have by what left it: a
+tenth of what two calculations may differ in.
+"""
 
 NewEngine = Callable[[int, int, int, Limits], Engine]
 """What makes an engine for some pixels, delays and rows."""
@@ -104,7 +109,7 @@ class Fourier(Buffered):
         rows = self.history.rows
         is_bad = self.engine.is_bad.copy()
         g2, past, future = total = np.zeros((3, len(self.delays), len(is_bad)))
-        n_together = max(TRANSFORMED // axis.n_points, 1)
+        n_together = max(TOGETHER // axis.n_points, 1)
         for first in range(0, len(is_bad), n_together):
             pixels = np.arange(first, min(first + n_together, len(is_bad)))
             n_partners, part = fourier.sums(axis, self.engine.values(pixels, rows))
@@ -137,11 +142,51 @@ class Accumulating(Buffered):
 class Windowed(Accumulating):
     """Sums over all partners among the last `n_shots` shots, a window that rolls along with them:
     what comes is added, and what falls out of the buffer is taken away.
+
+    What is taken away leaves its rounding behind. It is too large where a pixel was far brighter
+    before: sums of such a pixel are formed anew when they are asked for.
     """
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._squares = np.zeros(len(self.engine.is_bad))
+        """(pixel,) sum of the squares of all values that came since its sums were formed anew"""
+
+    def add(self, times: np.ndarray, images: np.ndarray) -> None:
+        super().add(times, images)
+        self._squares += np.einsum("sp,sp->p", images, images)
 
     def _update(self) -> None:
         super()._update()
         self._follow(self.history.leaving(self.delays), -1)
+
+    def result(self) -> Sums:
+        sums = super().result()
+        is_lost = self._is_lost(sums)
+        if is_lost.any():
+            anew = self.engine.add_up(self.history.standing(self.delays), 1.0, self.engine.empty())
+            self._sums = self.engine.replaced(self._sums, anew, is_lost)
+            self._squares[is_lost] = self._held_squares(np.flatnonzero(is_lost))
+            sums = super().result()
+        for part in (sums.g2, sums.past, sums.future):
+            part[sums.counts == 0] = 0
+        return sums
+
+    def _is_lost(self, sums: Sums) -> np.ndarray:
+        """Return which pixels (pixel,) bool may have lost too much. The error of a product's sum
+        over as many partners as there are shots is that of adding up the squares.
+        """
+        n_partners = sums.counts.sum()
+        means = sums.g2.sum(axis=0) / max(n_partners, 1)
+        errors = np.finfo(np.float64).eps * self._squares / self.history.n_shots
+        return (sums.is_bad == 0) & (errors > MOST_LOST * means) & (n_partners > 0)
+
+    def _held_squares(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the sums of the squares of all values that are held of some pixels."""
+        rows = self.history.rows
+        n_together = max(TOGETHER // max(len(rows), 1), 1)
+        parts = np.split(pixels, np.arange(n_together, len(pixels), n_together))
+        return np.concatenate([(self.engine.values(part, rows) ** 2).sum(axis=1) for part in parts])
 
 
 CALCULATORS: dict[str, type[AtEnd] | type[Fourier] | type[Accumulating]] = {

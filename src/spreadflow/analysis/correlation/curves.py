@@ -4,7 +4,8 @@ A pixel's products are divided by those of the mean earlier and the mean later v
 of its fine colour; g2 of a colour is the mean of these ratios over its pixels.
 
 A pixel that happens to be bright has large products, and raises the means that they are divided by:
-its part in the scatter of g2 is its ratio less what it takes from those of its fine colour.
+its part in the scatter of g2 is its ratio less what it takes from those of its fine colour. Of a
+pixel that has the fine colour, but not the colour, the latter alone is left.
 """
 
 from typing import NamedTuple
@@ -43,38 +44,59 @@ class Decay(NamedTuple):
     sigmas: tuple[float, float, float]
     """standard deviations of base, contrast and rate"""
 
+    def at(self, delays: np.ndarray) -> np.ndarray:
+        """Return the exponential at some delays."""
+        return _decay(delays, self.base, self.contrast, self.rate)
+
 
 def curves(sums: Sums, colours: np.ndarray, fine_colours: np.ndarray) -> list[Curve]:
     """Return the curve of each colour that has pixels, ascending. colours, fine_colours: (pixel,)
-    int, 0 = none. Bad pixels count in none.
+    int, 0 = none: a pixel without a colour counts in the mean of its fine colour. Bad pixels count
+    in none.
     """
-    is_used = (colours > 0) & (sums.is_bad == 0)
-    has_partners = sums.counts > 0
-    n = sums.counts[has_partners, None]
+    is_used = (fine_colours > 0) & (sums.is_bad == 0)
+    places = np.flatnonzero(sums.counts)
     fine = np.where(is_used, fine_colours, 0)
-    past, future = (values[has_partners] / n for values in (sums.past, sums.future))
-    mean_past, mean_future = (_mean_by_colour(values, fine) for values in (past, future))
-    ratios = sums.g2[has_partners] / n / (mean_past * mean_future)
-    excess = past / mean_past + future / mean_future - 2
+    ratios, excess = np.empty((2, len(places), len(colours)))
+    for i, place in enumerate(places.tolist()):
+        n = sums.counts[place]
+        past, future = sums.past[place] / n, sums.future[place] / n
+        mean_past, mean_future = (_means(values, fine)[fine] for values in (past, future))
+        ratios[i] = sums.g2[place] / n / (mean_past * mean_future)
+        excess[i] = past / mean_past + future / mean_future - 2
     found = []
-    for colour in np.unique(colours[is_used]).tolist():
+    for colour in np.unique(colours[is_used & (colours > 0)]).tolist():
         is_own = is_used & (colours == colour)
         own = ratios[:, is_own]
-        n_pixels = own.shape[1]
         covariance = np.full((len(own), len(own)), np.nan)
-        if n_pixels > 1:
-            share = _mean_by_colour(np.where(is_own, ratios, 0.0), fine)
-            covariance = np.atleast_2d(np.cov((ratios - share * excess)[:, is_own])) / n_pixels
-        delays = sums.delays[has_partners]
-        found.append(Curve(colour, n_pixels, delays, own.mean(axis=1), covariance))
+        if own.shape[1] > 1:
+            shares = np.array([_means(np.where(is_own, row, 0.0), fine) for row in ratios])
+            covariance = _covariance(
+                own, excess, shares.reshape(len(own), fine.max() + 1), fine, is_own
+            )
+        delays = sums.delays[places]
+        found.append(Curve(colour, own.shape[1], delays, own.mean(axis=1), covariance))
     return found
 
 
-def _mean_by_colour(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Return for each pixel the mean over the pixels of its colour. values: (delay, pixel)."""
-    n = np.bincount(colours)
-    means = np.array([np.bincount(colours, row) for row in values]).reshape(len(values), len(n))
-    return (means / np.maximum(n, 1))[:, colours]
+def _covariance(
+    own: np.ndarray, excess: np.ndarray, shares: np.ndarray, fine: np.ndarray, is_own: np.ndarray
+) -> np.ndarray:
+    """Return the covariance (delay, delay) of g2 of a colour. own: (delay, own pixel) ratios;
+    excess: (delay, pixel) of the values over their means; shares: (delay, fine colour) mean ratio
+    that pixels of the colour have in a fine colour; fine: (pixel,) fine colours, 0 = none.
+    """
+    n_pixels = own.shape[1]
+    parts = own - shares[:, fine[is_own]] * excess[:, is_own]
+    has_share = (shares != 0).any(axis=0) & (np.arange(shares.shape[1]) > 0)
+    is_other = ~is_own & has_share[fine]
+    others = shares[:, fine[is_other]] * excess[:, is_other]
+    return np.atleast_2d(np.cov(parts)) / n_pixels + others @ others.T / n_pixels**2
+
+
+def _means(values: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return the mean of values (pixel,) over the pixels of each colour, (colour,) from 0."""
+    return np.bincount(colours, values) / np.maximum(np.bincount(colours), 1)
 
 
 def fit_decay(curve: Curve) -> Decay | None:

@@ -48,5 +48,10 @@ class Engine(Protocol):
         take them away.
         """
 
+    def replaced(self, sums: Any, others: Any, is_replaced: np.ndarray) -> Any:
+        """Return sums with those of some pixels, (pixel,) bool, from others; the old ones are used
+        up.
+        """
+
     def by_pixel(self, sums: Any) -> np.ndarray:
         """Return sums (3, delay, pixel) float64 of products, earlier and later values."""

@@ -72,6 +72,23 @@ class History:
         """rows of the shots that it removed, in the order of their removal"""
 
     @property
+    def n_held(self) -> int:
+        """The number of shots that are held."""
+        return len(self._row_of_time)
+
+    @property
+    def oldest(self) -> int:
+        """The oldest time that is held. Raises IndexError where there is none."""
+        return self._oldest_first[0]
+
+    @property
+    def newest(self) -> int:
+        """The newest time that is held, the newest ever stored. Raises IndexError as `oldest`."""
+        if self._newest is None:
+            raise IndexError("no shot is held")
+        return self._newest
+
+    @property
     def times(self) -> np.ndarray:
         """The times of the shots that are held, ascending."""
         return np.array(sorted(self._row_of_time), np.int64)
@@ -89,7 +106,7 @@ class History:
         """Return whether a shot of this time would be stored, and the time of the shot that it
         would remove.
         """
-        if len(self._row_of_time) < self.n_shots:
+        if self.n_held < self.n_shots:
             return time not in self._row_of_time, None
         oldest = self._oldest_first[0]
         if time <= oldest or time in self._row_of_time:

@@ -64,6 +64,10 @@ class JaxEngine:
             sums = _added(self._rows, shots, theirs, sign, sums, is_earlier=is_earlier)
         return sums
 
+    def replaced(self, sums: jax.Array, others: jax.Array, is_replaced: np.ndarray) -> jax.Array:
+        """Return sums with those of some pixels from others, as `Engine`."""
+        return jnp.where(is_replaced, others, sums)
+
     def by_pixel(self, sums: jax.Array) -> np.ndarray:
         """Return sums (3, delay, pixel), as `Engine`."""
         return np.array(sums)

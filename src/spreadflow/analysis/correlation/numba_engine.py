@@ -41,6 +41,14 @@ class NumbaEngine:
             lag_loops.add_up(self._lines, rows, summed, sign, sums)
         return sums
 
+    def replaced(self, sums: np.ndarray, others: np.ndarray, is_replaced: np.ndarray) -> np.ndarray:
+        """Return sums with those of some pixels from others, as `Engine`."""
+        lanes = np.zeros((len(sums), 1, LANES), bool)
+        lanes.ravel()[: len(is_replaced)] = is_replaced
+        own, new = (one.reshape(len(one), -1, LANES) for one in (sums, others))
+        np.copyto(own, new, where=lanes)
+        return sums
+
     def by_pixel(self, sums: np.ndarray) -> np.ndarray:
         """Return sums (3, delay, pixel), as `Engine`."""
         return by_pixel(sums, np.arange(self._n_delays), len(self.is_bad))

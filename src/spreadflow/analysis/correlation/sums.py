@@ -32,6 +32,8 @@ def side_by_side(shards: Sequence[Sums]) -> Sums:
     counts.
     """
     first = shards[0]
+    if len(shards) == 1:
+        return first
     joined = {
         name: np.concatenate([getattr(shard, name) for shard in shards], axis=-1)
         for name in PER_PIXEL

@@ -23,11 +23,16 @@ class Labels(NamedTuple):
     """The colours and fine colours that pixels have together."""
 
     colours: np.ndarray
-    """(label,) int"""
+    """(label,) int; 0 = its pixels have a part in the means of their fine colour alone"""
     fine_colours: np.ndarray
     """(label,) int"""
     of_pixel: np.ndarray
     """(pixel,) int64 label of each pixel"""
+
+    @property
+    def distinct_colours(self) -> np.ndarray:
+        """(colour,) int the colours that there are, ascending."""
+        return np.unique(self.colours[self.colours > 0])
 
 
 class TwoTimeSums(NamedTuple):
@@ -88,13 +93,15 @@ class TwoTimeShots(Buffered):
         self._labels = labels
         self._n_labels = n_labels
 
-    def result(self) -> TwoTimeSums:
-        """Return the sums of the shots that are held now."""
+    def result(self, is_bad: np.ndarray | None = None) -> TwoTimeSums:
+        """Return the sums of the shots that are held now. is_bad: (pixel,) int8 which pixels have
+        no part in them; None = those that are bad in a shot that was stored.
+        """
         times, rows = self.history.times, self.history.rows
         n_pixels = np.zeros(self._n_labels)
         values = np.zeros((self._n_labels, len(rows)))
         products = np.zeros((self._n_labels, len(rows), len(rows)))
-        is_good = self.engine.is_bad == 0
+        is_good = (self.engine.is_bad if is_bad is None else is_bad) == 0
         for label in range(self._n_labels):
             pixels = np.flatnonzero(is_good & (self._labels == label))
             n_pixels[label] = len(pixels)
@@ -110,10 +117,10 @@ def two_time(sums: TwoTimeSums, labels: Labels) -> TwoTime:
     the means of the fine colour in both shots.
     """
     means = _fine_means(sums, labels)
-    colours = np.unique(labels.colours)
+    colours = labels.distinct_colours
     n = _pixels_of(colours, sums, labels)
     correlation = np.zeros((len(colours), *sums.products.shape[1:]))
-    for label in np.flatnonzero(sums.n_pixels).tolist():
+    for label in np.flatnonzero(sums.n_pixels * labels.colours).tolist():
         mean = means[label]
         ratios = sums.products[label] / np.outer(mean, mean)
         correlation[np.searchsorted(colours, labels.colours[label])] += ratios
@@ -126,7 +133,7 @@ def g2_by_age(sums: TwoTimeSums, labels: Labels, delays: np.ndarray, n_ages: int
     span = max(int(np.ptp(times)) if len(times) else 0, 1)
     start = times[:1].sum()
     means = _fine_means(sums, labels)
-    colours = np.unique(labels.colours)
+    colours = labels.distinct_colours
     place = np.searchsorted(colours, labels.colours)
     n_pixels = _pixels_of(colours, sums, labels)
     counts = np.zeros((n_ages, len(delays)), np.int64)
@@ -137,7 +144,7 @@ def g2_by_age(sums: TwoTimeSums, labels: Labels, delays: np.ndarray, n_ages: int
         age = np.minimum((middle * n_ages / span).astype(np.int64), n_ages - 1)
         counts[:, i] = n = np.bincount(age, minlength=n_ages)
         with np.errstate(invalid="ignore"):
-            for label in np.flatnonzero(sums.n_pixels).tolist():
+            for label in np.flatnonzero(sums.n_pixels * labels.colours).tolist():
                 product, past, future = (
                     np.bincount(age, values, n_ages) / n
                     for values in (
@@ -162,5 +169,7 @@ def _fine_means(sums: TwoTimeSums, labels: Labels) -> np.ndarray:
 
 def _pixels_of(colours: np.ndarray, sums: TwoTimeSums, labels: Labels) -> np.ndarray:
     """Return the number of pixels of each colour; NaN where none is left."""
-    n = np.bincount(np.searchsorted(colours, labels.colours), sums.n_pixels, len(colours))
+    has_colour = labels.colours > 0
+    place = np.searchsorted(colours, labels.colours[has_colour])
+    n = np.bincount(place, sums.n_pixels[has_colour], len(colours))
     return np.where(n > 0, n, np.nan)
