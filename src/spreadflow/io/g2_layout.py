@@ -45,6 +45,7 @@ ATTRIBUTES = {
         "not_zero": "key of `correlate`",
         "saturated": "key of `correlate`",
         "n_masked_in": "pixels of the mask, with those that have no colour",
+        "merged_checksums": "of merged outputs alone: of the sums of each that was merged",
     },
     UPDATE: {
         "last_shot_id": "id of the last shot",
