@@ -22,6 +22,7 @@ from spreadflow.errors import ConfigError
 from spreadflow.io.g2 import How, resolved
 from spreadflow.parallel import World, roles
 from spreadflow.parallel.roles import Agreement, Builders, Packet, Result, Update
+from spreadflow.stages import correlation_memory
 from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks
 from spreadflow.stages.correlation_setting import Request, Setting, setting_of
 from spreadflow.stages.correlation_viewer import Draw, G2Viewer, Output, event_time
@@ -47,13 +48,15 @@ def run(request: Request, world: World, draw: Draw | None = None) -> None:
     assignment = None
     n_workers = 1
     n_pixels = len(setting.pixels.places)
+    hosts = world.gather(correlation_memory.this_host(platform.node()))
     if world.size > 1:
-        hosts = world.gather(platform.node())
-        assignment = roles.assign(hosts, section.readers, n_pixels, section.reader_hosts)
+        names = [host.name for host in hosts]
+        assignment = roles.assign(names, section.readers, n_pixels, section.reader_hosts)
         n_workers = len(assignment.workers)
         if assignment.idle and world.rank == 0:
             setting.log.warning("%d ranks have no pixel, and are idle", len(assignment.idle))
     widths = roles.widths_of(n_pixels, n_workers)
+    correlation_memory.check(setting, hosts, assignment, widths)
     callbacks = setting.callbacks()
     n_numbers, n_totals = _two_time_sizes(setting, callbacks)
     agreed = Agreement(

@@ -20,6 +20,7 @@ from spreadflow.log import logger
 from spreadflow.parallel import World
 from spreadflow.stages import correlation_callbacks
 from spreadflow.stages.correlation_callbacks import ABOUT, Callbacks, load_class
+from spreadflow.stages.correlation_memory import pixel_bytes
 from spreadflow.stages.correlation_source import source_of
 from spreadflow.stream.shots import Source
 
@@ -85,11 +86,14 @@ def checked(request: Request, world: World) -> str:
     if setting.user_class is not None:
         keys["user_class"] = f"{setting.user_class.__module__}:{setting.user_class.__qualname__}"
     n_pixels = len(setting.pixels.places)
+    of_pixel = pixel_bytes(section, len(setting.delays))
     return (
         f"{yaml.safe_dump({'correlate': keys}, sort_keys=False)}"
         f"# images {setting.source.shape}, of which {n_pixels} pixels are correlated in "
         f"{len(setting.pixels.distinct_colours)} colours\n"
-        f"# {len(setting.delays)} delays, {setting.delays[0]} to {setting.delays[-1]}"
+        f"# {len(setting.delays)} delays, {setting.delays[0]} to {setting.delays[-1]}\n"
+        f"# memory: {n_pixels * of_pixel.worker / 1e9:.3g} GB in all workers together, "
+        f"{n_pixels * of_pixel.viewer / 1e9:.3g} GB in the viewer"
     )
 
 
